@@ -23,6 +23,9 @@ MAX_TRIED: Final = 1 << 20
 MAX_SOME: Final = 4096
 """Ids that stand for those of a larger table."""
 
+_ANY: Final = 2**62
+"""Rows of a table that has one for any id that is tried."""
+
 _ALL_LENGTHS: Final = 256
 """Sequences up to this length are tried with every length."""
 
@@ -81,14 +84,16 @@ class SequenceRows:
         inside = sequence_mask(lengths, feature)
         return cls(np.where(inside, ids, feature.pad), lengths, inside)
 
-    def values(self, probe: Probe, feature: str) -> Mapping[str, Tensor]:
-        """Return arguments with these rows, and nothing of note in the others."""
-        values = probe.example(len(self.lengths))
-        for name, argument in probe.arguments.items():
-            if argument.features == (feature,):
-                own = self.ids if argument.part == "sequence" else self.lengths
-                values[name] = torch.from_numpy(own).to(values[name])
-        return values
+
+def values_of_rows(probe: Probe, rows: Mapping[str, SequenceRows]) -> Mapping[str, Tensor]:
+    """Return arguments with these rows, by feature, and nothing of note in the others."""
+    count = len(next(iter(rows.values())).lengths)
+    values = probe.example(count)
+    for name, argument in probe.arguments.items():
+        if len(argument.features) == 1 and (own := rows.get(argument.features[0])) is not None:
+            made = own.ids if argument.part == "sequence" else own.lengths
+            values[name] = torch.from_numpy(made).to(values[name])
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,11 @@ class Ids:
         )
         return cls(given.some[given.have_row(given.some)], False, part, rows)
 
+    @classmethod
+    def any(cls) -> Ids:
+        """Return ids of a sequence that is looked up nowhere: all are taken."""
+        return cls.of(Part((), _ANY // 2), _ANY)
+
     def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each id (...)."""
         key = self.part.key
@@ -141,13 +151,63 @@ def rows_to_try(
     """Return rows, `per_batch` at a time, that tell what masks do to ids; None where too many would do."""
     if not len(ids.some):
         return None
-    seen = _read(probe, masks, int(np.abs([feature.pad, *ids.some[[0, -1]].tolist()]).max()))
+    seen = _read(probe, masks, _largest(feature, ids))
     if not (seen.compares or ids.all):
         return None
     return _batches(feature, seen, ids, per_batch)
 
 
+def pairs_to_try(
+    probe: Probe,
+    features: tuple[IdSequence, IdSequence],
+    masks: Iterable[fx.Node],
+    ids: tuple[Ids, Ids],
+    per_batch: int,
+) -> Iterator[tuple[SequenceRows, SequenceRows]] | None:
+    """Return rows of two sequences that masks read together; None where trying some would not tell what they do."""
+    if not all(len(each.some) for each in ids):
+        return None
+    seen = _read(probe, masks, max(_largest(feature, each) for feature, each in zip(features, ids, strict=True)))
+    if not seen.compares:
+        return None
+    return _pairs(features, seen, ids, per_batch)
+
+
+def _largest(feature: IdSequence, ids: Ids) -> int:
+    """Return the id furthest from 0, of padding too."""
+    return int(np.abs([feature.pad, *ids.some[[0, -1]].tolist()]).max())
+
+
+def _pairs(
+    features: tuple[IdSequence, IdSequence], seen: _Reading, ids: tuple[Ids, Ids], per_batch: int
+) -> Iterator[tuple[SequenceRows, SequenceRows]]:
+    made = [_made(feature, seen, each) for feature, each in zip(features, ids, strict=True)]
+    count = max(len(lengths) for _, lengths in made)
+    random = np.random.default_rng(count)
+    rounds = max(4, -(-MAX_SOME // (count * features[0].length)))
+    orders = [
+        np.concatenate([random.permutation(np.resize(np.arange(len(lengths)), count)) for _ in range(rounds)])
+        for _, lengths in made
+    ]
+    for begin in range(0, count * rounds, per_batch):
+        one, two = (
+            SequenceRows.make(feature, whole[chosen], lengths[chosen])
+            for feature, (whole, lengths), order in zip(features, made, orders, strict=True)
+            for chosen in (order[begin : begin + per_batch],)
+        )
+        yield one, two
+
+
 def _batches(feature: IdSequence, seen: _Reading, ids: Ids, per_batch: int) -> Iterator[SequenceRows]:
+    whole, counts = _made(feature, seen, ids)
+    order = np.random.default_rng(ids.rows).permutation(len(whole))
+    for begin in range(0, len(whole), per_batch):
+        chosen = order[begin : begin + per_batch]
+        yield SequenceRows.make(feature, whole[chosen], counts[chosen])
+
+
+def _made(feature: IdSequence, seen: _Reading, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids (B, L) of rows of full length, and the lengths to which they are cut."""
     random = np.random.default_rng(ids.rows)
     length = feature.length
     near = np.array(sorted({number + by for number in {*seen.numbers, feature.pad, 0, 1} for by in (-1, 0, 1)}))
@@ -161,10 +221,7 @@ def _batches(feature: IdSequence, seen: _Reading, ids: Ids, per_batch: int) -> I
     alone = _alone(random, special, random.choice(ids.some, (min(_ALONE, len(special) * length), length)))
     whole = np.concatenate([wide, few, mixed, full, alone])
     counts = np.concatenate([lengths, lengths, lengths, np.full(len(full) + len(alone), length)])
-    order = random.permutation(len(whole))
-    for begin in range(0, len(whole), per_batch):
-        chosen = order[begin : begin + per_batch]
-        yield SequenceRows.make(feature, whole[chosen], counts[chosen])
+    return whole, counts
 
 
 def _alone(random: np.random.Generator, special: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

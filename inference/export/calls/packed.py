@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, ClassVar, Final
 
 import torch
@@ -94,15 +95,18 @@ def padded_sequences() -> Iterator[None]:
 
 
 class _Functions:
-    """Functions of torch that pack and pad, and all others of theirs."""
+    """Functions of torch that pack and pad, and all others of theirs; other threads have torch's own."""
 
     def __init__(self, others: Any) -> None:
         self._others = others
+        self._thread = get_ident()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._others, name)
 
-    def _pack_padded_sequence(self, padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, _Lengths]:
+    def _pack_padded_sequence(self, padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Any]:
+        if get_ident() != self._thread:
+            return self._others._pack_padded_sequence(padded, lengths, batch_first)  # type: ignore[no-any-return]
         steps = padded.transpose(0, 1) if batch_first else padded
         return steps.flatten(0, 1), _Lengths(lengths, steps.shape[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ def test_torch_is_afterwards_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert all(own is other for own, other in zip(parts(), before, strict=True))
+
+
+def test_other_threads_pack_as_ever() -> None:
+    steps, lengths = torch.randn(2, LENGTH, DIM), torch.tensor([3, 2])
+    with padded_sequences(), ThreadPoolExecutor() as others:
+        packed = others.submit(pack_padded_sequence, steps, lengths, batch_first=True).result()
+        assert packed.batch_sizes.tolist() == [2, 2, 1]
+        output, _ = others.submit(layer_of("gru"), packed).result()
+        assert output.data.shape == (5, HIDDEN)
 
 
 class Recurrent(nn.Module):
