@@ -8,7 +8,7 @@ is made of is known exactly: a `KeyExpression` of the ids of one row, or of one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -32,7 +32,9 @@ from ringpull.inference.export.operators import (
 )
 from ringpull.inference.export.probe import Probe, with_inputs
 from ringpull.inference.export.refusals import NotPlain
+from ringpull.inference.export.row_moves import RowMove
 from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.errors import InvalidInput
 
 ID_PARTS: Final = ("id", "values", "sequence", "id_stack")
@@ -53,6 +55,8 @@ class Source:
     column: int
     """Column of a stack; 0 otherwise."""
     feature: str
+    moved: RowMove | None = None
+    """Move that takes a few of a sequence's ids; None: they are all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ class MarkReader:
         if node.target in JOINS:
             return self._joined(node, rows, known)
         target: Any = node.target
+        move = RowMove.of(self._probe, node)
+        if move is not None and (taken := self._taken(move, rows, known[move.moved])) is not None:
+            return taken
         for each in node.all_input_nodes:
             if isinstance(known[each], NotPlain):
                 if target in SIZES:
@@ -198,6 +205,39 @@ class MarkReader:
         kind = node.meta["val"].dtype
         marked = [self._cast(each if isinstance(each, Marks) else self._constants(each), kind) for each in read]
         return Marks(*(target([each.parts[which] for each in marked], *others, **node.kwargs) for which in range(3)))
+
+    def _taken(self, move: RowMove, rows: int, marks: Any) -> Marks | None:
+        """Return what a move takes of a whole sequence, as a source of its own; None if it moves anything else."""
+        meaning = self._meaning_of_sequence(marks, rows)
+        shape = None if meaning is None else move.shape(self._probe, rows)
+        if meaning is None or shape is None:
+            return None
+        (number,) = meaning.features
+        source = replace(self.sources[number], moved=move)
+        self._source(source)
+        own = self._number(meaning.renumbered({number: self._source_numbers[source]}))
+        by_row = torch.arange(rows).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        places = torch.arange(shape[1]).expand(shape) if len(shape) == 2 else torch.full(shape, NO_ROW)
+        return Marks(torch.full(shape, own), by_row, places)
+
+    def _meaning_of_sequence(self, marks: Any, rows: int) -> KeyExpression | None:
+        """Return what each element of marks is, if they are a whole sequence, all its places alike."""
+        if not isinstance(marks, Marks) or marks.rows.dim() != 2 or not marks.rows.numel():
+            return None
+        meaning = self.meaning(int(marks.meanings[0, 0]))
+        if (
+            isinstance(meaning, Unread)
+            or len(meaning.features) != 1
+            or not bool((marks.meanings == marks.meanings[0, 0]).all())
+        ):
+            return None
+        source = self.sources[next(iter(meaning.features))]
+        feature = self._probe.schema[source.feature]
+        length = feature.length if isinstance(feature, IdSequence) else 0
+        if source.moved is not None or tuple(marks.rows.shape) != (rows, length):
+            return None
+        in_place = (marks.rows == torch.arange(rows)[:, None]) & (marks.places == torch.arange(length))
+        return meaning if bool(in_place.all()) else None
 
     def _unread(self, node: fx.Node, rows: int, value: Any) -> Any:
         if not isinstance(value, NotPlain):
