@@ -320,13 +320,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda u, a, h, n: (h.repeat(1, 5) + torch.arange(20)) % ROWS,
         "computes 20 different things of the ids",
     ),
-    "lengths": (
-        lambda u, a, h, n: torch.where(torch.arange(4) < n[:, None], h, 0),
-        "history_lengths, which holds no ids",
-    ),
     "division by ids": (lambda u, a, h, n: (u % (a.abs() + 1)) % ROWS, "divided by"),
     "root": (lambda u, a, h, n: u.abs().double().sqrt().long() % ROWS, "computed, by aten.sqrt"),
-    "constants among ids": (lambda u, a, h, n: torch.stack([u, torch.ones_like(u)], 1), "its index is constant"),
     "short integers": (lambda u, a, h, n: u.to(torch.int16).long() % ROWS, "cast to torch.int16"),
 }
 
