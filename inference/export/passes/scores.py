@@ -76,11 +76,22 @@ def _chosen(editor: Editor, node: fx.Node) -> tuple[fx.Node, fx.Node, bool] | No
     rank = rank_of(source)
     if dim is None or rank < 2 or rank_of(ids) != rank or positive(dim, rank) != rank - 1:
         return None
-    same = all(
-        statically_known_true(mine == their)
-        for mine, their in zip(shape_of(ids)[:-1], shape_of(source)[:-1], strict=True)
-    )
+    same = all(_same(mine, their) for mine, their in zip(shape_of(ids)[:-1], shape_of(source)[:-1], strict=True))
     return (source, ids, True) if same else None
+
+
+def _same(mine: Any, their: Any) -> bool:
+    """Return whether two sizes are equal: those that follow the rows of the batch are, each argument having its own.
+
+    Ragged ids, of which there are other numbers, are no index but of an embedding.
+    """
+    if isinstance(mine, int) or isinstance(their, int):
+        return isinstance(mine, int) and isinstance(their, int) and mine == their
+    return statically_known_true(mine == their) or (_is_symbol(mine) and _is_symbol(their))
+
+
+def _is_symbol(size: torch.SymInt) -> bool:
+    return bool(size.node.expr.is_Symbol)
 
 
 def _counts_rows(row: fx.Node, scores: fx.Node) -> bool:
@@ -93,7 +104,7 @@ def _counts_rows(row: fx.Node, scores: fx.Node) -> bool:
     if row.target is not aten.arange.default:
         begin = values_of(row)[0]
         step = values_of(row)[2] if row.target is aten.arange.start_step else 1
-    return (begin, step) == (0, 1) and statically_known_true(shape_of(row)[0] == shape_of(scores)[0])
+    return (begin, step) == (0, 1) and _same(shape_of(row)[0], shape_of(scores)[0])
 
 
 def _scores(editor: Editor, source: fx.Node) -> _Scores | None:
