@@ -150,7 +150,8 @@ class _Splitting:
                 kept, mask, filled = values_of(node)
                 return mask, filled, kept
             case aten.mul.Tensor:
-                for ids, factor in (node.args, reversed(node.args)):
+                given: tuple[Any, ...] = node.args
+                for ids, factor in (given, reversed(given)):
                     if (mask := _mask(factor)) is not None:
                         return mask, ids, 0
             case aten.index_put.default:

@@ -121,7 +121,7 @@ def _scores(editor: Editor, source: fx.Node) -> _Scores | None:
             return _of(editor, vectors, matrix, False, _only(bias, None), then)
         if node.target is aten.addmm.default and not node.kwargs:
             own, vectors, matrix = node.args
-            return _of(editor, vectors, matrix, False, _only(bias, own), then)  # type: ignore[arg-type]
+            return _of(editor, vectors, matrix, False, _only(bias, own), then)
         if node.target in _EACH or (node.target in _BY_NUMBER and not isinstance(node.args[1], fx.Node)):
             then.append(node)
         elif node.target is aten.add.Tensor and not node.kwargs and bias is None and editor.constant(node.args[1]):
