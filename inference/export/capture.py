@@ -85,6 +85,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
         if any(_is_in_place(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
+            call.module.written = _written(call, program)
         call.check_read()
         return _lift(call, program, arguments)
 
@@ -123,6 +124,14 @@ def _is_in_place(node: fx.Node) -> bool:
         and target._schema.is_mutable
         and target != torch.ops.aten.detach_.default
     )
+
+
+def _written(call: Call, program: ExportedProgram) -> tuple[Tensor, ...]:
+    """Return the weights and buffers that a program writes into, such as a count of calls."""
+    module = call.module
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    targets = {each.target for each in program.graph_signature.output_specs if each.kind.name.endswith("_MUTATION")}
+    return tuple(tensor for name, tensor in named if name in targets)
 
 
 def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:

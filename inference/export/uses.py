@@ -14,6 +14,7 @@ from torch import fx
 from ringpull.inference.export.assembly import assemble
 from ringpull.inference.export.index import Index, NotPlain, Part, read_index
 from ringpull.inference.export.probe import Probe
+from ringpull.inference.model.manifest_parts import KeptBy
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
@@ -37,6 +38,8 @@ class Use:
     """Whether a bag of a sequence leaves padding out, whatever id it has."""
     key: KeyExpression | None = None
     """Row of ids, where it is no sum of id and constant."""
+    kept_by: KeptBy | None = None
+    """Other sequence that says which places a bag of a sequence holds, in its prepared ids."""
     more: tuple[str, ...] = ()
     """Features whose ids `key` takes besides those of `feature`, in their order."""
 
