@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
