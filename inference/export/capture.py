@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
+from ringpull.inference.export.calls.packed import padded_sequences
 from ringpull.inference.export.calls.ready import ready
 from ringpull.inference.export.diagnosis import refusal
 from ringpull.inference.export.diagnosis_rows import check_rows_free
@@ -61,7 +62,8 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
     with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
         try:
-            return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
+            with padded_sequences():
+                return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
         except ExportError:  # ours, of how the module uses what it is given
             raise
         except Exception as exc:  # torch.export raises errors of many roots, and those of the module itself

@@ -30,8 +30,8 @@ NUMPY: Final = (
     " or compute constants in __init__"
 )
 PACKED: Final = (
-    "this packs sequences by their lengths, which takes the values of a tensor. Run the recurrent layer on the padded"
-    " sequence and take each row's last state by its length, as with gather"
+    "this takes a packed sequence apart, whose steps have as many rows as the values of a tensor say. Recurrent layers"
+    " take one as it is; a loop over its steps must be one over the padded sequence, with a mask of its lengths"
 )
 _DATA: Final = (
     "GuardOnDataDependentSymNode",

@@ -34,6 +34,7 @@ from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
@@ -58,6 +59,7 @@ SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"
 
 
+@one_at_a_time
 def export_model(
     module: nn.Module,
     schema: Schema,

@@ -12,11 +12,12 @@ from threading import RLock
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 _DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+_ALONG_DIM: Final = (torch.take_along_dim, torch.Tensor.take_along_dim)
 _ONE_AT_A_TIME = RLock()
 """Held while torch's switches, which are the process's, are set: each export finds and leaves what the user had."""
 
@@ -97,12 +98,40 @@ def _without_wrappers(module: nn.Module) -> Iterator[None]:
 
 
 class Detached(TorchFunctionMode):
-    """A context in which `tensor.data` is `tensor.detach()`, as which a trace follows it: the numbers are the same."""
+    """A context in which what a trace cannot follow is written as it can; the numbers are the same.
+
+    `tensor.data` is `tensor.detach()`. `take_along_dim` is `gather`: its own way to repeat an index makes the number of
+    rows a constant.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return args[0].detach() if func == _DATA else func(*args, **(kwargs or {}))
+        if func == _DATA:
+            return args[0].detach()
+        if func in _ALONG_DIM:
+            return _along_dim(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _along_dim(input: Tensor, indices: Tensor, dim: int | None = None, **more: Any) -> Tensor:
+    """Return what `torch.take_along_dim` does."""
+    if dim is None or more or input.dim() != indices.dim() or input.is_floating_point():
+        return torch.take_along_dim(input, indices, *([] if dim is None else [dim]), **more)
+    dim = dim % input.dim()
+    pairs = list(zip(input.shape, indices.shape, strict=True))
+    values = input.expand(
+        [-1 if place == dim or _is_one(to) or not _is_one(of) else to for place, (of, to) in enumerate(pairs)]
+    )
+    places = indices.expand(
+        [-1 if place == dim or _is_one(of) or not _is_one(to) else of for place, (of, to) in enumerate(pairs)]
+    )
+    # Newer versions of torch count negative places from behind; the others refuse them.
+    return values.gather(dim, torch.where(places < 0, places + input.shape[dim], places))
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
 
 
 @contextmanager
