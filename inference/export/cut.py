@@ -19,11 +19,11 @@ from torch import Tensor, fx, nn
 
 from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
-from ringpull.inference.export.choices import parts_of, read_lookup
+from ringpull.inference.export.choices import read_lookup
 from ringpull.inference.export.fixed_rows import FixedRows
-from ringpull.inference.export.index import NotPlain, read_index
+from ringpull.inference.export.index import NotPlain
+from ringpull.inference.export.indexed import read_ranges
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
-from ringpull.inference.export.passes.editor import BOUNDS
 from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.pooling import read_pools
 from ringpull.inference.export.probe import Probe
@@ -62,7 +62,7 @@ class Cut:
     plain: PlainModel
     """The whole model as it was before."""
     ranges: tuple[IdRange, ...]
-    """Ids that each look-up has a row for, of tables and of what stays."""
+    """Ids that each look-up has a row for, of tables and of whatever the dense program indexes."""
     argument_features: tuple[tuple[str, ...], ...] = ()
     """Features of each of `arguments`."""
     computed: tuple[Computed, ...] = ()
@@ -107,7 +107,7 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
     rows = number_of_rows(probe, graph)
     free_sizes(probe, graph, rows)
     plans, kept = _plan(captured, probe, max_dense_bytes)
-    ranges = _ranges(captured, probe, plans)
+    ranges = read_ranges(captured, probe, plans)
     taken = {*probe.schema.argument_names(), *(each.name for each in probe.schema.features)}
     plain = PlainModel.of(captured, {node: captured.weights[node.args[0]] for node in plans})  # type: ignore[index]
     inputs = _Inputs(graph, next(iter(graph.nodes)), taken)
@@ -147,7 +147,7 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
         tuple(kept),
         tuple(large),
         plain,
-        ranges,
+        ranges.of_nodes(graph.nodes),
         tuple(probe.arguments[name].features for name in named),
         tuple(inputs.computed.values()),
     )
@@ -186,25 +186,6 @@ def _fixed(probe: Probe, weight: fx.Node, stay: Stay, found: dict[fx.Node, Plan]
     except NotPlain:
         return False
     return True
-
-
-def _ranges(captured: Captured, probe: Probe, plans: Mapping[fx.Node, Plan]) -> tuple[IdRange, ...]:
-    """Return the ids that each look-up has a row for, where its index is an expression of ids."""
-    ranges: dict[IdRange, None] = {}
-    for node in captured.graph_module.graph.nodes:
-        if node.target not in EMBEDDINGS | BAGS:
-            continue
-        rows = int(node.args[0].meta["val"].shape[0])
-        table = captured.weights[node.args[0]] if node in plans else None
-        ranges |= {IdRange.of(part, rows, table): None for part in parts_of(plans.get(node))}
-        for index, most in ((node.args[1], rows), *node.meta.get(BOUNDS, ())):
-            try:
-                parts = read_index(probe, index, most).parts
-            except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
-                continue
-            ranges |= {IdRange.of(part, most, table): None for part in parts}
-
-    return tuple(ranges)
 
 
 def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:

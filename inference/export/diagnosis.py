@@ -17,6 +17,10 @@ BRANCH: Final = (
     "this decides by the values of a tensor, which a traced program cannot: a batch holds rows of several requests."
     " Compute both and choose by row, as with torch.where or a product with the mask"
 )
+ASSERT: Final = (
+    "this asserts something of the values of a tensor, which a traced program cannot look at. Leave it out where the"
+    " module is in evaluation mode (`if self.training:`); requests are held against the schema and the rows there are"
+)
 NUMBER: Final = (
     "this makes a Python number or list of a tensor's values, which a traced program does not know. Keep it a tensor,"
     " one value per row"
@@ -26,8 +30,8 @@ NUMPY: Final = (
     " or compute constants in __init__"
 )
 PACKED: Final = (
-    "this packs sequences by their lengths, which takes the values of a tensor. Run the recurrent layer on the padded"
-    " sequence and take each row's last state by its length, as with gather"
+    "this takes a packed sequence apart, whose steps have as many rows as the values of a tensor say. Recurrent layers"
+    " take one as it is; a loop over its steps must be one over the padded sequence, with a mask of its lengths"
 )
 _DATA: Final = (
     "GuardOnDataDependentSymNode",
@@ -95,6 +99,8 @@ def _explained(error: Exception, place: Place | None) -> str:
     if "numpy" in text or re.search(r"\b(np|numpy)\.", source):
         return NUMPY
     if any(each in text for each in _DATA):
+        if source.startswith("assert"):
+            return ASSERT
         return BRANCH if _BRANCHES.search(source) else NUMBER
     return f"{first_line(error)}. torch.export must be able to trace the module's evaluation"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,6 +22,7 @@ from ringpull.inference.export.additive import constant_added
 from ringpull.inference.export.marks import ID_PARTS, NO_ROW, MarkReader, Marks, Source, Unread
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain
+from ringpull.inference.export.row_moves import RowMove
 from ringpull.inference.schema.key_expressions import MAX_FEATURES, KeyExpression
 from ringpull.inference.schema.schema import Schema
 
@@ -91,6 +93,7 @@ class Index:
         if layout is None:
             return True
         one = len(self.parts) == 1 and not layout.before and not layout.tiled and bool((layout.fixed < 0).all())
+        one = one and self.parts[0].sources[0].moved is None
         return one and (layout.elements == 1 or bool((layout.places == np.arange(layout.elements)).all()))
 
 
@@ -143,6 +146,21 @@ def _fixed_row(reader: MarkReader, number: int, rows: int) -> int | None:
     return row
 
 
+def read_parts(probe: Probe, node: fx.Node, rows: int) -> list[Part]:
+    """Return all that is known of what an index looks up, wherever its elements are: less than `read_index` needs."""
+    reader = MarkReader.of(probe)
+    try:
+        read = [reader.read(node, count) for count in PROBED_ROWS]
+    except NotPlain:
+        return []
+    marked = [each.meanings.reshape(-1).numpy() for each in read if isinstance(each, Marks)]
+    found: dict[Part, None] = {}
+    for number in np.unique(np.concatenate(marked)).tolist() if marked else ():
+        with suppress(NotPlain):
+            found[_part(reader, probe.schema, number, rows)] = None
+    return list(found)
+
+
 def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
     meaning = reader.meaning(number)
     if isinstance(meaning, Unread):
@@ -152,16 +170,21 @@ def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
     if meaning.type not in ("int64", "int32"):
         raise NotPlain(f"its index is cast to {meaning.type}")
     numbers = meaning.features
-    by_feature: dict[str, Source] = {}  # one that comes as two arguments, its own and in a stack, has the same ids
+    # One that comes as two arguments, its own and in a stack, has the same ids.
+    by_ids: dict[tuple[str, RowMove | None], Source] = {}
     for each in numbers:
-        by_feature.setdefault(reader.sources[each].feature, reader.sources[each])
-    features = sorted(by_feature, key=schema.place)
-    sources = tuple(by_feature[each] for each in features)
+        by_ids.setdefault(_ids_of(reader.sources[each]), reader.sources[each])
+    own = sorted(by_ids, key=lambda ids: schema.place(ids[0]))
+    sources = tuple(by_ids[each] for each in own)
     if len(sources) > MAX_FEATURES:
         raise NotPlain(f"its index is computed of {len(sources)} features; {MAX_FEATURES} may be")
-    key = meaning.renumbered({each: features.index(reader.sources[each].feature) for each in numbers})
+    key = meaning.renumbered({each: own.index(_ids_of(reader.sources[each])) for each in numbers})
     add = constant_added(key, rows) if len(sources) == 1 else None
-    return Part(sources, key=key.cast("int64")) if add is None else Part(sources, add)
+    return Part(sources, key=key.cast("int64").in_order()) if add is None else Part(sources, add)
+
+
+def _ids_of(source: Source) -> tuple[str, RowMove | None]:
+    return source.feature, source.moved
 
 
 def _part_kind(probe: Probe, source: Source) -> str:

@@ -158,7 +158,7 @@ def fit_together(
 
 
 def _first(entry: IdRange, keys: Mapping[str, RowKeys]) -> int:
-    return 0 if entry.table is None else keys[entry.table].first_equal
+    return entry.lowest if entry.table is None else keys[entry.table].first_equal
 
 
 def _telling(entry: IdRange) -> list[int]:

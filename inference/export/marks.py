@@ -8,7 +8,7 @@ is made of is known exactly: a `KeyExpression` of the ids of one row, or of one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -20,19 +20,25 @@ from ringpull.inference.export.elementwise import RULES, TYPES, Operand, Types, 
 from ringpull.inference.export.examples import example
 from ringpull.inference.export.operators import (
     CASTS,
+    FILLS,
     JOINS,
     LIKES,
     MOVES,
+    PLACED,
     SHAPED_LIKE,
     SIZES,
+    TRIANGLES,
     VIEWS,
     aten,
     getitem,
+    inputs_read,
     values_of,
 )
 from ringpull.inference.export.probe import Probe, with_inputs
 from ringpull.inference.export.refusals import NotPlain
+from ringpull.inference.export.row_moves import RowMove
 from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.errors import InvalidInput
 
 ID_PARTS: Final = ("id", "values", "sequence", "id_stack")
@@ -53,6 +59,8 @@ class Source:
     column: int
     """Column of a stack; 0 otherwise."""
     feature: str
+    moved: RowMove | None = None
+    """Move that takes a few of a sequence's ids; None: they are all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +140,16 @@ class MarkReader:
         if node.target in JOINS:
             return self._joined(node, rows, known)
         target: Any = node.target
+        move = RowMove.of(self._probe, node)
+        if move is not None and (taken := self._taken(move, rows, known[move.moved])) is not None:
+            return taken
+        shapes = {}
         for each in node.all_input_nodes:
             if isinstance(known[each], NotPlain):
-                if target in SIZES:
-                    return self._probe.evaluate(node, self._probe.example(rows))
-                raise known[each]
+                if each in inputs_read(node):
+                    raise known[each]
+                shapes[each] = self._probe.evaluate(each, self._probe.example(rows))
+        known = {each: shapes.get(each, known[each]) for each in node.all_input_nodes}
         given: Any = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
         args, kwargs = given
         if not any(_is_marked(known[each]) for each in node.all_input_nodes):
@@ -146,12 +159,21 @@ class MarkReader:
             return target(args[0].rows, *args[1:])
         if target in LIKES:
             return target(args[0].rows, *args[1:], **kwargs).to(node.meta["val"].dtype)
+        if target in FILLS and isinstance(args[1], int | float | Tensor):
+            return torch.empty(args[0].rows.shape, dtype=node.meta["val"].dtype).fill_(args[1])
+        if target is aten.copy.default:  # elements of the second, in the type and shape of the first
+            copied = args[1] if isinstance(args[1], Marks) else self._constants(args[1])
+            return self._cast(self._operand(copied, _shape(args[0])), node.meta["val"].dtype)
         if target is getitem:
             return args[0][args[1]]
         if target in CASTS:
             return self._cast(args[0], node.meta["val"].dtype)
         if target in MOVES:
             return _moved(target, args, kwargs)
+        if target in PLACED:
+            return self._placed(node, PLACED[target], known)
+        if target in TRIANGLES:
+            return self._triangle(node, args, kwargs)
         if target in RULES:
             values: Any = fx.node.map_arg(values_of(node), known.__getitem__)
             return self._combined(node, values)
@@ -198,6 +220,77 @@ class MarkReader:
         kind = node.meta["val"].dtype
         marked = [self._cast(each if isinstance(each, Marks) else self._constants(each), kind) for each in read]
         return Marks(*(target([each.parts[which] for each in marked], *others, **node.kwargs) for which in range(3)))
+
+    def _taken(self, move: RowMove, rows: int, marks: Any) -> Marks | None:
+        """Return what a move takes of a whole sequence, as a source of its own; None if it moves anything else."""
+        meaning = self._meaning_of_sequence(marks, rows)
+        shape = None if meaning is None else move.shape(self._probe, rows)
+        if meaning is None or shape is None:
+            return None
+        (number,) = meaning.features
+        source = replace(self.sources[number], moved=move)
+        self._source(source)
+        own = self._number(meaning.renumbered({number: self._source_numbers[source]}))
+        by_row = torch.arange(rows).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        places = torch.arange(shape[1]).expand(shape) if len(shape) == 2 else torch.full(shape, NO_ROW)
+        return Marks(torch.full(shape, own), by_row, places)
+
+    def _meaning_of_sequence(self, marks: Any, rows: int) -> KeyExpression | None:
+        """Return what each element of marks is, if they are a whole sequence, all its places alike."""
+        if not isinstance(marks, Marks) or marks.rows.dim() != 2 or not marks.rows.numel():
+            return None
+        meaning = self.meaning(int(marks.meanings[0, 0]))
+        if (
+            isinstance(meaning, Unread)
+            or len(meaning.features) != 1
+            or not bool((marks.meanings == marks.meanings[0, 0]).all())
+        ):
+            return None
+        source = self.sources[next(iter(meaning.features))]
+        feature = self._probe.schema[source.feature]
+        length = feature.length if isinstance(feature, IdSequence) else 0
+        if source.moved is not None or tuple(marks.rows.shape) != (rows, length):
+            return None
+        in_place = (marks.rows == torch.arange(rows)[:, None]) & (marks.places == torch.arange(length))
+        return meaning if bool(in_place.all()) else None
+
+    def _placed(self, node: fx.Node, places: tuple[int, ...], known: Mapping[fx.Node, Any]) -> Marks:
+        """Return elements of one tensor, with others or a constant in some of their places."""
+        values: Any = fx.node.map_arg(values_of(node), known.__getitem__)
+        kind = node.meta["val"].dtype
+        held: dict[int, Marks | int] = {}
+        for place in places:
+            value = values[place]
+            if isinstance(value, Marks | Tensor):
+                held[place] = self._cast(value if isinstance(value, Marks) else self._constants(value), kind)
+            else:
+                given = torch.tensor(0 if value is None else value, dtype=kind)
+                held[place] = int(self._constants(given).meanings)
+        others = [value for place, value in enumerate(values) if place not in places]
+        accumulates = node.target is aten.index_put.default and values[3]
+        patterned = node.target is aten.pad.default and values[2] != "constant"
+        if any(map(_is_marked, others)) or accumulates or patterned:
+            raise NotPlain(f"its index is computed, by {node.target}")
+
+        def part_of(value: Marks | int, which: int) -> Tensor | int:
+            if isinstance(value, Marks):
+                return value.parts[which]
+            return NO_ROW if which else value
+
+        target: Any = node.target
+        parts = []
+        for which in range(3):
+            arguments = [part_of(held[at], which) if at in held else value for at, value in enumerate(values)]
+            parts.append(target(*arguments))
+        return Marks(*parts)
+
+    def _triangle(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Marks:
+        """Return the elements of a triangle, zeros elsewhere."""
+        given: Marks = args[0]
+        target: Any = node.target
+        kept = target(torch.ones(given.rows.shape, dtype=torch.bool), *args[1:], **kwargs)
+        zero = self._constants(torch.tensor(0, dtype=node.meta["val"].dtype))
+        return Marks(*(torch.where(kept, own, none) for own, none in zip(given.parts, zero.parts, strict=True)))
 
     def _unread(self, node: fx.Node, rows: int, value: Any) -> Any:
         if not isinstance(value, NotPlain):

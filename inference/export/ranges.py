@@ -1,8 +1,8 @@
 """Ranges of ids: for which ids of its features each embedding of a model has a row.
 
-Tables answer any id, those they lack with a default. An embedding that stays in the dense program fails at an id beyond
-its rows, so the ids that it takes are written into the version (`limits_of`), and made-up rows keep to those that the
-module takes.
+Tables answer any id, those they lack with a default. The dense program fails at an id beyond the rows of an embedding
+that stays, of a constant, or of the scores of all items: the ids that it takes are written into the version
+(`limits_of`), and made-up rows keep to those that the module takes.
 """
 
 from __future__ import annotations
@@ -41,25 +41,27 @@ class IdRange:
     rows: int
     table: str | None
     """Table that the embedding became; None: it stays in the dense program."""
+    lowest: int = 0
+    """First row: below 0 where negative ones count from behind."""
 
     @classmethod
-    def of(cls, part: Part, rows: int, table: str | None) -> IdRange:
+    def of(cls, part: Part, rows: int, table: str | None, lowest: int = 0) -> IdRange:
         """Return the range of one part of an index of so many rows."""
-        return cls(tuple(each.feature for each in part.sources), part.add, part.key, rows, table)
+        return cls(tuple(each.feature for each in part.sources), part.add, part.key, rows, table, lowest)
 
     def rows_of(self, *ids: Int64Array) -> Int64Array:
         """Return the row of each id (N,), one of each feature."""
         return ids[0] + np.int64(self.add) if self.key is None else self.key.evaluate(*ids)
 
-    def holds(self, *ids: Int64Array, first: int = 0) -> BoolArray:
-        """Return for which ids (N,) there is a row, from the `first` on."""
+    def holds(self, *ids: Int64Array, first: int | None = None) -> BoolArray:
+        """Return for which ids (N,) there is a row, from the `first` on; None: the lowest."""
         found = self.rows_of(*ids)
-        return (found >= first) & (found < self.rows)
+        return (found >= (self.lowest if first is None else first)) & (found < self.rows)
 
     def limit(self) -> tuple[int, int] | None:
         """Return the bounds [low, high) of the ids that have a row; None: all have, or no bounds tell which."""
         if self.key is None:
-            return max(LOWEST, -self.add), min(HIGHEST, self.rows - self.add)
+            return max(LOWEST, self.lowest - self.add), min(HIGHEST, self.rows - self.add)
         points = np.array(telling_ids(self.key, self.rows), np.int64)
         held = self.holds(points)
         if held.all() or not held.any():

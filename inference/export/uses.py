@@ -76,10 +76,19 @@ class Vectors:
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         assert self.index.layout is not None  # the values of ragged features are pooled
-        features = [probe.schema[part.sources[0].feature] for part in self.index.parts]
-        lengths = [each.length if isinstance(each, IdSequence) else 0 for each in features]
-        uses = [unpooled(probe, self.table, part) for part in self.index.parts]
-        return assemble(probe, graph, self.weight, self.index.layout, [look_up(each) for each in uses], lengths)
+        vectors, lengths = [], []
+        dim = int(self.weight.meta["val"].shape[1])
+        for part in self.index.parts:
+            pulled = look_up(unpooled(probe, self.table, part))
+            first = part.sources[0]
+            feature = probe.schema[first.feature]
+            if first.moved is not None:
+                pulled = first.moved.build(graph, pulled, dim)
+                lengths.append(first.moved.many)
+            else:
+                lengths.append(feature.length if isinstance(feature, IdSequence) else 0)
+            vectors.append(pulled)
+        return assemble(probe, graph, self.weight, self.index.layout, vectors, lengths)
 
 
 def unpooled(probe: Probe, table: str, part: Part) -> Use:

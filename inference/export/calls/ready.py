@@ -12,15 +12,15 @@ from threading import RLock
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 _DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+_ALONG_DIM: Final = (torch.take_along_dim, torch.Tensor.take_along_dim)
 _ONE_AT_A_TIME = RLock()
 """Held while torch's switches, which are the process's, are set: each export finds and leaves what the user had."""
 
-_ALONG: Final[tuple[Any, ...]] = (torch.take_along_dim, torch.Tensor.take_along_dim)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -98,9 +98,10 @@ def _without_wrappers(module: nn.Module) -> Iterator[None]:
 
 
 class Detached(TorchFunctionMode):
-    """A context in which a trace follows what it does not otherwise, with the same numbers.
+    """A context in which what a trace cannot follow is written as it can; the numbers are the same.
 
-    `tensor.data` is `tensor.detach()`; `take_along_dim`, which makes sizes constants, is `gather`.
+    `tensor.data` is `tensor.detach()`. `take_along_dim` is `gather`: its own way to repeat an index makes the number of
+    rows a constant.
     """
 
     def __torch_function__(
@@ -108,21 +109,29 @@ class Detached(TorchFunctionMode):
     ) -> Any:
         if func == _DATA:
             return args[0].detach()
-        if func in _ALONG:
-            return _taken_along(*args, **(kwargs or {}))
+        if func in _ALONG_DIM:
+            return _along_dim(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _taken_along(input: torch.Tensor, indices: torch.Tensor, dim: int | None = None) -> torch.Tensor:
-    """Return `input.take_along_dim(indices, dim)`."""
-    if dim is None or input.dim() != indices.dim() or not -input.dim() <= dim < input.dim():
-        return torch.take_along_dim(input, indices, dim)
-    places = range(input.dim())
-    common = [indices.shape[at] if input.shape[at] == 1 else input.shape[at] for at in places]
-    along = dim % input.dim()
-    of = [input.shape[at] if at == along else common[at] for at in places]
-    to = [indices.shape[at] if at == along else common[at] for at in places]
-    return torch.gather(input.expand(of), dim, indices.expand(to))
+def _along_dim(input: Tensor, indices: Tensor, dim: int | None = None, **more: Any) -> Tensor:
+    """Return what `torch.take_along_dim` does."""
+    if dim is None or more or input.dim() != indices.dim() or input.is_floating_point():
+        return torch.take_along_dim(input, indices, *([] if dim is None else [dim]), **more)
+    dim = dim % input.dim()
+    pairs = list(zip(input.shape, indices.shape, strict=True))
+    values = input.expand(
+        [-1 if place == dim or _is_one(to) or not _is_one(of) else to for place, (of, to) in enumerate(pairs)]
+    )
+    places = indices.expand(
+        [-1 if place == dim or _is_one(of) or not _is_one(to) else of for place, (of, to) in enumerate(pairs)]
+    )
+    # Newer versions of torch count negative places from behind; the others refuse them.
+    return values.gather(dim, torch.where(places < 0, places + input.shape[dim], places))
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int) and size == 1
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def array_of_a_tensor(self: Any, user: Tensor, items: Tensor, lengths: Tensor, p
 def packed(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
     rows = self.items(items)
     inner = nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True, enforce_sorted=False)
-    return self.last(nn.utils.rnn.pad_packed_sequence(inner, batch_first=True)[0].sum(1))  # here
+    return self.last(inner.data[: inner.batch_sizes[0]])  # here
 
 
 def own_error(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
@@ -187,12 +187,12 @@ def all_but_one(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: 
 
 REFUSED = {
     branch: "decides by the values of a tensor",
-    asserted: "decides by the values of a tensor",
+    asserted: "asserts something of the values of a tensor",
     one_number: "makes a number of a tensor",
     integer: "makes a Python number",
     numpy_of_a_tensor: "numpy is given a tensor",
     array_of_a_tensor: "numpy is given a tensor",
-    packed: "packs sequences",
+    packed: "takes a packed sequence apart",
     own_error: "LookupError: no such user",
     misshaped: "RuntimeError: mat1 and mat2",
     length_of_rows: "makes the number of rows a constant",
