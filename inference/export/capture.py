@@ -272,15 +272,27 @@ def _check_rows(which: str, node: fx.Node, value: Tensor) -> None:
         raise ExportError(f"{which}: returns {what} for all rows{at}; return a score or vector of each row, (B, ...)")
     size = value.shape[0]
     if free_unbacked_symbols(size):
+        at = at_place(place_of_node(_first_of_size(node, size)))
         raise ExportError(
             f"{which}: returns a number of rows that values of the batch say{at}, as x[mask] and nonzero() have: each"
             " row of a request must get its score. Return all rows, with a value of its own for those left out, as"
             " torch.where(mask, x, 0) does"
         )
-    if (rows := size.node.hint) not in (None, TRACED_ROWS):
+    # One more is that of offsets: where schema and model disagree on them, their look-up says so.
+    if (rows := size.node.hint) not in (None, TRACED_ROWS, TRACED_ROWS + 1):
         raise ExportError(
             f"{which}: returns {rows} rows for a batch of {TRACED_ROWS}{at}; return a score or vector of each row"
         )
+
+
+def _first_of_size(node: fx.Node, size: Any) -> fx.Node:
+    """Return the first node on the way to this one that has its number of rows."""
+    while True:
+        sized = [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
+        earlier = [each for each in sized if each.meta["val"].dim() and each.meta["val"].shape[0] is size]
+        if not earlier:
+            return node
+        node = earlier[0]
 
 
 def _output_names(program: ExportedProgram, nodes: Sequence[object], described: str) -> list[str]:
