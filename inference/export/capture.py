@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_map, tree_unflatten
@@ -82,7 +83,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
         program = _trace(call, dict(arguments))
         check_rows_free(program, call.described, lambda: _trace(call, dict(arguments)))
         _refuse_max_norm(call, program)
-        if any(_is_in_place(node) for node in program.graph.nodes):
+        if any(_is_in_place(node) or _is_context(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
         call.check_read()
@@ -123,6 +124,11 @@ def _is_in_place(node: fx.Node) -> bool:
         and target._schema.is_mutable
         and target != torch.ops.aten.detach_.default
     )
+
+
+def _is_context(node: fx.Node) -> bool:
+    """Return whether a node runs a graph of its own in a context, as `torch.autocast` is one."""
+    return isinstance(node.target, HigherOrderOperator) and node.target.name().startswith("wrap_with_")
 
 
 def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:
@@ -224,32 +230,38 @@ def _outputs(program: ExportedProgram) -> tuple[ProgramOutput, ...]:
     output = next(iter(reversed(program.graph.nodes)))
     nodes = _user_outputs(program, output)
     names = _output_names(program, len(nodes))
-    described: list[ProgramOutput] = []
-    for name, node in zip(names, nodes, strict=True):
-        value = node.meta.get("val") if isinstance(node, fx.Node) else None
-        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-            raise ExportError(f"output {name} is not a tensor of floats; return scores, as a tensor, a tuple or a dict")
-        if value.dim() == 0 or isinstance(value.shape[0], int):
-            shape = tuple(value.shape)
-            raise ExportError(f"output {name} has the fixed shape {shape}; its first dimension must be the row")
-        if not all(isinstance(size, int) for size in value.shape[1:]):
-            raise ExportError(f"output {name} has shape {tuple(value.shape)}; only the first dimension may vary")
-        described.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
-    if not described:
+    if not names:
         raise ExportError("the module returns nothing")
-    return tuple(described)
+    wrong = {name: why for name, node in zip(names, nodes, strict=True) if (why := _why_no_scores(node))}
+    if wrong:
+        name, why = next(iter(wrong.items()))
+        others = [each for each in names if each not in wrong]
+        advice = f". To leave it out, name those that are served: outputs={others!r}" if others else ""
+        raise ExportError(f"output {name} {why}{advice}")
+    shapes = [tuple(int(size) for size in node.meta["val"].shape[1:]) for node in nodes]
+    return tuple(ProgramOutput(name=name, shape=shape) for name, shape in zip(names, shapes, strict=True))
+
+
+def _why_no_scores(node: fx.Node) -> str | None:
+    """Return why an output can be no scores by row; None if it can."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+        return "is not a tensor of floats; return scores, as a tensor, a tuple or a dict"
+    if value.dim() == 0 or isinstance(value.shape[0], int):
+        return f"has the fixed shape {tuple(value.shape)}; its first dimension must be the row"
+    if value.shape[0] in value.shape[1:]:
+        return (
+            "scores each row with every row of its batch, which in serving are those of other requests; score pairs, a"
+            " user and an item of the same row, or return the vectors of both"
+        )
+    if not all(isinstance(size, int) for size in value.shape[1:]):
+        return f"has shape {tuple(value.shape)}; only the first dimension may vary"
+    return None
 
 
 def _output_names(program: ExportedProgram, count: int) -> list[str]:
-    """Return a name per output: the keys of a dict, the fields of a named tuple, output_0, output_1, ..., or output."""
+    """Return a name per output: the keys of the dict that a call returns, or output where it returns one tensor."""
     spec = program.call_spec.out_spec
     assert spec is not None
     tree = tree_unflatten(list(range(count)), spec)
-    if isinstance(tree, int):
-        return ["output"]
-    if isinstance(tree, dict) and all(isinstance(key, str) and isinstance(at, int) for key, at in tree.items()):
-        return sorted(tree, key=tree.__getitem__)
-    if isinstance(tree, tuple | list) and all(isinstance(at, int) for at in tree):
-        fields: tuple[str, ...] = getattr(tree, "_fields", ())
-        return list(fields) if fields else [f"output_{at}" for at in tree]
-    raise ExportError("the module's outputs are nested; return a tensor, or a flat tuple or dict of tensors")
+    return ["output"] if isinstance(tree, int) else sorted(tree, key=tree.__getitem__)
