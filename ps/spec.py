@@ -167,7 +167,7 @@ class TableSpec:
             )
         except KeyError as exc:
             raise InvalidInput(f"table spec: field {exc} is missing") from exc
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, OverflowError) as exc:
             raise InvalidInput(f"table spec {fields.get('name')!r}: {exc}") from exc
 
 

@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from ringpull.inference.export.fixed_rows import constant, fixed_vectors
 from ringpull.inference.export.index import Layout
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.probe import Probe
 
-_ELEMENTS: Final = "elements_{}"
-"""Name of a constant of the graph: which of a row's vectors are taken."""
-
 
 def assemble(
-    probe: Probe, graph: fx.Graph, layout: Layout, vectors: Sequence[fx.Node], lengths: Sequence[int], dim: int
+    probe: Probe,
+    graph: fx.Graph,
+    weight: fx.Node,
+    layout: Layout,
+    vectors: Sequence[fx.Node],
+    lengths: Sequence[int],
 ) -> fx.Node:
-    """Insert the output of an embedding, of the shape of its index and (dim,).
+    """Insert the output of an embedding, of the shape of its index and (D,).
 
     Args:
         probe: The graph's.
+        weight: The embedding's.
         graph: Graph, at the place to insert at.
         layout: Layout of the index.
         vectors: Vectors of each of its parts: (B, D), or (B, L, D) of a sequence.
         lengths: L of each part; 0 of those that are single-valued.
-        dim: D.
     """
+    dim = int(weight.meta["val"].shape[1])
     starts = np.cumsum([0, *(max(1, length) for length in lengths)])
     chosen = starts[layout.parts] + np.maximum(layout.places, 0)
     whole = len(chosen) == starts[-1] and bool((chosen == np.arange(len(chosen))).all())
     plain = not layout.before and layout.times == 1 and not layout.tiled
-    if whole and plain and len(vectors) == 1 and layout.after == ((lengths[0],) if lengths[0] else ()):
+    fixed = bool((layout.fixed >= 0).any())
+    if not fixed and whole and plain and len(vectors) == 1 and layout.after == ((lengths[0],) if lengths[0] else ()):
         return vectors[0]
     joined = _joined(graph, vectors, lengths)
     taken = joined if whole else _taken(probe, graph, joined, chosen, dim)
+    if fixed:
+        taken = _with_fixed(probe, graph, weight, taken, layout.fixed)
     if plain and layout.after == (layout.elements,):
         return taken
     return _laid_out(graph, taken, layout, dim)
@@ -73,10 +79,18 @@ def _taken(probe: Probe, graph: fx.Graph, joined: fx.Node, chosen: NDArray[np.in
     if steps == {0}:
         one = _call(graph, aten.slice.Tensor, joined, 1, first, first + 1)
         return _call(graph, aten.expand.default, one, [-1, elements, dim])
-    module = probe.captured.graph_module
-    name = next(each for each in map(_ELEMENTS.format, count()) if not hasattr(module, each))
-    module.register_buffer(name, torch.from_numpy(chosen.copy()).to(probe.device), persistent=False)
-    return _call(graph, aten.index_select.default, joined, 1, graph.get_attr(name))
+    return _call(graph, aten.index_select.default, joined, 1, constant(probe, graph, torch.from_numpy(chosen.copy())))
+
+
+def _with_fixed(probe: Probe, graph: fx.Graph, weight: fx.Node, taken: fx.Node, fixed: NDArray[np.int64]) -> fx.Node:
+    """Return the vectors of a row (B, K, D) with the rows of constants in their places."""
+    # Some fixed row stands in the places of the others, where it is not chosen.
+    rows, at = np.unique(np.where(fixed < 0, fixed.max(), fixed), return_inverse=True)
+    vectors = fixed_vectors(probe, graph, probe.captured.weights[weight], weight, rows)
+    places = constant(probe, graph, torch.from_numpy(at.reshape(-1).astype(np.int64)))
+    each = _call(graph, aten.index_select.default, vectors, 0, places)
+    is_fixed = constant(probe, graph, torch.from_numpy(fixed >= 0)[:, None])
+    return _call(graph, aten.where.self, is_fixed, each, taken)
 
 
 def _laid_out(graph: fx.Graph, taken: fx.Node, layout: Layout, dim: int) -> fx.Node:

@@ -48,7 +48,8 @@ class SquareBag:
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         flat = self.vectors.build(probe, graph, look_up)
-        bags = graph.call_function(aten.reshape.default, (flat, [-1, self.width, self.vectors.dim]))
+        dim = int(self.vectors.weight.meta["val"].shape[1])
+        bags = graph.call_function(aten.reshape.default, (flat, [-1, self.width, dim]))
         if self.weights is not None:
             weights = graph.call_function(aten.reshape.default, (self.weights, [-1, self.width, 1]))
             bags = graph.call_function(aten.mul.Tensor, (bags, weights))
@@ -85,8 +86,7 @@ def read_bag(probe: Probe, node: fx.Node) -> Plan:
     padding_row = padding[0] if padding and padding[0] is not None and padding[0] >= 0 else None
     pooling = _POOLINGS[mode]
     table = probe.captured.weights[weight]
-    rows, dim = (int(each) for each in weight.meta["val"].shape)
-    read = read_index(probe, index, rows)
+    read = read_index(probe, index, int(weight.meta["val"].shape[0]))
     if read.layout is None:
         use = _pooled(read.parts[0], table, pooling, padding_row, weighted=weights is not None)
         _check_offsets(probe, offsets, include_last, use.feature)
@@ -95,7 +95,7 @@ def read_bag(probe: Probe, node: fx.Node) -> Plan:
     width = _width(probe, index, offsets, include_last)
     if weights is None and _is_pull(probe, read, width, padding_row):
         return PooledLookup(_pooled(read.parts[0], table, pooling, padding_row))
-    return SquareBag(Vectors(table, dim, index, read), width, pooling, padding_row, weights)
+    return SquareBag(Vectors(table, weight, index, read), width, pooling, padding_row, weights)
 
 
 def _pooled(part: Part, table: str, pooling: Pooling, padding_row: int | None, *, weighted: bool = False) -> Use:

@@ -86,6 +86,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
         if any(_is_in_place(node) or _is_context(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
+            call.module.written = _written(call, program)
         call.check_read()
         return _lift(call, program, arguments)
 
@@ -128,7 +129,15 @@ def _is_in_place(node: fx.Node) -> bool:
 
 def _is_context(node: fx.Node) -> bool:
     """Return whether a node runs a graph of its own in a context, as `torch.autocast` is one."""
-    return isinstance(node.target, HigherOrderOperator) and node.target.name().startswith("wrap_with_")
+    return isinstance(node.target, HigherOrderOperator) and str(node.target).startswith("wrap_with_")
+
+
+def _written(call: Call, program: ExportedProgram) -> tuple[Tensor, ...]:
+    """Return the weights and buffers that a program writes into, such as a count of calls."""
+    module = call.module
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    targets = {each.target for each in program.graph_signature.output_specs if each.kind.name.endswith("_MUTATION")}
+    return tuple(tensor for name, tensor in named if name in targets)
 
 
 def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:

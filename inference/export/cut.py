@@ -19,6 +19,8 @@ from torch import Tensor, fx, nn
 
 from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.choices import parts_of, read_lookup
+from ringpull.inference.export.fixed_rows import FixedRows
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.passes.editor import BOUNDS
@@ -28,7 +30,7 @@ from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
 from ringpull.inference.export.staying import RAGGED_PARTS, KeptWeight, Stay, keep, large_weights, looked_up_weights
-from ringpull.inference.export.uses import Plan, Use, read_vectors
+from ringpull.inference.export.uses import Plan, Use
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import Computed
 from ringpull.ps.errors import ExportError
@@ -166,13 +168,27 @@ def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[
                 found[user] = _read_use(probe, weight, user)
             except NotPlain as reason:
                 stays.append(Stay(user, str(reason)))
+        if found:  # then constant rows need no copy of it
+            stays = [stay for stay in stays if not _fixed(probe, weight, stay, found)]
         if stays:
             kept.append(keep(probe, weight, stays, is_table=bool(found), max_dense_bytes=max_dense_bytes))
         plans |= found
     return plans | read_pools(probe, plans), kept
 
 
-def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tuple[IdRange, ...]:
+def _fixed(probe: Probe, weight: fx.Node, stay: Stay, found: dict[fx.Node, Plan]) -> bool:
+    """Plan a look-up of a table by constants, if that is what it is."""
+    user = stay.user
+    if user.target not in EMBEDDINGS or user.args[0] is not weight or not isinstance(user.args[1], fx.Node):
+        return False
+    try:
+        found[user] = FixedRows.read(probe, weight, user.args[1])
+    except NotPlain:
+        return False
+    return True
+
+
+def _ranges(captured: Captured, probe: Probe, plans: Mapping[fx.Node, Plan]) -> tuple[IdRange, ...]:
     """Return the ids that each look-up has a row for, where its index is an expression of ids."""
     ranges: dict[IdRange, None] = {}
     for node in captured.graph_module.graph.nodes:
@@ -180,6 +196,7 @@ def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tup
             continue
         rows = int(node.args[0].meta["val"].shape[0])
         table = captured.weights[node.args[0]] if node in plans else None
+        ranges |= {IdRange.of(part, rows, table): None for part in parts_of(plans.get(node))}
         for index, most in ((node.args[1], rows), *node.meta.get(BOUNDS, ())):
             try:
                 parts = read_index(probe, index, most).parts
@@ -194,7 +211,7 @@ def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
     first, *others = user.args
     if first is weight and weight not in others:
         if user.target in EMBEDDINGS:
-            return read_vectors(probe, user)
+            return read_lookup(probe, user)
         if user.target in BAGS:
             if any(each.args[1] != 0 for each in user.users):
                 raise NotPlain("more of its bags is used than the pooled vectors")

@@ -81,8 +81,6 @@ def _find(trace_again: Callable[[], object]) -> Place | None:
 
 @contextmanager
 def _watching(found: list[Place]) -> Iterator[None]:
-    originals = {name: getattr(ShapeEnv, name) for name in _WATCHED if hasattr(ShapeEnv, name)}
-
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             before = _bound_symbols(self)
@@ -93,7 +91,8 @@ def _watching(found: list[Place]) -> Iterator[None]:
 
         return call
 
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME:  # what torch has is read when no other watch has replaced it
+        originals = {name: getattr(ShapeEnv, name) for name in _WATCHED if hasattr(ShapeEnv, name)}
         try:
             for name, original in originals.items():
                 setattr(ShapeEnv, name, watched(original))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ringpull.inference.export.additive import constant_added
-from ringpull.inference.export.marks import ID_PARTS, MarkReader, Marks, Source, Unread
+from ringpull.inference.export.marks import ID_PARTS, NO_ROW, MarkReader, Marks, Source, Unread
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain
 from ringpull.inference.schema.key_expressions import MAX_FEATURES, KeyExpression
@@ -67,6 +67,8 @@ class Layout:
     """Number of the part of each element (K,)."""
     places: NDArray[np.int64]
     """Place of each in its sequence (K,); -1 where the part is single-valued."""
+    fixed: NDArray[np.int64]
+    """Row of each element that is the same in every request (K,), whatever its part; -1 of the others."""
 
     @property
     def elements(self) -> int:
@@ -88,7 +90,7 @@ class Index:
         layout = self.layout
         if layout is None:
             return True
-        one = len(self.parts) == 1 and not layout.before and not layout.tiled
+        one = len(self.parts) == 1 and not layout.before and not layout.tiled and bool((layout.fixed < 0).all())
         return one and (layout.elements == 1 or bool((layout.places == np.arange(layout.elements)).all()))
 
 
@@ -108,27 +110,44 @@ def read_index(probe: Probe, node: fx.Node, rows: int) -> Index:
             raise NotPlain("its index is constant")
         read.append(marks)
     numbers = np.unique(np.concatenate([each.meanings.reshape(-1).numpy() for each in read]))
-    parts = {number: _part(reader, probe.schema, number, rows) for number in numbers.tolist()}
+    fixed = {number: row for number in numbers.tolist() if (row := _fixed_row(reader, number, rows)) is not None}
+    parts = {number: _part(reader, probe.schema, number, rows) for number in numbers.tolist() if number not in fixed}
+    if not parts:
+        raise NotPlain("its index is constant")
     _check_counts(parts.values())
     ragged = [part for part in parts.values() if _part_kind(probe, part.sources[0]) == "values"]
     if ragged:
+        if fixed:
+            raise NotPlain(f"the ids of feature {ragged[0].sources[0].feature} are mixed with constants")
         _check_ragged(parts.values(), read)
         return Index(tuple(parts.values()), None)
     for part in parts.values():
         if len(part.sources) > 1:
             _check_single(probe, part)
     layout = _layout(read)
-    distinct = list(dict.fromkeys(parts[number] for number in layout.parts.tolist()))
+    distinct = list(dict.fromkeys(parts[number] for number in layout.parts.tolist() if number in parts))
     numbered = {number: distinct.index(part) for number, part in parts.items()}
-    own = np.array([numbered[number] for number in layout.parts.tolist()], np.int64)
-    return Index(tuple(distinct), Layout(layout.before, layout.times, layout.after, layout.tiled, own, layout.places))
+    own = np.array([numbered.get(number, 0) for number in layout.parts.tolist()], np.int64)
+    rows_fixed = np.array([fixed.get(number, -1) for number in layout.parts.tolist()], np.int64)
+    return Index(tuple(distinct), replace(layout, parts=own, fixed=rows_fixed))
+
+
+def _fixed_row(reader: MarkReader, number: int, rows: int) -> int | None:
+    """Return the row that a meaning is when it reads no ids."""
+    meaning = reader.meaning(number)
+    if isinstance(meaning, Unread) or meaning.features or not meaning.is_constant:
+        return None
+    row = int(meaning.value)
+    if meaning.type not in ("int64", "int32") or not 0 <= row < rows:
+        raise NotPlain(f"its index has the constant {meaning}, which is no row of its own")
+    return row
 
 
 def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
     meaning = reader.meaning(number)
     if isinstance(meaning, Unread):
         raise NotPlain(meaning.reason)
-    if not meaning.features:
+    if not meaning.features:  # no number, or it had been read as one
         raise NotPlain("its index is constant")
     if meaning.type not in ("int64", "int32"):
         raise NotPlain(f"its index is cast to {meaning.type}")
@@ -202,7 +221,7 @@ def _layout(read: list[Marks]) -> Layout:
             for each in found
         ):
             shape = shapes[0]
-            return Layout(shape[:axis], each_row, shape[axis + 1 :], tiled, *first)
+            return Layout(shape[:axis], each_row, shape[axis + 1 :], tiled, *first, np.full(len(first[0]), -1))
     raise NotPlain("its index mixes ids of different rows, or computes other things of the ids in other rows")
 
 
@@ -220,7 +239,7 @@ def _by_row(
     if math.prod(marks.rows.shape) == 0:
         return None
     of_row = rows_first(marks.rows)
-    if not bool((of_row == torch.arange(rows)[:, None]).all()):
+    if not bool(((of_row == torch.arange(rows)[:, None]) | (of_row == NO_ROW)).all()):
         return None
     meanings, places = rows_first(marks.meanings), rows_first(marks.places)
     if not bool((meanings == meanings[0]).all() and (places == places[0]).all()):

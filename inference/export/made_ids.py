@@ -168,7 +168,9 @@ def _telling(entry: IdRange) -> list[int]:
 def _padding_ids(feature: Sparse | IdSequence | Cross, cut: Cut) -> list[int]:
     uses = [use for use in cut.uses if use.feature == feature.name and use.padding_row is not None]
     # With an expression, telling ids are near those that become the padding row.
-    return [use.padding_row - use.add for use in uses if use.padding_row is not None and use.key is None]
+    own = [use.padding_row - use.add for use in uses if use.padding_row is not None and use.key is None]
+    rules = [use.kept_by for use in cut.uses if use.kept_by is not None and use.kept_by.feature == feature.name]
+    return own + [rule.padding_id for rule in rules if rule.padding_id is not None]
 
 
 def _is_number(name: str, cut: Cut) -> bool:

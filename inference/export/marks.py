@@ -296,11 +296,11 @@ def _types_of(node: fx.Node, values: Sequence[Any]) -> Types:
     """Return the types of an elementwise operator, by torch's rules."""
     stand_ins: list[Any] = []
     for given, value in zip(values_of(node)[:2], values[:2], strict=False):
-        if isinstance(given, fx.Node):
+        if isinstance(value, int | float):  # a number, that may be a node of its own: the number of rows
+            stand_ins.append(value)
+        elif isinstance(given, fx.Node):
             kind = given.meta["val"]
             stand_ins.append(torch.empty([1] * kind.dim(), dtype=kind.dtype))
-        elif isinstance(value, int | float):
-            stand_ins.append(value)
     result = number_type(node.meta["val"].dtype)
     return Types(result, number_type(torch.result_type(*stand_ins)) if len(stand_ins) == 2 else result)
 

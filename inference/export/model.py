@@ -32,6 +32,7 @@ from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
 from ringpull.inference.export.diagnosis import named_errors
 from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
+from ringpull.inference.export.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
@@ -126,10 +127,10 @@ def export_model(
     tracing = stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
     with tracing, named_errors(call.described, "splitting it"):
         split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
-    outputs = with_classes(split.captured.outputs, classes or {})
+    served = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(split.schema, check_columns, check_labels)
-    return _export(split, target, outputs, steps, check_rows, data, max_diff, console)
+    return _export(split, target, served, steps, check_rows, data, max_diff, console)
 
 
 def _export(
@@ -214,6 +215,7 @@ class _Split:
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
         check_graph(call.described, parts.program.graph, lambda: _run_ready(call, traced))
         plans = _plan_tables(parts, keys, tables)
+        round_fixed_rows(parts.program, plans)
         schema = schema.with_computed(parts.computed)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
 

@@ -16,13 +16,12 @@ from torch import Tensor, fx
 from ringpull.inference.export.operators import CASTS, JOINS, MOVES, aten, inputs_read, values_of
 from ringpull.inference.export.probe import Probe
 
-_FLOATS: Final = (torch.float32, torch.float64)
+_FLOATS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _ALONG: Final = (
     CASTS | MOVES | {aten.div.Scalar, aten.mul.Scalar, aten.neg.default}
-) - {  # those that give several tensors, keep no gradient, or read another tensor's elements
+) - {  # those that give several tensors, or read another tensor's elements
     aten.chunk.default,
-    aten.detach.default,
     aten.gather.default,
     aten.index.Tensor,
     aten.index_select.default,

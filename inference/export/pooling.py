@@ -3,7 +3,9 @@
 What each place of the sequence counts in the result is found by running the model's own expression: where its
 derivative is the same number at all places that are kept, and 0 at the others, the pull sums the ids kept, and what is
 behind the sum (a divisor, say) stays as the model has it. Places are kept because of their id, because they are not
-padding, or always. Anything else (attention, decay, positions) is looked up unpooled.
+padding, or always; and in the same way because of the id or padding that another sequence has there, as categories are
+by their items. Places that a maximum masks stand below any weight when it is exported. Anything else (attention,
+decay, positions) is looked up unpooled.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor, fx
 
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.pooled_paths import Paths, always_zero, paths_of
-from ringpull.inference.export.pooled_probes import Pooled, Sequence, pooled_ends
+from ringpull.inference.export.pooled_probes import Pooled, Sequence, Size, pooled_ends
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.uses import LookUp, Plan, Use, Vectors
 from ringpull.inference.schema.kinds import IdSequence
@@ -120,8 +122,9 @@ def read_pools(probe: Probe, plans: Mapping[fx.Node, Plan]) -> dict[fx.Node, Pla
         plans: Plans of all look-ups that become pulls.
     """
     found: dict[fx.Node, _Candidate] = {}
+    sizes = _sizes(plans)
     for node, plan in plans.items():
-        if isinstance(plan, Vectors) and (candidate := _candidate(probe, node, plan)) is not None:
+        if isinstance(plan, Vectors) and (candidate := _candidate(probe, node, plan, sizes)) is not None:
             found[node] = candidate
     _drop_unsaving(probe, found, plans)
     reductions: dict[fx.Node, _Reduction] = {}
@@ -138,10 +141,21 @@ def read_pools(probe: Probe, plans: Mapping[fx.Node, Plan]) -> dict[fx.Node, Pla
     return pools
 
 
-def _candidate(probe: Probe, node: fx.Node, plan: Vectors) -> _Candidate | None:
+def _sizes(plans: Mapping[fx.Node, Plan]) -> dict[str, Size]:
+    """Return how the ids of each feature are looked up in the smallest of its tables."""
+    sizes: dict[str, Size] = {}
+    for node, plan in plans.items():
+        for part in plan.index.parts if isinstance(plan, Vectors) else ():
+            rows = int(node.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
+            if len(part.sources) == 1 and rows < sizes.get(name := part.source.feature, (part, rows + 1))[1]:
+                sizes[name] = part, rows
+    return sizes
+
+
+def _candidate(probe: Probe, node: fx.Node, plan: Vectors, sizes: Mapping[str, Size]) -> _Candidate | None:
     index = plan.index
     kind: Tensor = node.meta["val"]
-    if not index.in_order or index.layout is None or kind.dtype is not torch.float32 or kind.dim() < 2:
+    if not index.in_order or index.layout is None or kind.dim() < 2:
         return None
     (part,) = index.parts
     name = part.sources[0].feature
@@ -155,7 +169,7 @@ def _candidate(probe: Probe, node: fx.Node, plan: Vectors) -> _Candidate | None:
     table: Tensor = getattr(probe.captured.graph_module, str(weight.target))
     if not 0 <= part.row_of(feature.pad) < len(table):
         return None  # refused where it is looked up unpooled
-    pooled = pooled_ends(probe, Sequence(plan.table, table, name, feature, part), node, paths)
+    pooled = pooled_ends(probe, Sequence(plan.table, table, name, feature, part), node, paths, sizes)
     return None if pooled is None else _Candidate(plan.table, name, feature, paths, pooled)
 
 

@@ -65,7 +65,7 @@ class Probe:
     ) -> Any:
         """Return what a node computes from the given arguments; `given` nodes have that value instead of their own.
 
-        Gradients are kept where a given value asks for them.
+        Gradients are kept where a given value asks for them, through `detach` too: they say what is computed of it.
         """
         known: dict[fx.Node, Any] = dict(given or {})
         with torch.set_grad_enabled(any(each.requires_grad for each in known.values())):
@@ -74,6 +74,8 @@ class Probe:
                     known[each] = values[self.argument(each).name]
                 elif each.op == "get_attr":
                     known[each] = getattr(self.captured.graph_module, str(each.target))
+                elif each.target is torch.ops.aten.detach.default and torch.is_grad_enabled():
+                    known[each] = known[each.args[0]]  # type: ignore[index]
                 else:
                     args, kwargs = fx.node.map_arg((each.args, each.kwargs), known.__getitem__)
                     known[each] = each.target(*args, **kwargs)  # type: ignore[operator]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any
 
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -26,17 +26,18 @@ def one_symbol_each(sizes: Collection[int]) -> Iterator[None]:
     Other dynamic dimensions have a symbol each, also where two have one size by chance. In a torch whose internals are
     others than those known, traces take longer and are the same.
     """
-    original: Any = getattr(ShapeEnv, "create_symbol", None)
-    dynamic, duck = getattr(DimDynamic, "DYNAMIC", None), getattr(DimDynamic, "DUCK", None)
-    if original is None or dynamic is None or duck is None:
-        yield
-        return
+    with _ONE_AT_A_TIME:  # what torch has is read when no other trace has patched it
+        original: Any = getattr(ShapeEnv, "create_symbol", None)
+        dynamic, duck = getattr(DimDynamic, "DYNAMIC", None), getattr(DimDynamic, "DUCK", None)
+        if original is None or dynamic is None or duck is None:
+            yield
+            return
+        own = get_ident()
 
-    def create_symbol(self: Any, val: Any, source: Any, dynamic_dim: Any = duck, *args: Any, **kwargs: Any) -> Any:
-        shared = dynamic_dim is dynamic and isinstance(val, int) and val in sizes
-        return original(self, val, source, duck if shared else dynamic_dim, *args, **kwargs)
+        def create_symbol(self: Any, val: Any, source: Any, dynamic_dim: Any = duck, *args: Any, **kwargs: Any) -> Any:
+            shared = dynamic_dim is dynamic and isinstance(val, int) and val in sizes and get_ident() == own
+            return original(self, val, source, duck if shared else dynamic_dim, *args, **kwargs)
 
-    with _ONE_AT_A_TIME:
         ShapeEnv.create_symbol = create_symbol  # type: ignore[method-assign]
         try:
             yield

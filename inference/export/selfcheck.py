@@ -147,8 +147,12 @@ class SelfCheck:
                 continue
             spec = self._manifest.lookups[entry.lookup]
             base, prepared = self._bases[spec.table], served.features[spec.feature]
-            lookup = FeatureLookup(spec, self._schema[spec.feature], base.spec)
-            inputs.append(ProgramTensor(lookup.values(prepared, pull(base, lookup.lookup(prepared)))))
+            by = None if spec.kept_by is None else spec.kept_by.feature
+            lookup = FeatureLookup(
+                spec, self._schema[spec.feature], base.spec, None if by is None else self._schema[by]
+            )
+            wanted = lookup.lookup(prepared, None if by is None else served.features[by])
+            inputs.append(ProgramTensor(lookup.values(prepared, pull(base, wanted))))
         return inputs
 
     def _tolerance(self, inputs: list[ProgramTensor], relative: float) -> float:

@@ -18,7 +18,7 @@ from ringpull.inference.export.keys import RowKeys
 from ringpull.inference.export.raw_masks import compared_with, say
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.uses import Use
-from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.model.manifest import KeptBy, LookupSpec
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.kinds import Computed, IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
@@ -72,7 +72,7 @@ def plan_serving(
         for each in served.features
     ]
     served = Schema(features, served.stacks)
-    lookups = tuple(_lookup(use, served, plans[use.table]) for use in cut.uses)
+    lookups = tuple(_lookup(use, served, plans[use.table], _kept_by(use, cut, raw)) for use in cut.uses)
     return Serving(served, lookups, frozenset(raw))
 
 
@@ -174,7 +174,23 @@ def _raw_pads(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str
     return pads
 
 
-def _lookup(use: Use, served: Schema, plan: TablePlan) -> LookupSpec:
+def _kept_by(use: Use, cut: Cut, raw: Mapping[str, RowKeys]) -> KeptBy | None:
+    """Return the rule by which another sequence keeps places, in the raw ids of that one if they are raw."""
+    rule = use.kept_by
+    if rule is None or rule.padding_id is None or rule.feature not in raw:
+        return rule
+    table = raw[rule.feature]
+    row = rule.padding_id + next(each.add for each in cut.uses if each.feature == rule.feature)
+    if not table.first <= row < table.rows:
+        raise ExportError(
+            f"feature {rule.feature}: its table {table.table} is keyed by raw ids, but the model leaves out places of"
+            f" feature {use.feature} where its row is {row}, which no raw id stands for. For a mask, take"
+            f" {rule.feature}_lengths; else export without keys"
+        )
+    return replace(rule, padding_id=_prepared_id(table, row))
+
+
+def _lookup(use: Use, served: Schema, plan: TablePlan, kept_by: KeptBy | None) -> LookupSpec:
     keys, fill = plan.keys, None
     if use.fill_row is not None:
         if not 0 <= use.fill_row < keys.rows:
@@ -195,6 +211,7 @@ def _lookup(use: Use, served: Schema, plan: TablePlan) -> LookupSpec:
         weighted=use.weighted,
         unpadded=use.unpadded,
         key=use.key,
+        kept_by=kept_by,
     )
 
 

@@ -13,8 +13,8 @@ from torch import fx
 
 from ringpull.inference.export.assembly import assemble
 from ringpull.inference.export.index import Index, NotPlain, Part, read_index
-from ringpull.inference.export.operators import values_of
 from ringpull.inference.export.probe import Probe
+from ringpull.inference.model.manifest_parts import KeptBy
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
@@ -38,6 +38,8 @@ class Use:
     """Whether a bag of a sequence leaves padding out, whatever id it has."""
     key: KeyExpression | None = None
     """Row of ids, where it is no sum of id and constant."""
+    kept_by: KeptBy | None = None
+    """Other sequence that says which places a bag of a sequence holds, in its prepared ids."""
     more: tuple[str, ...] = ()
     """Features whose ids `key` takes besides those of `feature`, in their order."""
 
@@ -67,7 +69,7 @@ class Vectors:
     """A use without pooling: the vectors themselves, in the shape of the index."""
 
     table: str
-    dim: int
+    weight: fx.Node
     node: fx.Node
     """The index, in the graph."""
     index: Index
@@ -77,7 +79,7 @@ class Vectors:
         features = [probe.schema[part.sources[0].feature] for part in self.index.parts]
         lengths = [each.length if isinstance(each, IdSequence) else 0 for each in features]
         uses = [unpooled(probe, self.table, part) for part in self.index.parts]
-        return assemble(probe, graph, self.index.layout, [look_up(each) for each in uses], lengths, self.dim)
+        return assemble(probe, graph, self.weight, self.index.layout, [look_up(each) for each in uses], lengths)
 
 
 def unpooled(probe: Probe, table: str, part: Part) -> Use:
@@ -88,18 +90,16 @@ def unpooled(probe: Probe, table: str, part: Part) -> Use:
     return Use(table, feature, Pooling.NONE, part.add, fill_row=fill_row, key=part.key, more=tuple(more))
 
 
-def read_vectors(probe: Probe, node: fx.Node) -> Vectors:
+def read_vectors(probe: Probe, weight: fx.Node, index: fx.Node) -> Vectors:
     """Return the plan for an embedding without pooling.
 
     Raises:
         NotPlain: It cannot be a pull.
     """
-    weight, index, *_ = values_of(node)
-    rows, dim = (int(each) for each in weight.meta["val"].shape)
-    read = read_index(probe, index, rows)
+    read = read_index(probe, index, int(weight.meta["val"].shape[0]))
     if read.layout is None:
         raise NotPlain(
             f"feature {read.parts[0].sources[0].feature} has any number of ids per row: pool them with"
             " nn.EmbeddingBag, or declare it IdSequence"
         )
-    return Vectors(probe.captured.weights[weight], dim, index, read)
+    return Vectors(probe.captured.weights[weight], weight, index, read)

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.request.batch import RequestBatch
+from ringpull.inference.head.request.batch import BatchFeature, RequestBatch
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.head.request.partial_lookup import PartialLookup
 from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
@@ -28,7 +28,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.program_errors import last_words, newer_torch
 from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.features import Int64Array, Prepared, PreparedRequests
+from ringpull.inference.schema.features import Int64Array, Prepared, PreparedFeature, PreparedRequests
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, ProgramFailed
 from ringpull.router.lookup import Lookup, LookupResult
@@ -132,7 +132,8 @@ class Pipeline:
             feature = schema.get(spec.feature)
             if feature is None:
                 raise CorruptData(f"manifest: table {spec.table} is looked up by {spec.feature}, not in the schema")
-            self._lookups.append(FeatureLookup(spec, feature, manifest.table(spec.table).spec))
+            keeper = None if spec.kept_by is None else schema.get(spec.kept_by.feature)
+            self._lookups.append(FeatureLookup(spec, feature, manifest.table(spec.table).spec, keeper))
         known = schema.argument_names()
         self._inputs: list[int | Argument] = []
         for source in manifest.inputs:
@@ -161,7 +162,7 @@ class Pipeline:
         lookups = [
             lookup if feature.withheld is None else PartialLookup.of(lookup, feature, bound.default)
             for bound, lookup in zip(self._lookups, self._lookups_of(batch), strict=True)
-            for feature in (batch.feature(bound.spec.feature).prepared,)
+            for feature in (_looked_up(batch, bound)[0].prepared,)
         ]
         rest = [each.rest if isinstance(each, PartialLookup) else each for each in lookups]
         wanted = [each for each in rest if each is not None]
@@ -243,7 +244,8 @@ class Pipeline:
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {exc}") from exc
 
     def _lookups_of(self, batch: RequestBatch) -> list[Lookup]:
-        return [bound.lookup(batch.feature(bound.spec.feature).prepared) for bound in self._lookups]
+        pairs = [(bound, *_looked_up(batch, bound)) for bound in self._lookups]
+        return [bound.lookup(feature.prepared, keeper) for bound, feature, keeper in pairs]
 
     def _inputs_of(self, batch: RequestBatch, results: Sequence[LookupResult]) -> list[ProgramTensor]:
         return [
@@ -264,14 +266,18 @@ class Pipeline:
             if not (result.missing or result.lost or result.absent is not None or result.withheld):
                 continue
             feature = bound.spec.feature
-            counts = rows_with_unknown(bound, batch.feature(feature).prepared, result)
+            looked_up = _looked_up(batch, bound)[0].prepared
+            counts = rows_with_unknown(bound, looked_up, result)
             if counts is not None:
+                own = batch.feature(feature)
+                if own.row_index is not None and looked_up is not own.prepared:
+                    counts = _most(counts, own.row_index, own.prepared.rows)
                 unknown[feature] = np.maximum(counts, unknown[feature]) if feature in unknown else counts
         return unknown
 
     def _vectors(self, batch: RequestBatch, lookup: int, results: Sequence[LookupResult]) -> ProgramTensor:
         bound = self._lookups[lookup]
-        prepared, row_index = batch.feature(bound.spec.feature)
+        (prepared, row_index), _ = _looked_up(batch, bound)
         return ProgramTensor(bound.values(prepared, results[lookup]), row_index)
 
     def _argument(self, batch: RequestBatch, argument: Argument) -> ProgramTensor:
@@ -285,6 +291,20 @@ class Pipeline:
         rows = next(iter(features.values())).rows
         values = self._schema.arguments(Prepared(rows, features), (argument.name,))[argument.name]
         return ProgramTensor(values, row_index)
+
+
+def _looked_up(batch: RequestBatch, bound: FeatureLookup) -> tuple[BatchFeature, PreparedFeature | None]:
+    """Return the feature of a look-up, and with the same rows the sequence that says which of its places count."""
+    if bound.spec.kept_by is None:
+        return batch.feature(bound.spec.feature), None
+    return batch.side_by_side(bound.spec.feature, bound.spec.kept_by.feature)
+
+
+def _most(counts: NDArray[np.int64], row_index: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return the most that is counted of each of a feature's rows, of counts (B,) for the batch rows that see them."""
+    most = np.zeros(rows, np.int64)
+    np.maximum.at(most, row_index, counts)
+    return most
 
 
 def _rows_of(inputs: Sequence[ProgramTensor], rows: NDArray[np.int64]) -> list[ProgramTensor]:

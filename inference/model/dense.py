@@ -113,6 +113,8 @@ class DenseProgram:
             _check_inputs(file, program, manifest)
             _check_outputs(file, program, manifest)
             return cls(program, manifest, device, writer)
+        except (MemoryError, torch.OutOfMemoryError):  # which says nothing of the file
+            raise
         except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
             if isinstance(exc, CorruptData) and not newer_torch(writer):
                 raise
@@ -211,6 +213,8 @@ def _program_of(content: bytes, file: Path) -> ExportedProgram:
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             return torch.export.load(io.BytesIO(content))
+    except MemoryError:
+        raise
     except Exception as exc:  # torch raises errors of many roots for bytes it does not understand
         raise CorruptData(
             f"{file}: not a program that torch {torch.__version__} reads: {type(exc).__name__}: {exc}"

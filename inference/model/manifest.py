@@ -28,6 +28,7 @@ from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
 from ringpull.inference.model.manifest_parts import (
     MAX_INT64,
     IdLimit,
+    KeptBy,
     LookupSpec,
     ProgramInput,
     ProgramOutput,
@@ -63,6 +64,7 @@ T = TypeVar("T")
 __all__ = [
     "FileEntry",
     "IdLimit",
+    "KeptBy",
     "LookupSpec",
     "Manifest",
     "ProgramInput",
@@ -167,7 +169,7 @@ class Manifest:
                 del fields[name]  # So that older builds read it.
         for lookup, spec in zip(fields["lookups"], self.lookups, strict=True):
             lookup["key"] = None if spec.key is None else spec.key.to_plain()
-            for name in ("unpadded", "key"):
+            for name in ("unpadded", "key", "kept_by"):
                 if not lookup[name]:
                     del lookup[name]
         for output in fields["outputs"]:
@@ -242,7 +244,7 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             document["manifest"].setdefault("degrade", [])
             document["manifest"].setdefault("limits", [])
             set_defaults(document["manifest"].get("outputs"), {"classes": []})
-            set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None})
+            set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None, "kept_by": None})
         manifest = _manifest(top.inner("manifest", tuple(name for name in names_of(Manifest) if name != "identity")))
     return replace(manifest, identity=identity_of(content))
 

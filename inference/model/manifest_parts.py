@@ -38,6 +38,18 @@ class TableEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBy:
+    """A sequence that says which places of another one's bags count: of categories, say, those where an item is."""
+
+    feature: str
+    """Sequence of the same length; both padded, the places of one are those of the other."""
+    padding_id: int | None = None
+    """Prepared id of that sequence at whose places nothing counts; at padded places stands its padding."""
+    unpadded: bool = False
+    """Whether nothing counts at its padded places, whatever id stands there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LookupSpec:
     """One embedding use of the model: ids of a feature, looked up in a table, perhaps pooled."""
 
@@ -59,6 +71,9 @@ class LookupSpec:
     true."""
     key: KeyExpression | None = None
     """Key that an id becomes, where it is no sum of id and `add`, which is then 0; in the file only where there is
+    one."""
+    kept_by: KeptBy | None = None
+    """Sequence that drops places of the bags, besides what the feature's own ids drop; in the file only where there is
     one."""
 
 
@@ -139,6 +154,7 @@ def read_lookup(fields: Fields) -> LookupSpec:
         weighted=fields.boolean("weighted"),
         unpadded=fields.boolean("unpadded"),
         key=_read_key(fields),
+        kept_by=None if fields.absent("kept_by") else _read_kept_by(fields.inner("kept_by", names_of(KeptBy))),
     )
     if spec.key is not None and spec.add:
         raise fields.error("add", "must be 0 where there is a key expression")
@@ -146,11 +162,24 @@ def read_lookup(fields: Fields) -> LookupSpec:
         raise fields.error("weighted", f"only a sum may be weighted, not pooling {spec.pooling.value}")
     if spec.unpadded and spec.pooling is Pooling.NONE:
         raise fields.error("unpadded", "only bags can be without padding; pooling is none")
+    if spec.kept_by is not None and spec.pooling is Pooling.NONE:
+        raise fields.error("kept_by", "only bags leave places out; pooling is none")
     if spec.padding_id is not None and spec.pooling is Pooling.NONE:
         raise fields.error("padding_id", "only bags drop ids; pooling is none")
     if spec.fill is not None and spec.pooling is not Pooling.NONE:
         raise fields.error("fill", f"only unpooled sequences have padded places; pooling is {spec.pooling.value}")
     return spec
+
+
+def _read_kept_by(fields: Fields) -> KeptBy:
+    kept_by = KeptBy(
+        feature=fields.text("feature"),
+        padding_id=None if fields.absent("padding_id") else fields.integer("padding_id", -MAX_INT64 - 1, MAX_INT64),
+        unpadded=fields.boolean("unpadded"),
+    )
+    if kept_by.padding_id is None and not kept_by.unpadded:
+        raise fields.error("unpadded", "must be true where there is no padding_id: else every place is kept")
+    return kept_by
 
 
 def _read_key(fields: Fields) -> KeyExpression | None:

@@ -129,7 +129,9 @@ def as_column(feature: str, values: object) -> Column:
     what = f"feature {feature}"
     if isinstance(values, str | bytes | int | float | np.generic):
         values = [values]
-    if not isinstance(values, list | tuple):
+    if isinstance(values, Sequence) and not isinstance(values, memoryview) and not says_array(type(values)):
+        values = list(values)
+    if not isinstance(values, list):
         array = as_array(what, values)
         if array.ndim == 0 and array.dtype.kind == "O":
             raise InvalidInput(f"{what}: {type(values).__name__} is no value; give a number, a string or a list")
@@ -138,8 +140,7 @@ def as_column(feature: str, values: object) -> Column:
         if array.dtype.kind != "O" or array.ndim != 1 or not array.size or isinstance(array[0], str):
             array = flat_array(what, array)
             return array.reshape(1) if array.ndim == 0 else array
-        listed: list[Any] = array.tolist()
-        return _column_of_list(what, listed)
+        values = array.tolist()
     return _column_of_list(what, values)
 
 

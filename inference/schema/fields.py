@@ -71,7 +71,10 @@ class Fields:
         for i, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise self.error(f"{name}[{i}]", f"must be a number, not {value!r:.80}")
-        return [float(value) for value in values]
+        try:
+            return [float(value) for value in values]
+        except OverflowError as exc:
+            raise self.error(name, f"must be numbers that a float64 holds: {exc}") from exc
 
     def texts(self, name: str) -> list[str]:
         """Return a list of strings that are not empty."""

@@ -240,19 +240,24 @@ class KeyExpression:
         return int(self.evaluate(*(np.array([each], np.int64) for each in ids))[0])
 
     def _run(self, ids: Sequence[Int64Array]) -> Array:
-        found: list[Array] = []
+        found: dict[int, Array] = {}
+        last_uses = {each: number for number, step in enumerate(self.steps) for each in step.operands}
         with np.errstate(all="ignore"):
-            for step in self.steps:
+            for number, step in enumerate(self.steps):
+                taken = [found[each] for each in step.operands]
                 if step.operator == "id":
-                    found.append(ids[int(step.value)])
+                    made = ids[int(step.value)]
                 elif step.operator == "constant":
-                    found.append(_constant(step.value, step.type))
+                    made = _constant(step.value, step.type)
                 elif step.operator == "cast":
-                    found.append(_converted(found[step.operands[0]], step.type))
+                    made = _converted(taken[0], step.type)
                 else:
-                    compute = OPERATORS[step.operator].compute
-                    found.append(np.asarray(compute(*(found[each] for each in step.operands))))
-        return found[-1]
+                    made = np.asarray(OPERATORS[step.operator].compute(*taken))
+                for each in step.operands:
+                    if last_uses[each] == number:  # memory for what is needed yet, not for every step
+                        found.pop(each, None)
+                found[number] = made
+        return found[len(self.steps) - 1]
 
     def __str__(self) -> str:
         texts: list[str] = []

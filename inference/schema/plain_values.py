@@ -70,8 +70,10 @@ def as_array(what: str, given: object) -> NDArray[Any]:
     Raises:
         InvalidInput: It fails at that.
     """
-    if isinstance(given, np.ndarray):
+    if type(given) is np.ndarray:
         return given
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise InvalidInput(f"{what}: masks some of its values, which are no values; fill them, as with .filled(0)")
     try:
         if not says_array(type(given)) and isinstance(given, collections.abc.Sequence):
             return array_of_list(what, list(given))

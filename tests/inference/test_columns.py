@@ -163,8 +163,9 @@ def test_what_says_itself_as_an_array_is_that_array(values, expected) -> None:
         Labelled(np.array([[1, 2], [], [7]], object)),
         np.array([np.array([1, 2]), np.array([], np.int64), np.array([7])], object),
         [range(1, 3), range(0), range(7, 8)],
+        deque([[1, 2], [], (7,)]),
     ],
-    ids=["tensors", "columns", "column", "objects", "ranges"],
+    ids=["tensors", "columns", "column", "objects", "ranges", "deque"],
 )
 def test_rows_that_say_themselves_as_arrays_are_ragged(values) -> None:
     column = as_column("a", values)
@@ -194,9 +195,19 @@ def test_what_cannot_say_itself_as_an_array_is_refused_by_name(values) -> None:
         ([[[1]]], "values of type list"),
         ([2**63, -1], "fit neither int64 nor uint64"),
         ([2**64], "fit neither int64 nor uint64"),
+        (np.ma.array([1, 2], mask=[False, True]), "feature a: masks some of its values"),
+        ([np.ma.array([1, 2], mask=[False, True])], "feature a: masks some of its values"),
         (np.zeros((1, 1, 1)), "an array of 3 dimensions"),
     ],
 )
 def test_what_is_no_column(values, message) -> None:
     with pytest.raises(InvalidInput, match=message):
         as_column("a", values)
+
+
+def test_kinds_of_arrays_are_their_values_alone() -> None:
+    """A matrix of numpy's stays one when it is laid flat; a mask without effect is none."""
+    for array in (np.array([[1, 2]]).view(np.matrix), np.ma.array([[1, 2]], mask=False)):
+        column = as_column("a", array)
+        assert type(column) is np.ndarray
+        assert column.tolist() == [[1, 2]]

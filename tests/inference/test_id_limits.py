@@ -253,6 +253,23 @@ def test_what_is_computed_of_ids_is_computed_of_their_stand_ins(context) -> None
     assert work.every_row("pair").ids.tolist() == expected * 2
 
 
+@pytest.mark.parametrize("first", ["user", "pair"])
+def test_what_is_computed_of_stand_ins_is_held_against_its_own_limit(first) -> None:
+    """Whichever limit the manifest has first: 10 * 99 + 3 would be beyond, 10 * 4 + 3 is not, 10 * 4 + 9 is."""
+    key = KeyExpression.of(
+        "add", KeyExpression.of("mul", KeyExpression.ids(), KeyExpression.constant(10)), KeyExpression.ids(1)
+    )
+    schema = Schema([Sparse("user", beyond=4), Sparse("item"), Computed("pair", of=("user", "item"), key=key)])
+    both = sorted(limits_of(user=(0, 5), pair=(0, 49)), key=lambda each: each.feature != first)
+    preparation = Preparation(replace(make_manifest((), ("pair",)), limits=tuple(both)), schema)
+    sent = [received_of({"user": np.array([user]), "item": np.array([item])}) for user, item in ((99, 3), (-1, 9))]
+    ready = preparation.prepare(sent)
+    assert ready.work.every_row("pair").ids.tolist() == [43]
+    assert {place: str(error) for place, error in ready.refused.items()} == {
+        1: "feature pair: row 0 has the id 49; the model takes ids from 0 to 48"
+    }
+
+
 def test_stand_ins_are_ids_after_transforms() -> None:
     schema = Schema([Sparse("word", dtype="string", transforms=[Vocabulary(["a", "b", "c", "d"])], beyond=1)])
     manifest = replace(make_manifest((), ("word",)), limits=limits_of(word=(0, 4)))

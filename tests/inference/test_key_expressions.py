@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ def test_shared_parts_are_steps_that_are_taken_twice() -> None:
         key = KeyExpression.of("mul", key, key)
     with pytest.raises(InvalidInput, match="it may have 512"):
         KeyExpression.of("mul", key, key)
+
+
+def test_only_what_later_steps_take_is_kept_in_memory() -> None:
+    key = KeyExpression.ids()
+    for number in range(100):
+        key = KeyExpression.of("xor", key, KeyExpression.constant(number + 7))
+        key = KeyExpression.of("mul", key, key)
+    ids = np.arange(100_000)
+    tracemalloc.start()
+    key.evaluate(ids)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * ids.nbytes
 
 
 # -- look-ups ----------------------------------------------------------------------------------------------------------

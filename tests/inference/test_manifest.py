@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from ringpull.inference.model.manifest import (
     FileEntry,
+    KeptBy,
     LookupSpec,
     Manifest,
     ProgramInput,
@@ -29,6 +31,9 @@ from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.ps.store import file_errors
 
 Body = dict[str, Any]
+
+
+KEPT_BY = {"feature": "seen", "padding_id": 0, "unpadded": False}
 
 
 def write_version(folder: Path, version: int = 3) -> Manifest:
@@ -335,8 +340,14 @@ def put(*path: Any) -> Callable[[Body], None]:
         (put("lookups", 0, "add", 2**63), r"manifest\.lookups\[0\]\.add: must be a whole number"),
         (put("lookups", 0, "fill", [1.0]), r"manifest\.lookups\[0\]\.fill: has 1 numbers; dim of the table is 2"),
         (put("lookups", 0, "fill", [1.0, "x"]), r"manifest\.lookups\[0\]\.fill\[1\]: must be a number"),
+        (put("lookups", 0, "fill", [1.0, 10**400]), r"manifest\.lookups\[0\]\.fill: must be numbers"),
         (put("lookups", 1, "fill", [0, 0, 0]), r"manifest\.lookups\[1\]\.fill: only unpooled"),
         (put("lookups", 0, "padding_id", 1), r"manifest\.lookups\[0\]\.padding_id: only bags"),
+        (put("lookups", 0, "kept_by", KEPT_BY), r"manifest\.lookups\[0\]\.kept_by: only bags"),
+        (put("lookups", 1, "kept_by", {**KEPT_BY, "feature": ""}), r"lookups\[1\]\.kept_by\.feature: must be a string"),
+        (put("lookups", 1, "kept_by", {**KEPT_BY, "padding_id": None}), r"kept_by\.unpadded: must be true where"),
+        (put("lookups", 1, "kept_by", {"feature": "seen"}), r"lookups\[1\]\.kept_by lacks"),
+        (put("lookups", 1, "kept_by", "seen"), r"lookups\[1\]\.kept_by must be an object"),
         (put("lookups", 1, "weighted", 1), r"manifest\.lookups\[1\]\.weighted: must be true or false"),
         (put("lookups", 1, "pooling", "max"), r"manifest\.lookups\[1\]\.weighted: only a sum"),
         (put("inputs", 0, "kind", "row"), r"manifest\.inputs\[0\]\.kind: 'row' must be"),
@@ -447,6 +458,18 @@ def test_classes_are_in_the_file_only_where_there_are_any(folder: Path) -> None:
     outputs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]["outputs"]
     assert [each.get("classes") for each in outputs] == [None, None, ["drama", "other"]]
     assert [each.classes for each in Manifest.load(folder).outputs] == [(), (), ("drama", "other")]
+
+
+def test_what_keeps_places_is_in_the_file_only_where_there_is_any(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    assert "kept_by" not in (folder / "manifest.json").read_text()  # builds from before there was such a field read it
+    kept = replace(manifest.lookups[1], kept_by=KeptBy(feature="seen", padding_id=-3, unpadded=True))
+    replace(manifest, lookups=(manifest.lookups[0], kept)).save(folder)
+    assert Manifest.load(folder).lookups == (manifest.lookups[0], kept)
+    lookups = json.loads((folder / "manifest.json").read_text())["manifest"]["lookups"]
+    assert [each.get("kept_by") for each in lookups] == [
+        None, {"feature": "seen", "padding_id": -3, "unpadded": True},
+    ]  # fmt: skip
 
 
 def test_golden_manifest_of_tables_alone(tmp_path: Path) -> None:

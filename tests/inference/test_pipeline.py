@@ -248,3 +248,21 @@ def test_look_up_that_does_not_fit_the_schema_is_corrupt_data(spec, message):
 def test_argument_that_does_not_fit_the_schema_is_corrupt_data(argument, message):
     with pytest.raises(CorruptData, match=message):
         Pipeline(make_manifest(arguments=(argument,)), SCHEMA, EchoProgram(), ReferenceRouter({}))
+
+
+async def test_a_matrix_of_context_and_candidates_has_the_columns_of_every_row():
+    """Sequences among them: one of these requests has the history as context, the other one with its candidates."""
+    schema = Schema(SCHEMA.features, {"X": ("history_lengths", "user", "history", "age")})
+    manifest = make_manifest((), ("X",))
+    rows = [plain_row(1, 2) | {"history": [7, 8]}, plain_row(3, 4) | {"history": [5]}]
+    names = [name for name in rows[0] if name != "history"]
+    requests = [
+        received_of(columns_of([rows[0]] * 2, names), columns_of(rows[:1], ["history"])),
+        received_of(columns_of([rows[1], rows[0]])),
+    ]
+    pipeline = Pipeline(manifest, schema, EchoProgram(), ReferenceRouter(make_tables()))
+    work = Preparation(manifest, schema).prepare(requests).work
+    answers = pipeline.compute(await pipeline.pull(work, deadline_s=1e9))
+    of_row = [[2, 1, 0, 0, 7, 8, 1, 2], [1, 3, 0, 0, 0, 5, 1, 2]]
+    assert answers[0].outputs["input0"].tolist() == [of_row[0], of_row[0]]
+    assert answers[1].outputs["input0"].tolist() == [of_row[1], of_row[0]]

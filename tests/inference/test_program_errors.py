@@ -17,6 +17,7 @@ import xxhash
 
 from ringpull.inference.head.pipeline import Pipeline
 from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.model import dense
 from ringpull.inference.model.dense import DenseProgram, read_program
 from ringpull.inference.model.manifest import FileEntry, Manifest
 from ringpull.inference.model.program_errors import exported_with, newer_torch
@@ -123,6 +124,21 @@ def another_shape(graph: dict[str, Any]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return export_tiny(tmp_path / "tiny", 1)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no memory"), torch.OutOfMemoryError("no memory of the device")], ids=str
+)
+def test_want_of_memory_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A file that is refused as damaged is not tried again, where there is memory."""
+
+    def fail(*args: Any) -> None:
+        raise error
+
+    manifest = repacked(folder, by(NEWER))
+    monkeypatch.setattr(dense, "move_to_device_pass", fail)
+    with pytest.raises(type(error), match="no memory"):
+        DenseProgram.load(folder, manifest, "cpu")
 
 
 def test_a_newer_torchs_program_of_a_known_form_loads(folder: Path) -> None:

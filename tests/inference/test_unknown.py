@@ -19,7 +19,9 @@ from ringpull.inference.degrade.steps import CapCandidates, UseDefault
 from ringpull.inference.head.pipeline import Pipeline, Scores
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
+from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.prediction import Prediction, Unknown
+from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.wire.codec import decode_response, encode_response
 from ringpull.ps.spec import Pooling
 from ringpull.router.lookup import LookupResult
@@ -165,6 +167,19 @@ async def test_ids_that_no_live_shard_answers_for_are_unknown_too():
     unknown = told(answers[0])
     assert unknown["user"] == (2, [0, 1])
     assert ("user", "unavailable") in [(each.feature, each.reason) for each in answers[0].filled]
+
+
+@pytest.mark.parametrize("unpadded", [False, True])
+async def test_ids_whose_key_is_that_of_the_padding_count_and_the_padding_does_not(unpadded):
+    """Key 0, of ids 0 and 12 and 24, has no row; 0 is the padding, at padded places and where it was sent."""
+    key = KeyExpression.of("remainder", KeyExpression.ids(), KeyExpression.constant(12))
+    spec = LookupSpec(table="users", feature="history", pooling=Pooling.MEAN, key=key, unpadded=unpadded)
+    manifest = make_manifest([spec], ["history"])
+    rows = [plain_row(1, 2) | {"history": history} for history in ([12, 0, 5, 24], [0, 5], [12], [])]
+    ready = Preparation(manifest, SCHEMA).prepare([received(rows, ())])
+    pipeline = Pipeline(manifest, SCHEMA, EchoProgram(), ReferenceRouter(make_tables()))
+    answers = pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
+    assert told(answers[0]) == {"history": (3, [0, 2])}
 
 
 async def test_nothing_is_told_where_every_id_has_a_row():

@@ -78,6 +78,7 @@ def test_what_no_table_can_be_is_refused(fields: dict[str, Any], what: str) -> N
         ({"row_type": "float7"}, "float7"),
         ({"key_type": 3}, "3"),
         ({"default": ["x", 1]}, "float"),
+        ({"default": [10**400, 1]}, "float"),
         ({"default": 3}, "iterable"),
         ({"on_unavailable": "shrug"}, "shrug"),
         ({"name": None}, "name"),

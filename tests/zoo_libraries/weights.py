@@ -9,6 +9,8 @@ from torch import nn
 
 SMALL = 0.02
 """Standard deviation below which other weights are drawn anew."""
+HUGE = 10.0
+"""Standard deviation above which they are, too; nor is NaN between the two."""
 EMBEDDING_STD = 0.5
 GAIN = 1.4
 """Factor of a linear layer's standard deviation, that of ReLU: half of what goes in does not come out."""
@@ -37,7 +39,7 @@ def make_useful(module: nn.Module, seed: int = 7) -> None:
                 weight.normal_(0, EMBEDDING_STD, generator=generator)
             elif weight.dim() == 2:
                 weight.normal_(0, GAIN / math.sqrt(max(1, weight.shape[-1])), generator=generator)
-            elif weight.dim() > 2 and float(weight.std()) < SMALL:
+            elif weight.dim() > 2 and not SMALL <= float(weight.std()) <= HUGE:  # some libraries leave memory as it is
                 weight.normal_(0, 1 / math.sqrt(weight.shape[-1]), generator=generator)
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_origin
 
 import torch
 from torch import nn
@@ -120,6 +120,11 @@ class _Binding:
                 f"{self._wrapper()}"
             )
         keys = {name: spec for name, spec in self._specs.items() if name not in given}
+        if left and get_origin(self._signature.parameters[left[0]].annotation) in (list, tuple, Sequence):
+            raise ExportError(
+                f"{self._described} takes a list, {left[0]!r}; name what it holds, in its order, by"
+                f" arguments={{{left[0]!r}: [ARGUMENT, ...]}}, from {', '.join(self._made)}"
+            )
         everything = self._everything(left[0], keys) if left else None
         if everything is not None:
             given[left[0]] = everything

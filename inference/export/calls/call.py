@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ringpull.inference.export.calls.by_row import RowCounts, by_row
 from ringpull.inference.export.calls.once import Kept, SparseWatch, answering, frames_of, proposed
-from ringpull.inference.export.calls.ready import Traceable, unchanged
+from ringpull.inference.export.calls.ready import Traceable, restored, unchanged
 from ringpull.inference.export.calls.results import results
 from ringpull.inference.export.calls.sources import Entries, FlatTensors, Source
 from ringpull.inference.schema.arguments import Argument
@@ -62,6 +62,8 @@ class CallModule(nn.Module):
         self._wanted = wanted
         self.other_types = False
         """Whether ids side by side come in the other type than they usually do (`Stack`, `Matrix`)."""
+        self.written: tuple[Tensor, ...] = ()
+        """Weights and buffers that the method writes into, once a trace has told."""
         self.paths: dict[str, str] = {}
         """Names of the kept tensors, by what they are called here."""
         for number, each in enumerate(kept):
@@ -109,7 +111,8 @@ class Call:
 
     def run(self, tensors: Mapping[str, Tensor]) -> Any:
         """Call the method with the schema's arguments by name; to be done where the module is `ready`."""
-        return self.module(dict(tensors))
+        with restored(self.module.written):
+            return self.module(dict(tensors))
 
     def turn_types(self) -> bool:
         """Give the module its ids side by side in the other type, floats or integers; return whether it takes such."""

@@ -7,8 +7,9 @@ itself, and its tables are called as in it: the wrappers are left out while it i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import RLock
 from typing import Any, Final
 
 import torch
@@ -18,6 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 _DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _LOOK_UPS: Final = {each: inspect.signature(each) for each in (nn.functional.embedding, nn.functional.embedding_bag)}
+_ONE_AT_A_TIME = RLock()
+"""Held while torch's switches, which are the process's, are set: each export finds and leaves what the user had."""
+
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -35,7 +39,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 @contextmanager
 def ready(module: nn.Module) -> Iterator[None]:
     """Put a module in evaluation mode, without gradients and without wrappers, and afterwards back as it was."""
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         stack.enter_context(_without_wrappers(module))
         stack.enter_context(evaluating(module))
         stack.enter_context(_plain_attention())
@@ -136,3 +140,15 @@ def unchanged(module: nn.Module) -> Iterator[None]:
             for name in attributes.keys() - kept.keys():
                 del attributes[name]
             attributes.update(kept)
+
+
+@contextmanager
+def restored(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Take back what a call writes into weights and buffers: each is asked as the module was given."""
+    with torch.no_grad():
+        before = [each.clone() for each in tensors]
+        try:
+            yield
+        finally:
+            for tensor, kept in zip(tensors, before, strict=True):
+                tensor.copy_(kept)

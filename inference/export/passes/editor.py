@@ -41,17 +41,17 @@ class Editor:
         self._mode = detect_fake_mode([node.meta.get("val") for node in self.graph.nodes])
         self._constant: dict[fx.Node, bool] = {}
 
-    def call(self, before: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
+    def call(self, before: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Write a call before a node, for whose sake it is, and return it."""
         with self.graph.inserting_before(before):
-            node = self.graph.call_function(target, args)
-        values = fx.node.map_arg(args, lambda each: each.meta["val"])
+            node = self.graph.call_function(target, args, kwargs)
+        values, named = fx.node.map_arg((args, kwargs), lambda each: each.meta["val"])
         with torch.no_grad():
             if self._mode is None:
-                node.meta["val"] = target(*values)
+                node.meta["val"] = target(*values, **named)
             else:
                 with self._mode:
-                    node.meta["val"] = target(*values)
+                    node.meta["val"] = target(*values, **named)
         node.meta.update({name: before.meta[name] for name in _COPIED if name in before.meta})
         return node
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.passes.bags import write_bags
 from ringpull.inference.export.passes.columns import read_columns
 from ringpull.inference.export.passes.constants import compute_constants
 from ringpull.inference.export.passes.editor import Editor
@@ -20,6 +21,7 @@ def make_plain(captured: Captured) -> Captured:
     name_validly(editor)
     read_columns(editor)
     write_lookups(editor)
+    write_bags(editor)
     editor.drop_unused()
     read_columns(editor)  # of weights, too, that became embeddings
     leave_out_round_trips(editor)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.schema.features import PreparedFeature, PreparedRequests
+from ringpull.inference.schema.raw_columns import offsets_of
 
 Int64Array = NDArray[np.int64]
 
@@ -44,6 +45,7 @@ class RequestBatch:
         self.row_counts = tuple(chain.from_iterable(group.row_counts for group in groups))
         self.rows = sum(self.row_counts)
         self._features: dict[str, BatchFeature] = {}
+        self._pairs: dict[tuple[str, str], tuple[BatchFeature, PreparedFeature]] = {}
         self._row_indexes: dict[tuple[bool, ...], Int64Array | None] = {}
 
     def feature(self, name: str) -> BatchFeature:
@@ -58,15 +60,34 @@ class RequestBatch:
             feature = self._features[name] = BatchFeature(concatenate(parts), self._row_index(in_context))
         return feature
 
+    def side_by_side(self, name: str, other: str) -> tuple[BatchFeature, PreparedFeature]:
+        """Return a feature, and another with the same rows as it: all B rows are written out if theirs differ."""
+        pair = self._pairs.get((name, other))
+        if pair is None:
+            feature, second = self.feature(name), self.feature(other)
+            if feature.row_index is second.row_index:
+                pair = feature, second.prepared
+            else:
+                pair = BatchFeature(self.every_row(name), None), self.every_row(other)
+            self._pairs[name, other] = pair
+        return pair
+
     def every_row(self, name: str) -> PreparedFeature:
-        """Return a feature that is not ragged with all B rows written out."""
+        """Return a feature without weights with all B rows written out."""
         prepared, row_index = self.feature(name)
         if row_index is None:
             return prepared
+        withheld = None if prepared.withheld is None else prepared.withheld[row_index]
+        if prepared.offsets is not None and prepared.ids is not None:
+            offsets = offsets_of(np.diff(prepared.offsets)[row_index])
+            behind = np.repeat(prepared.offsets[row_index] - offsets[:-1], np.diff(offsets))
+            ids = prepared.ids[np.arange(len(behind)) + behind]
+            return PreparedFeature(self.rows, ids, offsets, withheld=withheld)
         return PreparedFeature(
             self.rows,
             ids=None if prepared.ids is None else prepared.ids[row_index],
             dense=None if prepared.dense is None else prepared.dense[row_index],
+            withheld=withheld,
         )
 
     def rows_of(self, name: str) -> list[int]:

@@ -7,7 +7,7 @@ it. So such an id is refused here, for its request alone; or another one takes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -55,6 +55,10 @@ class IdLimits:
                 raise CorruptData(f"manifest: the ids of {limit.feature} have a limit; it is not in the schema")
             self._bound[limit.feature] = _Bound.of(limit, feature)
         self._computed = [each for each in schema.features if isinstance(each, Computed)]
+        made = {each.name for each in schema.features if isinstance(each, MadeFeature)}
+        # What is made of ids is made of those that stand in, and is held against its own limit then.
+        self._bound = dict(sorted(self._bound.items(), key=lambda each: each[0] in made))
+        self._sent = len(self._bound.keys() - made)
 
     @classmethod
     def of(cls, manifest: Manifest, schema: Schema) -> IdLimits:
@@ -66,14 +70,19 @@ class IdLimits:
 
     def held(self, prepared: PreparedRequests) -> Held:
         """Hold requests that were prepared together against the limits."""
-        return _held(self._bound.values(), self._computed, prepared)
+        return self._held(list(self._bound.values()), prepared)
 
     def within(self, prepared: PreparedRequests) -> PreparedRequests:
         """Return requests whose ids beyond are replaced by some that the model takes, whatever features declare."""
         bounds = [
             bound if bound.instead is not None else bound._replace(instead=bound.low) for bound in self._bound.values()
         ]
-        return _held(bounds, self._computed, prepared).prepared
+        return self._held(bounds, prepared).prepared
+
+    def _held(self, bounds: Sequence[_Bound], prepared: PreparedRequests) -> Held:
+        sent = _held(bounds[: self._sent], self._computed, prepared)
+        made = _held(bounds[self._sent :], (), sent.prepared)
+        return Held(made.prepared, made.refused | sent.refused)
 
 
 class _Bound(NamedTuple):

@@ -9,6 +9,7 @@ version, what the bags are:
 | many | sum, mean, max | its bags, ids equal to `padding_id` dropped | (V, D) |
 | sequence | none | its ids, without padding | (V, L, D), `fill` at padded places |
 | sequence | sum, mean, max | its bags, with padding unless that is dropped or the look-up `unpadded` | (V, D) |
+| `kept_by` another | sum, mean, max | the same, but for places that the other sequence drops | (V, D) |
 
 Ids are dropped here, before the pull, so the router divides a mean by what is left of the bag
 (ARCHITECTURE.md, "Exactly").
@@ -16,12 +17,13 @@ Ids are dropped here, before the pull, so the router divides a mean by what is l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.model.manifest import KeptBy, LookupSpec
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.features import PreparedFeature
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature, Sparse
@@ -33,11 +35,25 @@ from ringpull.router.lookup import Lookup, LookupResult
 Int64Array = NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """Another sequence that says which places of bags count."""
+
+    rule: KeptBy
+    sequence: IdSequence
+
+
 class FeatureLookup:
     """One embedding use of a model, bound to its feature."""
 
-    def __init__(self, spec: LookupSpec, feature: Feature, table: TableSpec) -> None:
+    def __init__(self, spec: LookupSpec, feature: Feature, table: TableSpec, keeper: Feature | None = None) -> None:
         """Bind.
+
+        Args:
+            spec: Look-up in the manifest.
+            feature: Feature that is looked up.
+            table: Table in which.
+            keeper: Feature of `spec.kept_by`; None if the schema lacks it, or there is none.
 
         Raises:
             CorruptData: The manifest asks for what the feature cannot give.
@@ -67,13 +83,14 @@ class FeatureLookup:
         self._bags_hold_padding = (
             self._sequence is not None and not spec.unpadded and spec.padding_id != self._compared(self._sequence.pad)
         )
+        self._keeper = None if spec.kept_by is None else _keeper(spec, spec.kept_by, self._sequence, keeper)
         self._fill = np.zeros(table.dim, np.float32) if spec.fill is None else np.array(spec.fill, np.float32)
 
     def __repr__(self) -> str:
         return f"FeatureLookup({self.spec.feature} -> {self.spec.table}, {self.spec.pooling.value})"
 
-    def lookup(self, prepared: PreparedFeature) -> Lookup:
-        """Return what to pull for V prepared rows."""
+    def lookup(self, prepared: PreparedFeature, keeper: PreparedFeature | None = None) -> Lookup:
+        """Return what to pull for V prepared rows; `keeper` are those of the sequence that says which places count."""
         spec = self.spec
         ids, offsets = prepared.ids, prepared.offsets
         assert ids is not None  # a feature that is looked up has ids: checked when bound
@@ -82,6 +99,10 @@ class FeatureLookup:
         weights = prepared.weights if spec.weighted else None
         if offsets is None:
             offsets = np.arange(len(ids) + 1)
+        elif self._keeper is not None:
+            assert self._sequence is not None  # checked when bound
+            assert keeper is not None
+            ids, offsets = self._kept_by(self._keeper, self._sequence, ids, offsets, keeper)
         elif self._sequence is not None and self._bags_hold_padding:
             ids = pad_rows(ids, offsets, self._sequence, np.int64(self._sequence.pad)).reshape(-1)
             offsets = np.arange(0, len(ids) + 1, self._sequence.length)
@@ -95,12 +116,35 @@ class FeatureLookup:
         keys = self._keys(ids) if spec.key is None else ids.view(np.uint64)
         return Lookup(spec.table, spec.pooling, keys, offsets, weights)
 
+    def padding_of_bags(self, prepared: PreparedFeature) -> Int64Array:
+        """Return how many times each bag of a sequence holds its padding (V,): at padded places, and as ids sent."""
+        assert self._sequence is not None
+        assert prepared.ids is not None
+        assert prepared.offsets is not None
+        sent = np.diff(_counts_before(prepared.ids == self.padding)[prepared.offsets])
+        return sent + (self._sequence.length - np.diff(prepared.offsets) if self._bags_hold_padding else 0)
+
     def values(self, prepared: PreparedFeature, result: LookupResult) -> Float32Array:
         """Return the program's input for V prepared rows: float32 (V, D), or (V, L, D) for an unpooled sequence."""
         if self._sequence is None or self.spec.pooling is not Pooling.NONE:
             return result.values
         assert prepared.offsets is not None  # a sequence has offsets
         return pad_rows(result.values, prepared.offsets, self._sequence, self._fill)
+
+    def _kept_by(
+        self, by: _Keeper, sequence: IdSequence, ids: Int64Array, offsets: Int64Array, keeper: PreparedFeature
+    ) -> tuple[Int64Array, Int64Array]:
+        """Return bags of the places that another sequence keeps."""
+        assert keeper.ids is not None  # a sequence has ids and offsets
+        assert keeper.offsets is not None
+        keep = np.ones((len(offsets) - 1, sequence.length), bool)
+        if by.rule.unpadded:
+            keep &= sequence_mask(np.diff(keeper.offsets), by.sequence)
+        if by.rule.padding_id is not None:
+            keep &= pad_rows(keeper.ids, keeper.offsets, by.sequence, by.sequence.pad) != by.rule.padding_id
+        if not self._bags_hold_padding:
+            keep &= sequence_mask(np.diff(offsets), sequence)
+        return pad_rows(ids, offsets, sequence, sequence.pad)[keep], _counts_before(keep.sum(1))
 
     def _position(self, id_: int) -> np.uint64:
         position: np.uint64 = positions_of(self._keys(np.array([id_], np.int64)))[0]
@@ -138,8 +182,17 @@ def pad_rows(values: NDArray[Any], offsets: Int64Array, sequence: IdSequence, fi
     return out
 
 
-def _counts_before(kept: NDArray[np.bool_]) -> Int64Array:
-    """Return int64 (N+1,): how many of `kept` are true before each place."""
+def _keeper(spec: LookupSpec, rule: KeptBy, sequence: IdSequence | None, keeper: Feature | None) -> _Keeper:
+    if sequence is None or not isinstance(keeper, IdSequence) or keeper.length != sequence.length:
+        raise CorruptData(
+            f"manifest: places of feature {spec.feature} in table {spec.table} are kept by {rule.feature}: both must be"
+            " sequences of the schema, of one length"
+        )
+    return _Keeper(rule, keeper)
+
+
+def _counts_before(kept: NDArray[np.bool_] | Int64Array) -> Int64Array:
+    """Return int64 (N+1,): how many of `kept` are true before each place, or the sum of counts."""
     counts = np.zeros(len(kept) + 1, np.int64)
     np.cumsum(kept, out=counts[1:])
     return counts

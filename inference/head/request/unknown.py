@@ -46,7 +46,11 @@ def rows_with_unknown(bound: FeatureLookup, prepared: PreparedFeature, result: L
     if result.absent is not None:
         rows = result.absent.bags
         if bound.padding_position is not None:
-            rows = rows[result.absent.positions != bound.padding_position]
+            padded = result.absent.positions == bound.padding_position
+            # A model's key of an id may be that of the padding, too: only so many are padding as the bag holds.
+            of_padding = np.minimum(np.bincount(rows[padded], minlength=prepared.rows), bound.padding_of_bags(prepared))
+            counts = np.bincount(rows, minlength=prepared.rows) - of_padding
+            return counts if counts.any() else None
     elif result.found is not None and (result.missing or result.lost or result.withheld):
         rows = np.flatnonzero(~result.found)
         if prepared.offsets is not None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
-from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.model.manifest import KeptBy, LookupSpec
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
@@ -64,6 +67,9 @@ SUMS: Final[dict[str, Sums]] = {
     "two_masks": lambda e, keep: (e * keep.unsqueeze(-1)).masked_fill(~keep.unsqueeze(-1), 0).sum(1),
     "twice_the_mean": lambda e, keep: (2 * e * keep.unsqueeze(-1)).mean(1) * (LENGTH / 2),
     "stacked": _gathered,
+    "detached": lambda e, keep: (e.detach() * keep.unsqueeze(-1)).sum(1),
+    "data": lambda e, keep: (e.data.masked_fill(~keep.unsqueeze(-1), 0)).sum(1),
+    "dropout_off": lambda e, keep: (nn.functional.dropout(e, 0.3, training=False) * keep.unsqueeze(-1)).sum(1),
     "split_and_joined": lambda e, keep: torch.cat([e * keep.unsqueeze(-1), -e * 0], -1).sum(1)[:, :DIM],
 }
 
@@ -141,8 +147,14 @@ def rows_of(rows: int, length: int = LENGTH, low: int = 0, seed: int = 0) -> dic
     return {"h": Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]))}
 
 
-def assert_scores(module: nn.Module, schema: Schema, report: ExportReport, columns: dict[str, Column]) -> None:
-    """Assert that a version answers many rows as its module does, and single ones."""
+def assert_scores(
+    module: nn.Module,
+    schema: Schema,
+    report: ExportReport,
+    columns: dict[str, Column],
+    served: dict[str, Column] | None = None,
+) -> None:
+    """Assert that a version answers rows as its module does; `served` are their columns where its ids are others."""
     version = Exported(report.path)
     rows = len(columns["h"].offsets) - 1  # type: ignore[union-attr]
     names = [name for name in module.forward.__annotations__ if name != "return"]
@@ -150,7 +162,7 @@ def assert_scores(module: nn.Module, schema: Schema, report: ExportReport, colum
     with torch.no_grad():
         expected = module.eval()(**{name: torch.tensor(values) for name, values in arguments.items()})
     expected = expected if isinstance(expected, dict) else {"output": expected}
-    actual = version.score(columns, rows)
+    actual = version.score(served or columns, rows)
     assert set(actual) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(actual[name], values.numpy(), 1e-5, 1e-5, err_msg=name)
@@ -205,6 +217,68 @@ def test_every_mask_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mas
     number = len(MASKS) + 1
     cases = [(ways[(at + step) % len(ways)], divisors[(at + step) % len(divisors)]) for step in (0, number)]
     assert_pooled(tmp_path, monkeypatch, mask, cases, at)
+
+
+LAYERS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "double": lambda e: e.double(),
+    "float": lambda e: e.to(torch.float32),
+    "halved": lambda e: e / 2,
+    "negative": lambda e: -e,
+    "there and back": lambda e: e.transpose(1, 2).contiguous().permute(0, 2, 1),
+    "one more dimension": lambda e: e.unsqueeze(1).squeeze(1),
+    "in heads": lambda e: e.reshape(-1, LENGTH, 2, DIM // 2).flatten(2),
+    "nothing added": lambda e: e + torch.zeros_like(e),
+    "detached": lambda e: e.detach(),
+}
+
+
+class Composed(nn.Module):
+    """A pool of a mask, a way to sum, a divisor, and whatever leaves the vectors what they are, in any order."""
+
+    def __init__(self, mask: str, way: str, divisor: str, layers: list[str]) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.e = nn.Embedding(ROWS, DIM)
+        self.mask, self.way, self.divisor, self.layers = mask, way, divisor, layers
+
+    def forward(self, h: Tensor, h_lengths: Tensor) -> Tensor:
+        vectors, keep = self.e(h), MASKS[self.mask][0](h, h_lengths)
+        for each in self.layers:
+            vectors = LAYERS[each](vectors)
+
+        def sums(given: Tensor, kept: Tensor) -> Tensor:
+            return SUMS[self.way](given.float(), kept)
+
+        return DIVISORS[self.divisor](vectors, keep, sums, h_lengths).float()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mask=st.sampled_from(list(MASKS)),
+    way=st.sampled_from(list(SUMS)),
+    divisor=st.sampled_from([each for each in DIVISORS if each != "weights"]),
+    layers=st.lists(st.sampled_from(list(LAYERS)), max_size=4),
+    pad=st.sampled_from([0, 3]),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_any_composition_is_a_pull(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mask: str,
+    way: str,
+    divisor: str,
+    layers: list[str],
+    pad: int,
+    side: Any,
+) -> None:
+    monkeypatch.setitem(globals(), "_LEFT", side == "left")
+    module, schema = Composed(mask, way, divisor, layers), Schema([IdSequence("h", LENGTH, pad=pad, pad_side=side)])
+    report = export(Path(mkdtemp(dir=tmp_path)), module, schema)
+    padding_id, unpadded = MASKS[mask][1](pad, side)
+    wanted = LookupSpec(table="e", feature="h", pooling=Pooling.SUM, padding_id=padding_id, unpadded=unpadded)
+    assert report.manifest.lookups == (wanted,)
+    assert_scores(module, schema, report, rows_of(60))
+    assert_scores(module, schema, report, rows_of(1))
 
 
 # -- other shapes of models --------------------------------------------------------------------------------------------
@@ -285,13 +359,88 @@ ELSEWISE: Final[dict[str, Callable[..., Tensor]]] = {
     "place of the largest": lambda e, h, n, a: e.max(1).indices.float(),
     "all pulls": lambda e, h, n, a: torch.stack([(e * (h != k).unsqueeze(-1)).sum(1) for k in range(LENGTH + 1)], 1),
     "columns mixed": lambda e, h, n, a: torch.cat([e[:, :, 2:], e[:, :, :2]], -1).sum(1),
-    "half": lambda e, h, n, a: e.half().sum(1).float(),
 }
 
 
 @pytest.mark.parametrize("what", list(ELSEWISE))
 def test_anything_else_is_looked_up_unpooled(tmp_path: Path, what: str) -> None:
     assert scored(tmp_path, ELSEWISE[what]) == [("none", None, False)]
+
+
+SHORT_OR_LONG: Final[dict[str, tuple[torch.dtype, Callable[..., Tensor]]]] = {
+    "bfloat16": (torch.bfloat16, lambda e, h: (e * (h != 0).unsqueeze(-1)).sum(1) / 2),
+    "float16": (torch.float16, lambda e, h: torch.bmm((h != 0).to(e.dtype).unsqueeze(1), e).squeeze(1)),
+    "float64": (torch.float64, lambda e, h: (e * (h != 0).unsqueeze(-1)).sum(1) / ((h != 0).sum(1, keepdim=True) + 1)),
+    "the largest": (torch.bfloat16, lambda e, h: e.masked_fill((h == 0).unsqueeze(-1), -1e9).amax(1).clamp(min=-1)),
+    "cast": (torch.float32, lambda e, h: (e.half() * (h != 0).unsqueeze(-1)).sum(1)),
+    "cast from": (torch.bfloat16, lambda e, h: (e.float() * (h != 0).unsqueeze(-1)).sum(1)),
+}  # fmt: skip
+
+
+class OfType(nn.Module):
+    """A history of vectors of some type, all whole eighths, so that no sum of them is rounded in any."""
+
+    def __init__(self, dtype: torch.dtype, make: Callable[..., Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.e = nn.Embedding(ROWS, DIM)
+        self.e.weight.data = (torch.randint(-8, 9, (ROWS, DIM)) / 8).to(dtype)
+        self.make = make
+
+    def forward(self, h: Tensor) -> Tensor:
+        made: Tensor = self.make(self.e(h), h)
+        return made.float()
+
+
+@pytest.mark.parametrize("case", list(SHORT_OR_LONG))
+def test_tables_of_any_floats_are_pooled(tmp_path: Path, case: str) -> None:
+    module, schema = OfType(*SHORT_OR_LONG[case]), Schema([IdSequence("h", LENGTH)])
+    report = export(tmp_path, module, schema)
+    pooling = Pooling.MAX if case == "the largest" else Pooling.SUM
+    assert [(each.pooling, each.padding_id) for each in report.manifest.lookups] == [(pooling, 0)]
+    assert_scores(module, schema, report, rows_of(200))
+
+
+class Bag(nn.Module):
+    """A bag of a sequence weighted by a mask, or by anything else."""
+
+    def __init__(self, weights: Callable[[Tensor, Tensor], Tensor], padding_idx: int | None, *, module: bool) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.e = nn.EmbeddingBag(ROWS, DIM, mode="sum", padding_idx=padding_idx)
+        self.padding_idx = padding_idx
+        self.weights = weights
+        self.module = module
+
+    def forward(self, h: Tensor, h_lengths: Tensor) -> Tensor:
+        weights = self.weights(h, h_lengths)
+        if self.module:
+            return self.e(h, per_sample_weights=weights)
+        return nn.functional.embedding_bag(
+            h, self.e.weight, mode="sum", per_sample_weights=weights, padding_idx=self.padding_idx
+        )
+
+
+BAGS: Final[dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int | None, tuple[str, int | None, bool]]]] = {
+    "mask": (lambda h, n: (h != 0).float(), None, ("sum", 0, False)),
+    "lengths": (lambda h, n: _inside(h, n).float(), None, ("sum", None, True)),
+    "lengths and padding_idx": (lambda h, n: _inside(h, n).float(), 7, ("sum", 7, True)),
+    "mean": (lambda h, n: (h != 0).float() / (h != 0).sum(1, keepdim=True).clamp(min=1), 0, ("sum", 0, False)),
+    "ids": (lambda h, n: h.float(), None, ("none", None, False)),
+    "places": (lambda h, n: torch.arange(LENGTH).expand(h.shape[0], -1).float(), 3, ("none", None, False)),
+}
+"""Weights, padding_idx, and pooling, padding id and unpadded of the look-up."""
+
+
+@pytest.mark.parametrize("case", list(BAGS))
+@pytest.mark.parametrize("module", [True, False])
+def test_bags_weighted_by_a_mask_are_pooled(tmp_path: Path, case: str, *, module: bool) -> None:
+    weights, padding_idx, expected = BAGS[case]
+    model, schema = Bag(weights, padding_idx, module=module), Schema([IdSequence("h", LENGTH)])
+    report = export(tmp_path, model, schema)
+    assert [(each.pooling.value, each.padding_id, each.unpadded) for each in report.manifest.lookups] == [expected]
+    assert_scores(model, schema, report, rows_of(200))
+    assert_scores(model, schema, report, rows_of(1))
 
 
 def test_a_table_of_many_ids_is_pooled_by_the_one_that_a_mask_names(tmp_path: Path) -> None:
@@ -352,15 +501,15 @@ class Pairs(nn.Module):
 
 @pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("own_masks", [True, False])
-def test_sequences_side_by_side_are_pooled_each_by_its_own_mask(
-    tmp_path: Path, *, joined: bool, own_masks: bool
-) -> None:
+def test_sequences_side_by_side_are_pooled_each_by_its_mask(tmp_path: Path, *, joined: bool, own_masks: bool) -> None:
     schema = Schema([IdSequence("h", LENGTH), IdSequence("c", LENGTH)])
     module = Pairs(joined=joined, own_masks=own_masks)
     report = export(tmp_path, module, schema)
     assert_scores(module, schema, report, {**rows_of(100), "c": rows_of(100, seed=1)["h"]})
     pooled = {each.table: each.pooling.value for each in report.manifest.lookups}
-    assert pooled == {"item": "sum", "category": "sum" if own_masks else "none"}
+    assert pooled == {"item": "sum", "category": "sum"}
+    kept_by = {each.table: each.kept_by for each in report.manifest.lookups}
+    assert kept_by == {"item": None, "category": None if own_masks else KeptBy(feature="h", padding_id=0)}
 
 
 class Twice(nn.Module):

@@ -92,3 +92,34 @@ class InBatch(nn.Module):
 def test_rows_scored_with_those_of_other_requests(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="output output scores each row with every row of its batch"):
         export_model(InBatch(), SCHEMA, tmp_path / "model", 1, quiet=True)
+
+
+class OfAList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(10, 4), nn.Embedding(10, 4)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        user, item = features
+        return (self.users(user) * self.items(item)).sum(1)
+
+
+def test_a_list_of_features_is_named_in_its_order(tmp_path: Path) -> None:
+    module = OfAList()
+    with pytest.raises(ExportError, match=r"takes a list, 'features'; name .*: \[ARGUMENT, ...\]., from user"):
+        export_model(module, SCHEMA, tmp_path / "refused", 1, quiet=True)
+    named = {"features": ["user", "item"]}
+
+    def ask(made: dict[str, Tensor]) -> Tensor:
+        return module([made["user"], made["item"]])
+
+    report = export_and_compare(module, SCHEMA, tmp_path, COLUMNS, ask, arguments=named)
+    assert table_names(report) == ["items", "users"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace. is deprecated")
+def test_a_whole_script_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"module is a torch.jit.ScriptModule, .* give the module that it was made of"
+    ):
+        export_model(torch.jit.trace(InBatch(), (torch.arange(3),) * 2), SCHEMA, tmp_path / "model", 1, quiet=True)

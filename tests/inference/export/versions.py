@@ -50,9 +50,12 @@ class Exported:
                 inputs.append(ProgramTensor(self.schema.arguments(prepared, [entry.argument])[entry.argument]))
                 continue
             spec = self.manifest.lookups[entry.lookup]
-            bound = FeatureLookup(spec, self.schema[spec.feature], self.manifest.table(spec.table).spec)
+            by = None if spec.kept_by is None else spec.kept_by.feature
+            keeper = None if by is None else self.schema[by]
+            bound = FeatureLookup(spec, self.schema[spec.feature], self.manifest.table(spec.table).spec, keeper)
             feature = prepared.features[spec.feature]
-            inputs.append(ProgramTensor(bound.values(feature, self._pull(bound.lookup(feature)))))
+            lookup = bound.lookup(feature, None if by is None else prepared.features[by])
+            inputs.append(ProgramTensor(bound.values(feature, self._pull(lookup))))
         return self.program.run(inputs, rows)
 
     def _pull(self, lookup: Lookup) -> LookupResult:

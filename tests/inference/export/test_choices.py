@@ -1,0 +1,162 @@
+"""Constants among ids, and indexes that choose by lengths, numbers or other ids: the embedding is a table all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ringpull.inference.export.model import export_model
+from ringpull.inference.export.report import ExportReport
+from ringpull.inference.export.table_options import TableOptions
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError
+from tests.inference.export.versions import assert_equal
+
+ROWS, DIM, LENGTH, MASK = 30, 4, 5, 29
+
+Expression = Callable[["Model"], Tensor]
+
+USER, ITEM = Sparse("user"), Sparse("item")
+HISTORY, SEEN = IdSequence("history", length=LENGTH), IdSequence("seen", length=LENGTH)
+FEATURES: list[Feature] = [USER, ITEM, HISTORY, SEEN, Dense("number")]
+
+
+class Model(nn.Module):
+    """Vectors of an index, each place with a weight of its own, after a tanh: no sum that could be pooled."""
+
+    def __init__(self, index: Expression) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.e, self.out = nn.Embedding(ROWS, DIM), nn.Linear(DIM, 1)
+        self.index = index
+
+    def forward(
+        self,
+        user: Tensor,
+        item: Tensor,
+        history: Tensor,
+        history_lengths: Tensor,
+        seen: Tensor,
+        seen_lengths: Tensor,
+        number: Tensor,
+    ) -> Tensor:
+        self.user, self.item, self.history, self.lengths = user, item, history, history_lengths
+        self.seen, self.seen_lengths, self.number = seen, seen_lengths, number
+        self.places, self.rows = torch.arange(LENGTH), user.shape[0]
+        vectors = torch.tanh(self.e(self.index(self)))
+        weights = torch.linspace(0.5, 2, vectors[0].numel() // DIM).reshape(-1, 1)
+        every = (vectors.reshape(user.shape[0], -1, DIM) * weights).cumsum(1)[:, -1]
+        del self.user, self.item, self.history, self.lengths, self.seen, self.seen_lengths, self.number
+        del self.places, self.rows
+        return self.out(every + self.e(user)) + number
+
+
+def columns(rows: int = 6, most: int = MASK) -> dict[str, Column]:
+    random = np.random.default_rng(rows)
+    lengths = np.array([[0, 3, 1, LENGTH, 2, LENGTH + 2], [2, 0, LENGTH, 1, LENGTH, 4]])[:, :rows]
+    lists = [
+        Ragged(random.integers(0, most, each.sum()), np.concatenate([[0], each.cumsum()])).__class__(
+            random.integers(0, most, each.sum()), np.concatenate([[0], each.cumsum()])
+        )
+        for each in lengths
+    ]
+    return {
+        "user": random.integers(0, most, rows),
+        "item": random.integers(0, most, rows),
+        "history": lists[0],
+        "seen": lists[1],
+        "number": random.standard_normal((rows, 1)).astype(np.float32)[:, 0],
+    }
+
+
+def export(path: Path, module: nn.Module, features: list[Feature] = FEATURES, **more: Any) -> ExportReport:
+    return export_model(module, Schema(features), path / "model", 1, quiet=True, **more)
+
+
+def check(path: Path, module: nn.Module, **more: Any) -> ExportReport:
+    report = export(path, module, **more)
+    assert not report.kept, report.kept
+    for rows in (1, 2, 6):
+        assert_equal(module, Schema(FEATURES), report.path, columns(rows), rows)
+    return report
+
+
+def replaced(ids: Tensor, where: Any, value: Any) -> Tensor:
+    ids = ids.clone()
+    ids[where] = value
+    return ids
+
+
+CONSTANTS: dict[str, tuple[Expression, int]] = {
+    "a token in front": (lambda m: torch.cat([torch.full((m.rows, 1), MASK), m.history], 1), 1),
+    "a token behind": (lambda m: torch.cat([m.history, m.history.new_full((m.rows, 1), 3)], -1), 1),
+    "a token from a parameter": (lambda m: torch.cat([torch.tensor([[MASK]]).expand(m.rows, 1), m.history], 1), 1),
+    "like an id": (lambda m: torch.stack([m.item, torch.full_like(m.item, 7), torch.zeros_like(m.item)], 1), 1),
+    "padding": (lambda m: F.pad(m.history, (0, 2), value=MASK), 1),
+    "padding on both sides": (lambda m: F.pad(m.history, (1, 2), value=4), 1),
+    "shifted": (lambda m: torch.cat([torch.full((m.rows, 1), 1), m.history[:, :-1]], 1), 1),
+    "shifted in place": (lambda m: replaced(m.history.roll(1, 1), (slice(None), 0), MASK), 1),
+    "shifted by slices": (lambda m: replaced(torch.zeros_like(m.history), (slice(None), slice(1, None)), m.history[:, :-1]), 1),
+    "the first of two": (lambda m: replaced(torch.stack([m.item, m.user], 1), (slice(None), 0), 9), 1),
+    "places of a list": (lambda m: replaced(m.history, (slice(None), [0, 2]), torch.tensor([4, 5])), 1),
+    "a triangle": (lambda m: torch.tril(m.history.unsqueeze(1).expand(-1, LENGTH, -1)), 1),
+    "a kept part": (lambda m: torch.where(torch.tensor([True, False, True, True, False]), m.history, 2), 1),
+    "turned": (lambda m: torch.cat([torch.full((1, m.rows), 6), m.history.T], 0).T, 1),
+}
+"""Indexes with constants at places that are the same in all rows, and how many look-ups there are but the user's."""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_among_ids_are_no_lookups(tmp_path: Path, name: str) -> None:
+    expression, lookups = CONSTANTS[name]
+    report = check(tmp_path, Model(expression))
+    assert len(report.manifest.lookups) <= 1 + lookups
+
+
+CHOICES: dict[str, Expression] = {
+    "by lengths": lambda m: torch.where(m.places < m.lengths[:, None], m.history, MASK),
+    "filled by lengths": lambda m: m.history.masked_fill(m.places >= m.lengths[:, None], 0),
+    "multiplied by a mask": lambda m: m.history * (m.places < m.lengths[:, None]),
+    "multiplied by a mask of numbers": lambda m: (m.places < m.lengths.unsqueeze(1)).long() * m.history,
+    "by a number": lambda m: torch.where(m.number > 0, m.item, 0),
+    "by a number, of a sequence": lambda m: torch.where(m.number[:, None] > 0, m.history, m.seen),
+    "by another sequence": lambda m: torch.where(m.seen > 9, m.history, MASK),
+    "by all ids of the row": lambda m: torch.where((m.history > 4).any(1, keepdim=True), m.history, 8),
+    "ids or another id": lambda m: torch.where(m.places == m.lengths[:, None], m.item[:, None], m.history),
+    "nested": lambda m: torch.where(
+        m.places < m.lengths[:, None], torch.where(m.seen > 9, m.history, m.seen), torch.full_like(m.history, 2)
+    ),
+    "and then added to": lambda m: torch.where(m.places < m.lengths[:, None], m.history, 0).add(1) % ROWS,
+    "and then cut": lambda m: torch.where(m.places < m.lengths[:, None], m.history, 1)[:, -3:],
+    "and then laid out": lambda m: torch.where(m.places < m.lengths[:, None], m.history, m.seen).flatten().view(-1, 5),
+    "and then joined": lambda m: torch.cat(
+        [torch.full((m.rows, 1), MASK), torch.where(m.places < m.lengths[:, None], m.history, 1), m.item[:, None]], 1
+    ),
+    "a token behind a history": lambda m: replaced(
+        F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), MASK
+    ),
+    "the last of a history": lambda m: replaced(m.history, (torch.arange(m.rows), (m.lengths - 1).clamp(min=0)), MASK),
+    "an id behind a history": lambda m: replaced(F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), m.item),
+    "scattered": lambda m: F.pad(m.history, (0, 1)).scatter(1, m.lengths[:, None], MASK),
+    "an id scattered": lambda m: F.pad(m.history, (0, 1)).scatter(1, m.lengths[:, None], m.item[:, None]),
+    "by a mask in place": lambda m: replaced(m.history, m.places >= m.lengths[:, None], MASK),
+    "converted": lambda m: torch.where(m.places < m.lengths[:, None], m.history.float(), 3.0).long(),
+    "clamped lengths": lambda m: m.history.masked_fill(m.places >= m.lengths.clamp(min=1)[:, None], 5),
+}
+"""Indexes whose elements depend on more than the ids of their place."""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_chooses_by_something_else_looks_up_both(tmp_path: Path, name: str) -> None:
+    check(tmp_path, Model(CHOICES[name]))
