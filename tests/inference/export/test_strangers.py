@@ -117,7 +117,7 @@ def test_a_list_of_features_is_named_in_its_order(tmp_path: Path) -> None:
     assert table_names(report) == ["items", "users"]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace. is deprecated")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
 def test_a_whole_script_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"module is a torch.jit.ScriptModule, .* give the module that it was made of"
