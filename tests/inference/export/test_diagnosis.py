@@ -161,28 +161,28 @@ def attention_with_dropout(self: Any, user: Tensor, items: Tensor, lengths: Tens
 
 
 def rows_by_a_mask(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
-    return self.last(self.users(user))[user > 0]  # here
+    return self.last(self.users(user))[user > 0]
 
 
 def rows_that_are_not_zero(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
     chosen = torch.nonzero(user > 0)[:, 0]
-    return self.last(self.users(user)).index_select(0, chosen)  # here
+    return self.last(self.users(user)).index_select(0, chosen)
 
 
 def masked_values(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
-    return self.users(user).masked_select(price > 0)  # here
+    return self.users(user).masked_select(price > 0)
 
 
 def first_rows(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
-    return (self.users(user) * price)[:3]  # here
+    return (self.users(user) * price)[:3]
 
 
 def rows_behind(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
-    return (self.users(user) * price).t()  # here
+    return (self.users(user) * price).t()
 
 
 def all_but_one(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
-    return (self.users(user) * price)[1:]  # here
+    return (self.users(user) * price)[1:]
 
 
 REFUSED = {
@@ -211,12 +211,6 @@ REFUSED = {
     coins: "random in evaluation, by bernoulli",
     leaky: "random in evaluation, by rrelu",
     attention_with_dropout: "random in evaluation, by scaled_dot_product_attention",
-    rows_by_a_mask: "a number of rows that values of the batch say",
-    rows_that_are_not_zero: "a number of rows that values of the batch say",
-    masked_values: "a number of rows that values of the batch say",
-    first_rows: "the fixed shape (3, 8)",
-    rows_behind: "the shape (8, rows)",
-    all_but_one: "10 rows for a batch of 11",
 }
 
 
@@ -240,6 +234,24 @@ def test_the_line_and_the_kind_are_named(
     assert not re.search(r"\b11 to 11|u0|Symnode|FakeTensor", message, re.IGNORECASE)
     assert not list(tmp_path.rglob("manifest.json"))
     assert capfd.readouterr() == ("", "")  # torch logs and prints graphs
+
+
+NOT_BY_ROW = {
+    rows_by_a_mask: "a number of rows that values of the batch say",
+    rows_that_are_not_zero: "a number of rows that values of the batch say",
+    masked_values: "a number of rows that values of the batch say",
+    first_rows: "the fixed shape (3, 8)",
+    rows_behind: "the shape (8, rows)",
+    all_but_one: "10 rows for a batch of 11",
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), NOT_BY_ROW.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_an_output_whose_first_dimension_is_not_the_row_is_named(tmp_path: Path, body: Body, kind: str) -> None:
+    """With the line of the `forward` that it is of: torch notes no more."""
+    with pytest.raises(ExportError, match=r"^output output has .*, at test_diagnosis.py:\d+, in forward") as caught:
+        export_model(Ranker(body), SCHEMA, tmp_path / "ranker", 1, quiet=True, check_rows=0)
+    assert kind in str(caught.value)
 
 
 def dropout_of_nothing(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
