@@ -1,7 +1,7 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
 #   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
-#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [TABLE=FILE]    make proto
+#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [LIBRARY=NAME] [TABLE=FILE]    make proto
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -77,8 +77,8 @@ rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; 
 chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
-zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; TABLE. Under 20 minutes
-	$(ZOO)/bin/python -m tests.zoo_libraries $(if $(TABLE),--table $(TABLE))
+zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; LIBRARY, TABLE. All: some 20 minutes
+	$(ZOO)/bin/python -m tests.zoo_libraries $(if $(LIBRARY),--library $(LIBRARY)) $(if $(TABLE),--table $(TABLE))
 
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
 PROTOS := ringpull operations

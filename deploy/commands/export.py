@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
+from traceback import format_exception
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,22 +17,28 @@ from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.ps.spec import VECTOR_TYPES
 
+_NOT_THE_USERS: Final = (__name__, "importlib")
 NAMES: Final = (
     "module",
     "schema",
     "keys",
     "name",
+    "method",
+    "arguments",
+    "once",
     "tables",
+    "max_dense_bytes",
     "check_rows",
     "check_columns",
     "check_labels",
     "max_diff",
     "degrade",
+    "classes",
 )
-"""Names that a returned mapping may have: arguments of `ringpull.export_model`."""
+"""Names that a returned mapping may have: arguments of `ringpull.export_model`, all but what the command line says."""
 
 
 def export(
@@ -75,7 +82,7 @@ def export(
 
     # Standard output is for the result, so output of the function goes to standard error.
     with redirect_stdout(sys.stderr):
-        arguments = arguments_of(load_function(source)())
+        arguments = arguments_of(returned_by(source))
     options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
     for table, wanted in row_types_of(row_type or []).items():
         options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
@@ -112,6 +119,24 @@ def row_types_of(given: Sequence[str]) -> dict[str, Any]:
     return wanted
 
 
+def returned_by(source: str) -> Any:
+    """Return what the function that `MODULE:FUNCTION` names returns.
+
+    Raises:
+        InvalidInput: There is none, or it failed; the message has its own traceback, from its first line on.
+    """
+    try:
+        return load_function(source)()
+    except (RingpullError, OSError):
+        raise
+    except Exception as exc:  # of code that is not ours, of any root
+        frames = exc.__traceback__
+        while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_NOT_THE_USERS):
+            frames = frames.tb_next
+        told = "".join(format_exception(exc.with_traceback(frames))).rstrip()
+        raise InvalidInput(f"{source} fails by itself:\n\n{told}") from exc
+
+
 def load_function(source: str) -> Callable[[], Any]:
     """Return the function that `MODULE:FUNCTION` names.
 
@@ -140,10 +165,12 @@ def arguments_of(returned: Any) -> dict[str, Any]:
         InvalidInput: The result has none of the three forms.
     """
     if isinstance(returned, Mapping):
-        unknown = [name for name in returned if name not in NAMES]
-        if unknown or not {"module", "schema"} <= returned.keys():
+        unknown = [str(name) for name in returned if name not in NAMES]
+        missing = [name for name in NAMES[:2] if name not in returned]
+        if unknown or missing:
+            faults = [f"has {', '.join(unknown)}"] * bool(unknown) + [f"lacks {', '.join(missing)}"] * bool(missing)
             raise InvalidInput(
-                f"the function returned a mapping with {', '.join(map(str, returned))};"
+                f"the mapping that the function returned {' and '.join(faults)};"
                 f" it needs module and schema, and may have {', '.join(NAMES[2:])}"
             )
         return dict(returned)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,20 +18,25 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
 from ringpull.inference.export.calls.packed import padded_sequences
 from ringpull.inference.export.calls.ready import ready
-from ringpull.inference.export.diagnosis import refusal
+from ringpull.inference.export.diagnosis import at_place, refusal
+from ringpull.inference.export.diagnosis_places import place_of_node
 from ringpull.inference.export.diagnosis_rows import check_rows_free
 from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.quiet import quiet_torch
 from ringpull.inference.export.row_symbol import one_symbol_each
+from ringpull.inference.export.silence import silent_tracer
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import NAME_PATTERN
 
+_RETURNED: Final = "a tensor, or a flat tuple, list or dict (names to tensors) of them"
 LONGEST_PLAIN: Final = 120
 """Characters of a table's name that is made of a path, before the number of one that was taken."""
 
@@ -52,11 +56,6 @@ class Captured:
     """Weights that were computed once, of weights alone (`ringpull.inference.export.passes`), and what of."""
 
 
-def quiet_torch() -> warnings.catch_warnings[None]:
-    """Return a context without warnings: those that torch gives of its own internals, users can do nothing about."""
-    return warnings.catch_warnings(action="ignore")
-
-
 def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedProgram:
     """Run `torch.export` with the first dimension of every tensor in the arguments dynamic.
 
@@ -64,7 +63,11 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         ExportError: torch cannot trace the module.
     """
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
-    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
+    with (
+        quiet_torch(),
+        silent_tracer(),
+        one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)),
+    ):  # offsets are one more than the rows
         try:
             with padded_sequences():
                 return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
@@ -138,6 +141,7 @@ def _written(call: Call, program: ExportedProgram) -> tuple[Tensor, ...]:
 
 def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:
     """Copy the program's graph, with inputs of the given names, and `get_attr` for the weights."""
+    outputs = _outputs(program, call.described)
     owners, names = _owners(call), iter(examples)
     signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors: dict[str, Any] = {**program.constants, **program.state_dict}
@@ -179,7 +183,7 @@ def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) 
         graph_module=fx.GraphModule(root, graph),
         arguments=arguments,
         weights=_as_table_names({node: path for node, path in weights.items() if node in alive}),
-        outputs=_outputs(program),
+        outputs=outputs,
     )
 
 
@@ -231,36 +235,70 @@ def _user_outputs(program: ExportedProgram, output: fx.Node) -> list[fx.Node]:
     ]
 
 
-def _outputs(program: ExportedProgram) -> tuple[ProgramOutput, ...]:
+def _outputs(program: ExportedProgram, described: str) -> tuple[ProgramOutput, ...]:
+    """Return name and shape of each output.
+
+    Raises:
+        ExportError: One is nothing that can be served; the message says which, and what it is.
+    """
     output = next(iter(reversed(program.graph.nodes)))
     nodes = _user_outputs(program, output)
-    names = _output_names(program, len(nodes))
-    described: list[ProgramOutput] = []
-    for name, node in zip(names, nodes, strict=True):
-        value = node.meta.get("val") if isinstance(node, fx.Node) else None
-        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-            raise ExportError(f"output {name} is not a tensor of floats; return scores, as a tensor, a tuple or a dict")
-        if value.dim() == 0 or isinstance(value.shape[0], int):
-            shape = tuple(value.shape)
-            raise ExportError(f"output {name} has the fixed shape {shape}; its first dimension must be the row")
+    outputs: list[ProgramOutput] = []
+    for name, node in zip(_output_names(program, nodes, described), nodes, strict=True):
+        which = described if name == "output" else f"{described}, output {name!r}"
+        value = node.meta.get("val") if isinstance(node, fx.Node) else node
+        if not isinstance(value, Tensor):
+            raise ExportError(f"{which}: returns {value!r}, not a tensor; return scores: {_RETURNED}")
+        if not value.dtype.is_floating_point:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ExportError(f"{which}: returns {kind}; scores are floats: return them as they are, or .float()")
+        _check_rows(which, node, value)
         if not all(isinstance(size, int) for size in value.shape[1:]):
-            raise ExportError(f"output {name} has shape {tuple(value.shape)}; only the first dimension may vary")
-        described.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
-    if not described:
-        raise ExportError("the module returns nothing")
-    return tuple(described)
+            shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in value.shape)
+            raise ExportError(f"{which}: returns shape ({shape}); only the first dimension, the rows, may vary")
+        outputs.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
+    return tuple(outputs)
 
 
-def _output_names(program: ExportedProgram, count: int) -> list[str]:
+def _check_rows(which: str, node: fx.Node, value: Tensor) -> None:
+    """Check that the first dimension of an output is the row.
+
+    Raises:
+        ExportError: It is fixed, another number, or one that values of the batch say.
+    """
+    at = at_place(place_of_node(node))
+    if value.dim() == 0 or isinstance(value.shape[0], int):
+        what = "one number" if value.dim() == 0 else f"the fixed shape {tuple(value.shape)}"
+        raise ExportError(f"{which}: returns {what} for all rows{at}; return a score or vector of each row, (B, ...)")
+    size = value.shape[0]
+    if free_unbacked_symbols(size):
+        raise ExportError(
+            f"{which}: returns a number of rows that values of the batch say{at}, as x[mask] and nonzero() have: each"
+            " row of a request must get its score. Return all rows, with a value of its own for those left out, as"
+            " torch.where(mask, x, 0) does"
+        )
+    if (rows := size.node.hint) not in (None, TRACED_ROWS):
+        raise ExportError(
+            f"{which}: returns {rows} rows for a batch of {TRACED_ROWS}{at}; return a score or vector of each row"
+        )
+
+
+def _output_names(program: ExportedProgram, nodes: Sequence[object], described: str) -> list[str]:
     """Return a name per output: the keys of a dict, the fields of a named tuple, output_0, output_1, ..., or output."""
     spec = program.call_spec.out_spec
     assert spec is not None
-    tree = tree_unflatten(list(range(count)), spec)
+    tree = tree_unflatten(list(range(len(nodes))), spec)
     if isinstance(tree, int):
         return ["output"]
+    if not nodes:
+        raise ExportError(f"{described}: returns nothing; return scores: {_RETURNED}")
     if isinstance(tree, dict) and all(isinstance(key, str) and isinstance(at, int) for key, at in tree.items()):
         return sorted(tree, key=tree.__getitem__)
     if isinstance(tree, tuple | list) and all(isinstance(at, int) for at in tree):
         fields: tuple[str, ...] = getattr(tree, "_fields", ())
         return list(fields) if fields else [f"output_{at}" for at in tree]
-    raise ExportError("the module's outputs are nested; return a tensor, or a flat tuple or dict of tensors")
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, tuple | list) else ()
+    nested = next(
+        (f", of which {key!r} is a {type(at).__name__}" for key, at in entries if not isinstance(at, int)), ""
+    )
+    raise ExportError(f"{described}: returns a {type(tree).__name__}{nested}; return {_RETURNED}")

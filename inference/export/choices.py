@@ -29,6 +29,9 @@ MAX_PARTS: Final = 16
 
 _INTEGERS: Final = (torch.int64, torch.int32)
 
+_MOVED: Final = SHAPES | {aten.pad.default, aten.constant_pad_nd.default, aten.flip.default, aten.roll.default}
+"""Operators that make of a choice the choice of what they make of both sides. Padding is that of both sides."""
+
 Side = fx.Node | int | float
 
 
@@ -122,7 +125,7 @@ class _Splitting:
             why = reason
         try:
             return FixedRows.read(self._probe, self._weight, index)  # it reads no more than the shape of ids
-        except NotPlain:
+        except NotPlain:  # as most do
             pass
         if index.target in JOINS:
             parts, dim = values_of(index)
@@ -147,7 +150,8 @@ class _Splitting:
                 kept, mask, filled = values_of(node)
                 return mask, filled, kept
             case aten.mul.Tensor:
-                for ids, factor in (node.args, reversed(node.args)):
+                given: tuple[Any, ...] = node.args
+                for ids, factor in (given, reversed(given)):
                     if (mask := _mask(factor)) is not None:
                         return mask, ids, 0
             case aten.index_put.default:
@@ -200,7 +204,7 @@ class _Splitting:
         if len(wide) != 1 or not isinstance(wide[0].meta["val"], Tensor):
             return None
         (operand,) = wide
-        moves = node.target in SHAPES and node.args[0] is operand
+        moves = node.target in _MOVED and node.args[0] is operand and dtype_of(node) is not None
         if not moves and node.target not in CASTS and node.target not in RULES:
             return None
         inner = self._choice(operand)
@@ -209,16 +213,15 @@ class _Splitting:
         condition, *sides = inner
         if not moves:
             return condition, *(self._with(node, operand, each) for each in sides)  # type: ignore[return-value]
-        moved = []
-        for side in sides:
-            if not isinstance(side, fx.Node) or (not rank_of(side) and not self._probe.reads(side)):
-                moved.append(side)  # the same in all places
-            elif shape_of(side) == shape_of(operand):
-                moved.append(self._with(node, operand, side))
-            else:
-                return None
         whole = self._call(node, aten.logical_or.default, condition, self._nowhere(node, operand))
+        moved = (self._with(node, operand, self._spread(node, operand, each)) for each in sides)
         return self._with(node, operand, whole), *moved  # type: ignore[return-value]
+
+    def _spread(self, node: fx.Node, operand: fx.Node, side: Side) -> fx.Node:
+        """Return one side in the shape of the choice."""
+        if not isinstance(side, fx.Node):
+            return self._call(node, aten.full_like.default, operand, side)
+        return side if shape_of(side) == shape_of(operand) else self._call(node, aten.expand_as.default, side, operand)
 
     def _with(self, node: fx.Node, operand: fx.Node, instead: Side) -> fx.Node:
         """Write an operator again, on another operand."""

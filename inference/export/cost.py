@@ -56,7 +56,10 @@ class CheckData:
         if not read:
             raise InvalidInput("check_columns is empty; give the columns of one row or more")
         rows = len(next(iter(read.values())))
-        prepared = schema.prepare(read, rows)
+        try:
+            prepared = schema.prepare(read, rows)
+        except InvalidInput as exc:
+            raise InvalidInput(f"check_columns: {exc}") from exc
         if labels is None:
             return cls(prepared, given=True)
         values = np.asarray(labels)

@@ -17,6 +17,10 @@ BRANCH: Final = (
     "this decides by the values of a tensor, which a traced program cannot: a batch holds rows of several requests."
     " Compute both and choose by row, as with torch.where or a product with the mask"
 )
+ASSERT: Final = (
+    "this asserts something of the values of a tensor, which a traced program cannot look at. Leave it out where the"
+    " module is in evaluation mode (`if self.training:`); requests are held against the schema and the rows there are"
+)
 NUMBER: Final = (
     "this makes a Python number or list of a tensor's values, which a traced program does not know. Keep it a tensor,"
     " one value per row"
@@ -56,11 +60,11 @@ def refusal(error: Exception, described: str, run: Callable[[], object]) -> Expo
         return own if isinstance(own, ExportError) else ExportError(f"{described}: {own}")
     except Exception as own:  # the module's, of any root
         return ExportError(
-            f"{described} fails on made-up rows of the schema, also untraced{_at(place_of_error(own))}:"
+            f"{described} fails on made-up rows of the schema, also untraced{at_place(place_of_error(own))}:"
             f" {first_line(own)}. It must take rows as the schema makes them: ids from 0, numbers 0, full sequences"
         )
     place = place_of_error(error)
-    return ExportError(f"{described} cannot be traced{_at(place)}: {_explained(error, place)}")
+    return ExportError(f"{described} cannot be traced{at_place(place)}: {_explained(error, place)}")
 
 
 @contextmanager
@@ -75,7 +79,9 @@ def named_errors(described: str, doing: str) -> Iterator[None]:
     except (RingpullError, OSError):
         raise
     except Exception as error:
-        raise ExportError(f"{described}: {doing} fails{_at(place_of_error(error))}: {first_line(error)}") from error
+        raise ExportError(
+            f"{described}: {doing} fails{at_place(place_of_error(error))}: {first_line(error)}"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -93,9 +99,12 @@ def _explained(error: Exception, place: Place | None) -> str:
     if "numpy" in text or re.search(r"\b(np|numpy)\.", source):
         return NUMPY
     if any(each in text for each in _DATA):
+        if source.startswith("assert"):
+            return ASSERT
         return BRANCH if _BRANCHES.search(source) else NUMBER
     return f"{first_line(error)}. torch.export must be able to trace the module's evaluation"
 
 
-def _at(place: Place | None) -> str:
+def at_place(place: Place | None) -> str:
+    """Return a place, to stand within a message; empty where there is none."""
     return "" if place is None else f", at {place}"

@@ -20,6 +20,7 @@ from ringpull.inference.export.operators import aten
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain
 from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.schema.key_expressions import KeyExpression
 
 MAX_ROWS: Final = 256
 """Different rows of one table that one look-up by constants may read."""
@@ -76,11 +77,11 @@ def _rows_of(probe: Probe, node: fx.Node | int, count: int) -> list[int]:
         values = read
     else:
         meanings = [MarkReader.of(probe).meaning(number) for number in read.meanings.unique().tolist()]
-        numbers = [each.value for each in meanings if hasattr(each, "is_constant") and each.is_constant]
+        numbers = [each.value for each in meanings if isinstance(each, KeyExpression) and each.is_constant]
         if len(numbers) < len(meanings):
             raise NotPlain("its index is not constant")
         values = torch.tensor(numbers)
-    rows: list[int] = values.unique().long().tolist()
+    rows: list[int] = sorted(set(values.long().reshape(-1).tolist()))
     return rows
 
 

@@ -180,7 +180,7 @@ def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
         raise NotPlain(f"its index is computed of {len(sources)} features; {MAX_FEATURES} may be")
     key = meaning.renumbered({each: own.index(_ids_of(reader.sources[each])) for each in numbers})
     add = constant_added(key, rows) if len(sources) == 1 else None
-    return Part(sources, key=key.cast("int64")) if add is None else Part(sources, add)
+    return Part(sources, key=key.cast("int64").in_order()) if add is None else Part(sources, add)
 
 
 def _ids_of(source: Source) -> tuple[str, RowMove | None]:

@@ -20,14 +20,18 @@ from ringpull.inference.export.elementwise import RULES, TYPES, Operand, Types, 
 from ringpull.inference.export.examples import example
 from ringpull.inference.export.operators import (
     CASTS,
+    FILLS,
     JOINS,
     LIKES,
     MOVES,
+    PLACED,
     SHAPED_LIKE,
     SIZES,
+    TRIANGLES,
     VIEWS,
     aten,
     getitem,
+    inputs_read,
     values_of,
 )
 from ringpull.inference.export.probe import Probe, with_inputs
@@ -139,11 +143,13 @@ class MarkReader:
         move = RowMove.of(self._probe, node)
         if move is not None and (taken := self._taken(move, rows, known[move.moved])) is not None:
             return taken
+        shapes = {}
         for each in node.all_input_nodes:
             if isinstance(known[each], NotPlain):
-                if target in SIZES:
-                    return self._probe.evaluate(node, self._probe.example(rows))
-                raise known[each]
+                if each in inputs_read(node):
+                    raise known[each]
+                shapes[each] = self._probe.evaluate(each, self._probe.example(rows))
+        known = {each: shapes.get(each, known[each]) for each in node.all_input_nodes}
         given: Any = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
         args, kwargs = given
         if not any(_is_marked(known[each]) for each in node.all_input_nodes):
@@ -153,12 +159,21 @@ class MarkReader:
             return target(args[0].rows, *args[1:])
         if target in LIKES:
             return target(args[0].rows, *args[1:], **kwargs).to(node.meta["val"].dtype)
+        if target in FILLS and isinstance(args[1], int | float | Tensor):
+            return torch.empty(args[0].rows.shape, dtype=node.meta["val"].dtype).fill_(args[1])
+        if target is aten.copy.default:  # elements of the second, in the type and shape of the first
+            copied = args[1] if isinstance(args[1], Marks) else self._constants(args[1])
+            return self._cast(self._operand(copied, _shape(args[0])), node.meta["val"].dtype)
         if target is getitem:
             return args[0][args[1]]
         if target in CASTS:
             return self._cast(args[0], node.meta["val"].dtype)
         if target in MOVES:
             return _moved(target, args, kwargs)
+        if target in PLACED:
+            return self._placed(node, PLACED[target], known)
+        if target in TRIANGLES:
+            return self._triangle(node, args, kwargs)
         if target in RULES:
             values: Any = fx.node.map_arg(values_of(node), known.__getitem__)
             return self._combined(node, values)
@@ -238,6 +253,44 @@ class MarkReader:
             return None
         in_place = (marks.rows == torch.arange(rows)[:, None]) & (marks.places == torch.arange(length))
         return meaning if bool(in_place.all()) else None
+
+    def _placed(self, node: fx.Node, places: tuple[int, ...], known: Mapping[fx.Node, Any]) -> Marks:
+        """Return elements of one tensor, with others or a constant in some of their places."""
+        values: Any = fx.node.map_arg(values_of(node), known.__getitem__)
+        kind = node.meta["val"].dtype
+        held: dict[int, Marks | int] = {}
+        for place in places:
+            value = values[place]
+            if isinstance(value, Marks | Tensor):
+                held[place] = self._cast(value if isinstance(value, Marks) else self._constants(value), kind)
+            else:
+                given = torch.tensor(0 if value is None else value, dtype=kind)
+                held[place] = int(self._constants(given).meanings)
+        others = [value for place, value in enumerate(values) if place not in places]
+        accumulates = node.target is aten.index_put.default and values[3]
+        patterned = node.target is aten.pad.default and values[2] != "constant"
+        if any(map(_is_marked, others)) or accumulates or patterned:
+            raise NotPlain(f"its index is computed, by {node.target}")
+
+        def part_of(value: Marks | int, which: int) -> Tensor | int:
+            if isinstance(value, Marks):
+                return value.parts[which]
+            return NO_ROW if which else value
+
+        target: Any = node.target
+        parts = []
+        for which in range(3):
+            arguments = [part_of(held[at], which) if at in held else value for at, value in enumerate(values)]
+            parts.append(target(*arguments))
+        return Marks(*parts)
+
+    def _triangle(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Marks:
+        """Return the elements of a triangle, zeros elsewhere."""
+        given: Marks = args[0]
+        target: Any = node.target
+        kept = target(torch.ones(given.rows.shape, dtype=torch.bool), *args[1:], **kwargs)
+        zero = self._constants(torch.tensor(0, dtype=node.meta["val"].dtype))
+        return Marks(*(torch.where(kept, own, none) for own, none in zip(given.parts, zero.parts, strict=True)))
 
     def _unread(self, node: fx.Node, rows: int, value: Any) -> Any:
         if not isinstance(value, NotPlain):

@@ -34,6 +34,7 @@ from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
@@ -58,6 +59,7 @@ SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"
 
 
+@one_at_a_time
 def export_model(
     module: nn.Module,
     schema: Schema,
@@ -117,7 +119,7 @@ def export_model(
             the self-check fails. The message names module or table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
-    _check_sent_names(schema)
+    _check_schema(schema)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once)
     console = None if quiet else Console()
@@ -144,7 +146,8 @@ def _export(
     given = None if data is None else data.prepared
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
+    with named_errors(split.call.described, "measuring what row types cost"):
+        cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     with named_errors(split.call.described, "writing it"):
         manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
@@ -162,12 +165,17 @@ def _export(
     return report
 
 
-def _check_sent_names(schema: Schema) -> None:
-    """Check that no feature has the name under which clients of other protocols send the offsets of another one.
+def _check_schema(schema: Schema) -> None:
+    """Check that a schema is one, and that none of its features is called like the offsets that others send of another.
 
     Versions that were exported before this was looked at are served: requests that could be read in two ways are
     refused by their front-ends.
     """
+    if not isinstance(schema, Schema):
+        raise InvalidInput(
+            f"schema is a {type(schema).__name__}; it must be a ringpull.Schema of the features:"
+            ' Schema([Sparse("user_id"), ...])'
+        )
     for feature in schema.features:
         other = schema.get(f"{feature.name}_offsets") if isinstance(feature, IdSequence) else None
         if other is not None and not isinstance(other, MadeFeature):

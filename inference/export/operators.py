@@ -49,14 +49,22 @@ SHAPES: Final = VIEWS | {
     aten.select.int,
     aten.slice.Tensor,
     aten.split.Tensor,
+    aten.ravel.default,
     aten.split.sizes,
     aten.split_with_sizes.default,
     aten.squeeze.dim,
     aten.squeeze.dims,
+    aten.swapaxes.default,
+    aten.swapdims.default,
     aten.t.default,
+    aten.tensor_split.indices,
+    aten.tensor_split.sections,
     aten.transpose.int,
     aten.unbind.int,
     aten.unflatten.int,
+    aten.unsafe_chunk.default,
+    aten.unsafe_split.Tensor,
+    aten.unsafe_split_with_sizes.default,
     aten.unsqueeze.default,
 }
 """Operators that change the shape, and the order, of what they take."""
@@ -74,12 +82,30 @@ MOVES: Final = (
         aten.repeat.default,
         aten.repeat_interleave.self_int,
         aten.roll.default,
+        aten.rot90.default,
         aten.squeeze.default,
+        aten.take_along_dim.default,
         aten.tile.default,
         aten.unfold.default,
     }
 )
 """Operators whose results hold elements of their first argument, wherever; the other arguments are no ids."""
+
+PLACED: Final[dict[Any, tuple[int, ...]]] = {
+    aten.constant_pad_nd.default: (0, 2),
+    aten.diagonal_scatter.default: (0, 1),
+    aten.index_copy.default: (0, 3),
+    aten.index_fill.int_Scalar: (0, 3),
+    aten.index_put.default: (0, 2),
+    aten.pad.default: (0, 3),
+    aten.scatter.src: (0, 3),
+    aten.scatter.value: (0, 3),
+    aten.select_scatter.default: (0, 1),
+    aten.slice_scatter.default: (0, 1),
+}
+"""Operators that put elements into the places of others, and which arguments hold elements; the others are no ids."""
+TRIANGLES: Final = frozenset({aten.tril.default, aten.triu.default})
+"""Operators that keep some elements where they are, and have zeros in the other places."""
 
 LIKES: Final = frozenset(
     {
@@ -94,8 +120,11 @@ LIKES: Final = frozenset(
 """Operators that read no more than the shape of their first argument."""
 
 
+FILLS: Final = frozenset({aten.fill.Scalar, aten.fill.Tensor})
+"""Operators that read the shape of their first argument, and one number."""
+
 SHAPE_READ: Final[dict[Any, int]] = {
-    **dict.fromkeys(SIZES | LIKES, 0),
+    **dict.fromkeys(SIZES | LIKES | FILLS | {aten.copy.default}, 0),
     **dict.fromkeys(SHAPED_LIKE | {aten.type_as.default}, 1),
 }
 """Place of the argument of which an operator reads the shape or type, and no element."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,9 @@ _SAME: Final = 1e-6
 
 _LOWEST: Final = -1e4
 """Number below which what stands at masked places of a maximum must be, and below any weight."""
+
+_MOST_DROPPED: Final = 4
+"""Most ids that an expression names one by one, to leave them out."""
 
 _NO_ROW: Final = -(2**63)
 """Row that no table has."""
@@ -329,15 +333,18 @@ def _inside(seen: list[_Seen], *, kept: bool) -> NDArray[np.int64]:
 def _with_row_of_its_own(seen: list[_Seen], part: Part) -> Part | None:
     """Return what ids become if those that are dropped, which share a row with others, get a row that is none.
 
-    They are one id, or all up to one.
+    They are a few ids, or all up to one.
     """
     dropped, kept = (_inside(seen, kept=each) for each in (False, True))
     if part.key is None or not len(dropped) or not len(kept):
         return None
-    last = int(dropped[-1])
-    if len(dropped) > 1 and last + 1 != kept[0]:
+    if len(dropped) > 1 and dropped[-1] + 1 == kept[0]:
+        condition = KeyExpression.of("le", KeyExpression.ids(), KeyExpression.constant(int(dropped[-1])))
+    elif len(dropped) <= _MOST_DROPPED:
+        named = [KeyExpression.of("eq", KeyExpression.ids(), KeyExpression.constant(each)) for each in dropped.tolist()]
+        condition = reduce(lambda one, two: KeyExpression.of("or", one, two), named)
+    else:
         return None
-    condition = KeyExpression.of("eq" if len(dropped) == 1 else "le", KeyExpression.ids(), KeyExpression.constant(last))
     return Part(part.sources, key=KeyExpression.of("where", condition, KeyExpression.constant(_NO_ROW), part.key))
 
 

@@ -271,7 +271,7 @@ def _compared_with(probe: Probe, node: fx.Node, largest: int) -> set[int] | None
         if probe.reads(each):
             return None
         value = probe.evaluate(each, probe.example(1))
-        distinct = value.detach().double().unique().tolist() if isinstance(value, Tensor) else [value]
+        distinct = np.unique(value.detach().cpu().double().numpy()).tolist() if isinstance(value, Tensor) else [value]
         if len(distinct) > _MAX_NUMBERS:
             return None
         numbers |= {int(number) for number in distinct if abs(number) < 2**62}

@@ -87,13 +87,18 @@ def _say_by_raw_ids(cut: Cut, argument: Argument, raw: Mapping[str, RowKeys]) ->
     rows = {number: number + use.add for _, number in (comparisons or {}).values()}
     unknown = [number for number, row in rows.items() if not table.first <= row < table.rows]
     if comparisons is None or unknown:
-        what = "compares them with row 0, that of unknown ones" if unknown else "uses its row numbers"
+        what = "uses its row numbers" if not unknown else f"compares them with {_unknown(table, rows[unknown[0]])}"
         raise ExportError(
             f"feature {feature}: its table {table.table} is keyed by raw ids, but the dense program also {what}"
             f" (argument {argument.name}). For a mask, take {feature}_lengths; else export without keys"
         )
     say(comparisons, {number: _prepared_id(table, row) for number, row in rows.items()})
     cut.program.recompile()
+
+
+def _unknown(table: RowKeys, row: int) -> str:
+    unknown = 0 <= row < table.first
+    return f"row {row}, that of unknown ones" if unknown else f"row {row}, which it does not have"
 
 
 def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str, RowKeys]:

@@ -115,7 +115,7 @@ def bad_offsets(feature: str, offsets: NDArray[np.int64], values: int) -> Invali
     )
 
 
-def as_column(feature: str, values: object) -> Column:
+def as_column(feature: str, values: Any) -> Column:
     """Return plain values as a column: a scalar is one row, a list one entry per row, a list of lists is ragged.
 
     What says itself as an array, as columns and tensors of other libraries do, is that array. Arrays and `Ragged` are

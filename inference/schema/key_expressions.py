@@ -13,6 +13,7 @@ the number of steps bounds the work.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,6 +113,9 @@ OPERATORS: Final[dict[str, _Operator]] = {
     "where": _Operator(np.where, 3, (*NUMBERS, "bool"), "where({}, {}, {})"),
 }
 """Operators besides `id`, `constant` and `cast`."""
+
+COMMUTING: Final = ("add", "mul", "minimum", "maximum", "and", "or", "xor", "eq", "ne")
+"""Operators whose operands may change places."""
 
 DIVISIONS: Final = ("floor_divide", "trunc_divide", "remainder", "fmod")
 
@@ -228,6 +232,45 @@ class KeyExpression:
             )
         )
 
+    def in_order(self) -> KeyExpression:
+        """Return the same with the operands of what commutes in an order of their own: `y + x` is `x + y`.
+
+        Integers only: which of two NaNs comes out of a float operator is its operands' order.
+        """
+        texts: list[tuple[Any, ...]] = []
+        made: dict[Step, int] = {}
+        moved: list[int] = []
+        for step in self.steps:
+            operands = step.operands
+            commutes = step.operator in COMMUTING and self.steps[operands[0]].type not in FLOATS
+            constant = commutes and any(self.steps[each].operator == "constant" for each in operands)
+            if commutes and not constant:
+                operands = tuple(sorted(operands, key=lambda each: repr(texts[each])))
+            own = Step(step.operator, tuple(moved[each] for each in operands), step.type, step.value)
+            moved.append(made.setdefault(own, len(made)))
+            texts.append((step.operator, step.type, step.value, *(_digest(texts[each]) for each in operands)))
+        return KeyExpression(tuple(made))._from_leaves()
+
+    def _from_leaves(self) -> KeyExpression:
+        """Return the same with its steps in the order in which the last one needs them, operand by operand."""
+        numbers: dict[int, int] = {}
+        pending = [len(self.steps) - 1]
+        while pending:
+            each = pending[-1]
+            missing = [inner for inner in self.steps[each].operands if inner not in numbers]
+            if missing and each not in numbers:
+                pending.append(missing[0])
+                continue
+            pending.pop()
+            numbers.setdefault(each, len(numbers))
+        steps = [self.steps[each] for each in numbers]
+        return KeyExpression(
+            tuple(
+                Step(step.operator, tuple(numbers[each] for each in step.operands), step.type, step.value)
+                for step in steps
+            )
+        )
+
     def evaluate(self, *ids: Int64Array) -> Int64Array:
         """Return the row number (N,) for the prepared ids (N,) of each feature."""
         rows = self._run(ids)
@@ -341,6 +384,11 @@ def _simplified(operator: str, left: KeyExpression, right: KeyExpression) -> Key
 def _wrapped(value: int, number_type: NumberType) -> KeyExpression:
     bits = NUMBER_TYPES[number_type].itemsize * 8
     return KeyExpression.constant((value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1), number_type)
+
+
+def _digest(text: tuple[Any, ...]) -> str:
+    """Return what stands for a step in the texts of those that take it: shared steps would make them long."""
+    return hashlib.blake2b(repr(text).encode(), digest_size=16).hexdigest()
 
 
 def _plain(step: Step) -> list[Any]:

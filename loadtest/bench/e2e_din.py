@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -91,10 +92,10 @@ def schema() -> Schema:
 
 
 def din_folder(name: str) -> Path:
-    """Return the model's folder, exported anew: the bench is of how it is exported."""
+    """Return the model's folder, exported anew, in the place of the last run's: the bench is of how it is exported."""
     folder = cache_folder() / f"din-rows-{ROWS}" / f"din_{name}"
-    version = max([0, *(int(each.name) for each in folder.glob("[0-9]*"))]) + 1
-    export_model(MODELS[name]().eval(), schema(), folder, version, quiet=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    export_model(MODELS[name]().eval(), schema(), folder, 1, quiet=True)
     return folder
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ringpull.deploy.cli import app
-from ringpull.deploy.commands.export import arguments_of, load_function, row_types_of
+from ringpull.deploy.commands.export import NAMES, arguments_of, load_function, returned_by, row_types_of
+from ringpull.inference.export.model import export_model
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
@@ -104,6 +107,26 @@ def test_row_types_and_max_diff(
     sys.modules.pop("my_model")
 
 
+@pytest.mark.parametrize(
+    ("function", "last"),
+    [
+        ("def f():\n    return g(1)\n\ndef g(x):\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("def f(:", "SyntaxError"),
+    ],
+)
+def test_a_function_that_fails_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, last: str
+) -> None:
+    """It is told by its own traceback alone: the command's own frames tell a user nothing."""
+    (tmp_path / "failing_model.py").write_text(function)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "failing_model", raising=False)
+    with pytest.raises(InvalidInput, match=f"^failing_model:f fails by itself:\n\n(?s:.*){last}") as caught:
+        returned_by("failing_model:f")
+    assert set(re.findall(r'File "([^"]+)"', str(caught.value))) == {str(tmp_path / "failing_model.py")}
+
+
 def test_row_types_as_written() -> None:
     assert row_types_of(["user=int8", "item=bfloat16"]) == {"user": "int8", "item": "bfloat16"}
     for wrong in ("int8", "=int8", "user=int4", "user="):
@@ -119,7 +142,18 @@ def test_the_three_forms_of_a_result() -> None:
     assert arguments_of(named) == named
 
 
+def test_a_mapping_may_have_all_that_an_export_takes() -> None:
+    """An argument of `export_model` that the command line does not say is one that the function may return."""
+    said = {"out_dir", "version", "quiet"}
+    assert set(NAMES) == set(signature(export_model).parameters) - said
+
+
+def test_a_mapping_with_a_name_that_is_none() -> None:
+    with pytest.raises(InvalidInput, match="has modul and lacks module; it needs module and schema, and may have keys"):
+        arguments_of({"modul": object(), "schema": object(), "once": []})
+
+
 @pytest.mark.parametrize("result", [None, (1,), (1, 2, 3, 4), {"module": 1}, {"module": 1, "schema": 2, "colour": 3}])
 def test_a_result_of_another_form(result: object) -> None:
-    with pytest.raises(InvalidInput, match="the function returned"):
+    with pytest.raises(InvalidInput, match=r"the (mapping that the )?function returned"):
         arguments_of(result)

@@ -28,7 +28,7 @@ class Model(nn.Module):
 
     def forward(self, user: Tensor, history: Tensor, age: Tensor) -> dict[str, Tensor]:
         vectors = self.user(user) * age
-        return {"score": (vectors + self.item(history).sum(1)).sum(1), "vector": vectors.double()}
+        return {"score": (vectors + self.item(history).relu().sum(1)).sum(1), "vector": vectors.double()}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,9 @@ def test_any_number_of_rows(program: DenseProgram, rows: int) -> None:
     user, history, age = inputs_of(rows)
     outputs = program.run([ProgramTensor(user), ProgramTensor(history), ProgramTensor(age)], rows)
     assert outputs["score"].shape == (rows,)
-    np.testing.assert_allclose(outputs["score"], (user * age + history.sum(1)).sum(1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs["score"], (user * age + np.maximum(history, 0).sum(1)).sum(1), rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_allclose(outputs["vector"], user * age, rtol=1e-6)
     assert all(values.dtype == np.float32 and values.flags.writeable for values in outputs.values())
 

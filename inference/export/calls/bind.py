@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -55,7 +56,8 @@ def bind(
         ExportError: Nothing is known of a parameter, or a name is unknown.
     """
     if not isinstance(module, nn.Module):
-        raise InvalidInput(f"module is {type(module).__name__}; it must be a torch.nn.Module")
+        what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+        raise InvalidInput(f"module is {what}; it must be a torch.nn.Module, as trained")
     return _Binding(unwrapped(module), schema, method, dict(arguments or {})).call(once)
 
 
@@ -112,8 +114,9 @@ class _Binding:
             shown = ", ".join(f"{name!r}: ARGUMENT" for name in left)
             raise ExportError(
                 f"{self._described} takes {', '.join(map(repr, left))}, which the schema does not make; it makes"
-                f" {', '.join(self._made)}. Say which of these, or which lists or dicts of them, by"
-                f" arguments={{{shown}}}; or wrap the module, so that its parameters are called like these:\n\n"
+                f" {', '.join(self._made)}. Declare features of these names, or say which of its arguments, or which"
+                f" lists or dicts of them, by arguments={{{shown}}}; or wrap the module, so that its parameters are"
+                " called like these:\n\n"
                 f"{self._wrapper()}"
             )
         keys = {name: spec for name, spec in self._specs.items() if name not in given}
@@ -143,7 +146,7 @@ class _Binding:
         named = next((each.name for each in self._parameters if each.kind is each.VAR_KEYWORD), None)
         if named is not None and named not in given and (keys or not given):
             entries = keys or {name: source_of(argument) for name, argument in self._made.items()}
-            given[named] = Entries(entries, set(), str)
+            given[named] = Entries(entries, set(), lambda what, key: what)
         elif keys:
             raise ExportError(
                 f"arguments names {', '.join(map(repr, keys))}, which {self._described} does not take; it takes"
@@ -179,11 +182,17 @@ class _Binding:
             f" So {parameter!r} is a dict of these"
         )
 
-        def explain(what: str) -> str:
+        def explain(what: str, key: str | None) -> str:
+            if key is not None:
+                near = "".join(f"; did you mean {each!r}?" for each in get_close_matches(key, entries, 1))
+                return (
+                    f"{lead}, but the module {what}{near or '.'} Declare a feature of that name, or say which of these"
+                    f" it is by arguments={{{key!r}: ARGUMENT}}"
+                )
             return (
-                f"{lead}, but the module {what}. Say what it is by arguments={{NAME: ARGUMENT}}, where NAME is"
-                f" {parameter!r}, or a key, and ARGUMENT the name of one of these; or wrap the module, so that its"
-                f" parameters are called like these:\n\n{self._wrapper()}"
+                f"{lead}, but the module {what}. Declare a feature {parameter!r}, or say which of these it is by"
+                f" arguments={{{parameter!r}: ARGUMENT}}; or wrap the module, so that its parameters are called like"
+                f" these:\n\n{self._wrapper()}"
             )
 
         return Entries(entries, set(), explain)

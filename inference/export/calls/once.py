@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten_with_path, tree_leaves, tree_unflatten
 
-from ringpull.inference.export.calls.ready import ready, unchanged
+from ringpull.inference.export.calls.ready import ready, restored, unchanged
+from ringpull.inference.export.diagnosis import at_place, first_line
+from ringpull.inference.export.diagnosis_places import place_of_error
 from ringpull.ps.errors import ExportError, InvalidInput
 
 
@@ -64,11 +66,15 @@ def _run(owner: nn.Module, path: str) -> Kept:
             f"once names {path!r}, which takes {', '.join(needed)}; only a method that takes nothing of a request can"
             " be run before there is one"
         )
-    with ready(owner), unchanged(owner):
+    buffers = [each for each in owner.buffers() if not is_sparse(each) and not each.is_inference()]
+    versions = [each._version for each in buffers]
+    with ready(owner), unchanged(owner), restored(buffers):
         try:
             found, structure = tree_flatten_with_path(function())
         except Exception as exc:  # of the module's own, of any kind
-            raise ExportError(f"once: {path} fails: {type(exc).__name__}: {exc}") from exc
+            raise ExportError(f"once: {path} fails{at_place(place_of_error(exc))}: {first_line(exc)}") from exc
+        written = [each for each, version in zip(buffers, versions, strict=True) if each._version != version]
+        found = [(at, _own(leaf, written)) for at, leaf in found]
     places = tuple(".".join([path, *(str(_key(each)) for each in at)]) for at, _ in found)
     leaves = tuple(leaf for _, leaf in found)
     for place, leaf in zip(places, leaves, strict=True):
@@ -77,6 +83,13 @@ def _run(owner: nn.Module, path: str) -> Kept:
                 f"once: {place} is a sparse tensor ({leaf.layout}), which no graph can hold; return it dense"
             )
     return Kept(module, name, path, leaves, places, structure)
+
+
+def _own(leaf: Any, written: Sequence[Tensor]) -> Any:
+    """Return a value of its own where it lies in a buffer, which becomes again what it was."""
+    storages = {each.untyped_storage().data_ptr() for each in written}
+    inside = isinstance(leaf, Tensor) and not is_sparse(leaf) and leaf.untyped_storage().data_ptr() in storages
+    return leaf.clone() if inside else leaf
 
 
 def needed_parameters(function: Callable[..., Any]) -> list[str]:

@@ -18,10 +18,14 @@ _OF_TENSORS: Final = (
 """Operators that a tensor has, and a dict has not."""
 
 
+Explain = Callable[[str, str | None], str]
+"""Function that says what is wrong: what the module does with a dict, and the key that is not there, if it is one."""
+
+
 class Record(dict[str, Any]):
     """A dict of tensors by name, read by key or by attribute."""
 
-    def __init__(self, entries: dict[str, Any], noted: set[object], explain: Callable[[str], str]) -> None:
+    def __init__(self, entries: dict[str, Any], noted: set[object], explain: Explain) -> None:
         """Take entries.
 
         Args:
@@ -36,8 +40,9 @@ class Record(dict[str, Any]):
         if isinstance(key, str) and dict.__contains__(self, key):
             self.__dict__["_noted"].add(key)
             return dict.__getitem__(self, key)
-        what = f"reads {key!r} of it" if isinstance(key, str) else "indexes it like a tensor"
-        raise ExportError(self.__dict__["_explain"](what))
+        if isinstance(key, str):
+            raise ExportError(self.__dict__["_explain"](f"reads {key!r} of it", key))
+        raise ExportError(self.__dict__["_explain"]("indexes it like a tensor", None))
 
     def __contains__(self, key: object) -> bool:
         self.__dict__["_noted"].add(key)
@@ -52,7 +57,7 @@ class Record(dict[str, Any]):
             raise AttributeError(name)
         if dict.__contains__(self, name):
             return self[name]
-        raise MissingAttribute(self.__dict__["_explain"](f"reads {name!r} of it"))
+        raise MissingAttribute(self.__dict__["_explain"](f"reads {name!r} of it", name))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return what is there, else the default."""
@@ -96,7 +101,7 @@ class Record(dict[str, Any]):
         given = [*args, *(kwargs or {}).values()]
         record = next(each for each in given if isinstance(each, Record))
         name = getattr(func, "__name__", str(func))
-        raise ExportError(record.__dict__["_explain"](f"gives it to {name} like a tensor"))
+        raise ExportError(record.__dict__["_explain"](f"gives it to {name} like a tensor", None))
 
 
 class MissingAttribute(ExportError, AttributeError):
@@ -105,7 +110,7 @@ class MissingAttribute(ExportError, AttributeError):
 
 def _refuse(operator: str) -> Callable[..., Any]:
     def refuse(self: Record, *others: object) -> Any:
-        raise ExportError(self.__dict__["_explain"]("computes with it like with a tensor"))
+        raise ExportError(self.__dict__["_explain"]("computes with it like with a tensor", None))
 
     refuse.__name__ = operator
     return refuse

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ringpull.inference.export.calls.record import Record
+from ringpull.inference.export.calls.record import Explain, Record
 
 
 class FlatTensors(dict[str, Tensor]):
@@ -140,8 +140,7 @@ class Entries:
     entries: Mapping[str, Source]
     noted: set[object]
     """Keys that were read so far, and such as were asked for in vain."""
-    explain: Callable[[str], str]
-    """Function that says what is wrong, of a key that is not there, or of a use as something other than a dict."""
+    explain: Explain
 
     def build(self, flat: FlatTensors) -> Record:
         """Return a dict of what its entries build."""

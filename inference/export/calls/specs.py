@@ -48,7 +48,7 @@ def read_spec(where: str, spec: object, schema: Schema) -> Source:
         return Several(list if isinstance(spec, list) else tuple, items)
     if isinstance(spec, Mapping) and all(isinstance(key, str) for key in spec):
         entries = {key: read_spec(f"{where}[{key!r}]", each, schema) for key, each in spec.items()}
-        return Entries(entries, set(), lambda what: _missing(where, what, entries))
+        return Entries(entries, set(), lambda what, key: _missing(where, what, entries))
     raise InvalidInput(
         f"arguments[{where!r}] is {spec!r}; it must be the name of an argument of the schema, a list, tuple or dict of"
         " such, a constant (bool, int, float or None), or the class of features by key that the module takes"

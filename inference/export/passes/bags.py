@@ -48,8 +48,8 @@ def _flattened(node: Any) -> fx.Node | None:
     """Return the (B, L) tensor that a node is, one row after the other."""
     if not isinstance(node, fx.Node) or node.target not in (aten.reshape.default, aten.view.default):
         return None
-    whole, shape = node.args[:2]
-    return whole if list(shape) == [-1] and rank_of(whole) == 2 else None  # type: ignore[call-overload]
+    whole, shape, *_ = values_of(node)
+    return whole if list(shape) == [-1] and isinstance(whole, fx.Node) and rank_of(whole) == 2 else None
 
 
 def _written(

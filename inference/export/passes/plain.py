@@ -13,6 +13,7 @@ from ringpull.inference.export.passes.lookups import write_lookups
 from ringpull.inference.export.passes.mappings import leave_out_mappings
 from ringpull.inference.export.passes.names import name_validly
 from ringpull.inference.export.passes.round_trips import leave_out_round_trips
+from ringpull.inference.export.passes.scores import score_the_chosen
 
 
 def make_plain(captured: Captured) -> Captured:
@@ -23,6 +24,9 @@ def make_plain(captured: Captured) -> Captured:
     write_lookups(editor)
     write_bags(editor)
     editor.drop_unused()
+    if score_the_chosen(editor):
+        write_lookups(editor)
+        editor.drop_unused()
     read_columns(editor)  # of weights, too, that became embeddings
     leave_out_round_trips(editor)
     leave_out_mappings(editor)

@@ -1,4 +1,4 @@
-"""Constants among ids, and indexes that choose by lengths, numbers or other ids: the embedding is a table all the same."""
+"""Constants among ids, and indexes that choose by lengths, numbers or other ids: embeddings are tables all the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
+from ringpull.ps.spec import RowType
 from tests.inference.export.versions import assert_equal
 
 ROWS, DIM, LENGTH, MASK = 30, 4, 5, 29
@@ -27,7 +27,7 @@ Expression = Callable[["Model"], Tensor]
 
 USER, ITEM = Sparse("user"), Sparse("item")
 HISTORY, SEEN = IdSequence("history", length=LENGTH), IdSequence("seen", length=LENGTH)
-FEATURES: list[Feature] = [USER, ITEM, HISTORY, SEEN, Dense("number")]
+FEATURES: list[Feature] = [USER, ITEM, HISTORY, SEEN, Dense("number", width=1)]
 
 
 class Model(nn.Module):
@@ -50,11 +50,10 @@ class Model(nn.Module):
         number: Tensor,
     ) -> Tensor:
         self.user, self.item, self.history, self.lengths = user, item, history, history_lengths
-        self.seen, self.seen_lengths, self.number = seen, seen_lengths, number
+        self.seen, self.seen_lengths, self.number = seen, seen_lengths, number[:, 0]
         self.places, self.rows = torch.arange(LENGTH), user.shape[0]
         vectors = torch.tanh(self.e(self.index(self)))
-        weights = torch.linspace(0.5, 2, vectors[0].numel() // DIM).reshape(-1, 1)
-        every = (vectors.reshape(user.shape[0], -1, DIM) * weights).cumsum(1)[:, -1]
+        every = vectors.reshape(user.shape[0], -1, DIM).cumsum(1).cumsum(1)[:, -1]
         del self.user, self.item, self.history, self.lengths, self.seen, self.seen_lengths, self.number
         del self.places, self.rows
         return self.out(every + self.e(user)) + number
@@ -63,18 +62,13 @@ class Model(nn.Module):
 def columns(rows: int = 6, most: int = MASK) -> dict[str, Column]:
     random = np.random.default_rng(rows)
     lengths = np.array([[0, 3, 1, LENGTH, 2, LENGTH + 2], [2, 0, LENGTH, 1, LENGTH, 4]])[:, :rows]
-    lists = [
-        Ragged(random.integers(0, most, each.sum()), np.concatenate([[0], each.cumsum()])).__class__(
-            random.integers(0, most, each.sum()), np.concatenate([[0], each.cumsum()])
-        )
-        for each in lengths
-    ]
+    lists = [Ragged(random.integers(0, most, each.sum()), np.concatenate([[0], each.cumsum()])) for each in lengths]
     return {
         "user": random.integers(0, most, rows),
         "item": random.integers(0, most, rows),
         "history": lists[0],
         "seen": lists[1],
-        "number": random.standard_normal((rows, 1)).astype(np.float32)[:, 0],
+        "number": random.standard_normal((rows, 1)).astype(np.float32),
     }
 
 
@@ -161,3 +155,117 @@ CHOICES: dict[str, Expression] = {
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_chooses_by_something_else_looks_up_both(tmp_path: Path, name: str) -> None:
     check(tmp_path, Model(CHOICES[name]))
+
+
+class Tokens(nn.Module):
+    """Rows of the item table at constants, besides look-ups of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.out = nn.Embedding(ROWS, DIM), nn.Linear(DIM, 1)
+        self.register_buffer("tokens", torch.tensor([[MASK, 3], [3, 0]]))
+
+    def forward(self, item: Tensor, history: Tensor) -> Tensor:
+        start = self.e(history.new_full((item.shape[0], 1), MASK))
+        vectors = torch.cat([start, self.e(history), self.e(torch.full_like(item, 2)).unsqueeze(1)], 1)
+        tokens = self.e(self.tokens).sum(0)[0] + self.e(torch.tensor(1))
+        return self.out(torch.tanh(vectors).cumsum(1)[:, -1] + self.e(item) + tokens)
+
+
+TWO: list[Feature] = [ITEM, HISTORY]
+
+
+def two(rows: int) -> dict[str, Column]:
+    return {name: column for name, column in columns(rows).items() if name in ("item", "history")}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("row_type", ["float32", "int8"])
+def test_a_table_that_constants_look_up_needs_no_copy(tmp_path: Path, row_type: str) -> None:
+    module = Tokens()
+    report = export(tmp_path, module, TWO, tables={"e": TableOptions(row_type=RowType(row_type))})
+    assert [each.reason for each in report.kept] == []
+    assert len(report.manifest.lookups) == 2
+    if row_type == "float32":
+        for rows in (1, 6):
+            assert_equal(module, Schema(TWO), report.path, two(rows), rows)
+
+
+class MixedTypes(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.e = nn.Embedding(ROWS, DIM).to(dtype)
+
+    def forward(self, item: Tensor, history: Tensor, history_lengths: Tensor) -> Tensor:
+        kept = torch.where(torch.arange(LENGTH) < history_lengths[:, None], history, 3)
+        vectors = self.e(torch.cat([torch.full_like(item, MASK)[:, None], kept, item[:, None]], 1))
+        return torch.tanh(vectors).cumsum(1)[:, -1].sum(1).float()
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("row_type", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_constants_are_rounded_as_the_rows_of_their_table(tmp_path: Path, dtype: torch.dtype, row_type: str) -> None:
+    report = export(tmp_path, MixedTypes(dtype), TWO, tables={"e": TableOptions(row_type=RowType(row_type))})
+    assert not report.kept
+
+
+class Bag(nn.Module):
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.e = nn.EmbeddingBag(ROWS, DIM, mode=mode, padding_idx=3)
+
+    def forward(self, item: Tensor, history: Tensor) -> Tensor:
+        return self.e(
+            torch.cat([torch.full_like(item, MASK)[:, None], history, torch.full((1,), 3).expand(item.shape[0], 1)], 1)
+        ).sum(1)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_may_have_constants(tmp_path: Path, mode: str) -> None:
+    module = Bag(mode)
+    report = export(tmp_path, module, TWO)
+    assert not report.kept
+    for rows in (1, 6):
+        assert_equal(module, Schema(TWO), report.path, two(rows), rows)
+
+
+PADDED: list[Feature] = [ITEM, IdSequence("history", length=LENGTH, pad=-1)]
+
+
+class Negative(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.e = nn.Embedding(ROWS, DIM)
+
+    def forward(self, item: Tensor, history: Tensor, history_lengths: Tensor) -> Tensor:
+        kept = torch.where(torch.arange(LENGTH) < history_lengths[:, None], history, 3)
+        return torch.tanh(self.e(kept)).cumsum(1)[:, -1].sum(1) + self.e(item).sum(1)
+
+
+@pytest.mark.medium
+def test_padding_that_is_never_chosen_needs_no_row(tmp_path: Path) -> None:
+    module = Negative()
+    report = export(tmp_path, module, PADDED)
+    assert not report.kept
+    assert_equal(module, Schema(PADDED), report.path, two(6), 6)
+
+
+BEYOND: dict[str, tuple[Expression, str]] = {
+    "a constant beyond": (lambda m: torch.cat([m.history, torch.full((m.rows, 1), ROWS)], 1), "index is constant"),
+    "lengths": (lambda m: torch.where(m.number > 0, m.lengths, m.item), "which holds no ids"),
+    "accumulated": (
+        lambda m: m.history.index_put((torch.arange(m.rows), m.lengths.clamp(max=4)), m.item * 0, accumulate=True),
+        "index_put",
+    ),
+    "rows mixed": (lambda m: torch.where(m.number > 0, m.item.flip(0), m.item), "different rows"),
+}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_no_lookups_can_say_stays(tmp_path: Path, name: str) -> None:
+    expression, reason = BEYOND[name]
+    (kept,) = export(tmp_path, Model(expression), check_rows=0).kept
+    assert reason in kept.reason

@@ -320,13 +320,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda u, a, h, n: (h.repeat(1, 5) + torch.arange(20)) % ROWS,
         "computes 20 different things of the ids",
     ),
-    "lengths": (
-        lambda u, a, h, n: torch.where(torch.arange(4) < n[:, None], h, 0),
-        "history_lengths, which holds no ids",
-    ),
     "division by ids": (lambda u, a, h, n: (u % (a.abs() + 1)) % ROWS, "divided by"),
     "root": (lambda u, a, h, n: u.abs().double().sqrt().long() % ROWS, "computed, by aten.sqrt"),
-    "constants among ids": (lambda u, a, h, n: torch.stack([u, torch.ones_like(u)], 1), "its index is constant"),
     "short integers": (lambda u, a, h, n: u.to(torch.int16).long() % ROWS, "cast to torch.int16"),
 }
 
@@ -473,3 +468,34 @@ def test_given_rows_are_among_those_of_the_self_check(tmp_path: Path) -> None:
     assert made(tmp_path, lambda x: x, [USER], check_columns=columns).features["user"].ids.tolist()[:7] == [
         *range(1, 8)
     ]
+
+
+class Commuted(Model):
+    def forward(self, user: Tensor, a: Tensor) -> Tensor:
+        first = self.e((user * 7 + a) % ROWS) * self.e((a + 7 * user) % ROWS)
+        second = self.e((user * 3 ^ a * 5) % ROWS) + self.e((5 * a ^ user * 3) % ROWS)
+        return self.out(first + second)
+
+
+@pytest.mark.medium
+def test_operands_in_another_order_are_the_same_feature(tmp_path: Path) -> None:
+    ids = np.array(EXTREME)
+    report = check(tmp_path, Commuted(lambda x: x), [USER, A], {"user": ids, "a": ids[::-1].copy()})
+    assert len(report.manifest.lookups) == 2
+
+
+def test_an_expression_in_order_has_the_same_values() -> None:
+    x, y = KeyExpression.ids(0), KeyExpression.ids(1)
+    three = KeyExpression.constant(3)
+    one = KeyExpression.of(
+        "sub", KeyExpression.of("mul", y, x), KeyExpression.of("add", KeyExpression.of("mul", x, y), y)
+    )
+    other = KeyExpression.of(
+        "sub", KeyExpression.of("mul", x, y), KeyExpression.of("add", y, KeyExpression.of("mul", x, y))
+    )
+    assert one.in_order() == other.in_order()
+    turned = KeyExpression.of("sub", y, KeyExpression.of("xor", three, x))
+    ids = np.array(EXTREME), np.array(EXTREME[::-1])
+    for each in (one, other, turned):
+        np.testing.assert_array_equal(each.in_order().evaluate(*ids), each.evaluate(*ids))
+        assert KeyExpression.from_plain(each.in_order().to_plain()) == each.in_order()

@@ -239,6 +239,11 @@ class Masked(nn.Module):
         return self.out((self.item(history) * (history % 2).unsqueeze(-1)).sum(1))
 
 
+class ComparesBeyond(Masked):
+    def forward(self, history: Tensor) -> Tensor:
+        return self.out(self.item(history).sum(1)) + (history == ROWS).sum(1, keepdim=True)
+
+
 class MaskedMean(nn.Module):
     """A mean over ids that are not padding, counted by the model, with each way to say so."""
 
@@ -289,6 +294,12 @@ SMALL = Vocabulary(INTEGERS[:8])
             {"item": SMALL},
             r"compares them with row 0, that of unknown ones \(argument history\). For a mask, take history_lengths",
         ),
+        (
+            ComparesBeyond,
+            [IdSequence("history", 4)],
+            {"item": INTEGERS},
+            r"compares them with row 9, which it does not have \(argument history\)",
+        ),
         (Model, [ITEM, ITEMS], {"item": SMALL}, "give a list of raw ids: the feature has no Vocabulary"),
         (Model, [ITEM, ITEMS], {"item": Vocabulary(INTEGERS)}, "a Vocabulary of 9 ids .* for 9 rows; there must be 8"),
         (
@@ -310,7 +321,16 @@ SMALL = Vocabulary(INTEGERS[:8])
             "raw ids can only take a Vocabulary's place",
         ),
     ],
-    ids=["mask", "mask of unknown ids", "no vocabulary", "vocabulary length", "other vocabulary", "length", "hash"],
+    ids=[
+        "mask",
+        "mask of unknown ids",
+        "beyond the rows",
+        "no vocabulary",
+        "vocabulary length",
+        "other vocabulary",
+        "length",
+        "hash",
+    ],
 )
 def test_keys_that_do_not_fit_the_model(
     tmp_path: Path, module: Any, features: list[Feature], keys: Any, match: str

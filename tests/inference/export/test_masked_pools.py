@@ -578,6 +578,7 @@ KEYED: Final[dict[str, tuple[Any, Any, int]]] = {
     "remainder": (lambda h: h % ROWS, lambda h: h != 0, 0),
     "remainder that is masked": (lambda h: h % ROWS, lambda h: h % ROWS != 0, 0),
     "quotient": (lambda h: h // 3, lambda h: h != 7, 7),
+    "several share a row": (lambda h: h.clamp(min=3), lambda h: (h != 0) & (h != 2), 0),
     "all": (lambda h: h.clamp(0, ROWS - 1), lambda h: torch.ones_like(h), 0),
 }
 

@@ -47,6 +47,41 @@ def test_a_feature_called_like_the_offsets_of_another(tmp_path: Path) -> None:
     assert Schema.from_json(Schema(features).to_json()).get("seen_offsets") is not None
 
 
+@pytest.mark.parametrize(
+    ("module", "schema", "match"),
+    [
+        (Model(), (USER,), "^schema is a tuple; it must be a ringpull.Schema of the features: Schema"),
+        (Schema([USER]), Model(), "^schema is a Model; it must be a ringpull.Schema"),
+        (Model, Schema([USER]), "^module is the class Model; it must be a torch.nn.Module, as trained"),
+    ],
+)
+def test_what_is_no_module_or_no_schema(tmp_path: Path, module: Any, schema: Any, match: str) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        export_model(module, schema, tmp_path / "model", 1)
+
+
+def test_check_columns_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"^check_columns: feature bag: has 1 rows; the others"):
+        export_model(
+            Model(),
+            Schema([USER, BAG]),
+            tmp_path / "model",
+            1,
+            check_columns={"user": [1, 2], "bag": [[3]]},
+            quiet=True,
+        )
+
+
+class Asserting(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        assert user.max() < 12, "such a user there is not"
+        return self.out(self.e(user))
+
+
+def test_an_assertion_on_values(tmp_path: Path) -> None:
+    refused(tmp_path, Asserting(), [USER], "this asserts something of the values of a tensor.*Leave it out")
+
+
 @pytest.mark.medium
 def test_max_norm(tmp_path: Path) -> None:
     refused(tmp_path, Model(nn.Embedding(12, 4, max_norm=1.0)), [USER], "embedding e: max_norm")
@@ -159,6 +194,32 @@ def test_a_model_for_one_number_of_rows(tmp_path: Path) -> None:
     refused(tmp_path, FixedRows(), [USER], "makes the number of rows a constant, at test_refusals.py")
 
 
+class OneNumber(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e(user)).mean()
+
+
+def test_a_loss_is_no_score(tmp_path: Path) -> None:
+    refused(tmp_path, OneNumber(), [USER], "^OneNumber: returns one number for all rows; return a score or vector")
+
+
+class Nothing(Model):
+    def forward(self, user: Tensor) -> None:
+        self.out(self.e(user))
+
+
+class NoneBeside(Model):
+    def forward(self, user: Tensor) -> dict[str, Tensor | None]:
+        return {"score": self.out(self.e(user)), "aux": None}
+
+
+def test_a_method_that_returns_nothing(tmp_path: Path) -> None:
+    refused(
+        tmp_path, Nothing(), [USER], "^Nothing: returns None, not a tensor; return scores: a tensor, or a flat tuple"
+    )
+    refused(tmp_path, NoneBeside(), [USER], "^NoneBeside, output 'aux': returns None, not a tensor; return scores")
+
+
 class Untraceable(Model):
     def forward(self, user: Tensor) -> Tensor:
         if self.e(user).sum().item() > 0:
@@ -178,7 +239,7 @@ class Integers(Model):
 
 
 def test_outputs_that_are_not_floats(tmp_path: Path) -> None:
-    refused(tmp_path, Integers(), [USER], "output output is not a tensor of floats")
+    refused(tmp_path, Integers(), [USER], "^Integers: returns int64; scores are floats: return them as they are, or")
 
 
 class Nested(Model):
@@ -188,7 +249,12 @@ class Nested(Model):
 
 
 def test_nested_outputs(tmp_path: Path) -> None:
-    refused(tmp_path, Nested(), [USER], "outputs are nested")
+    refused(
+        tmp_path,
+        Nested(),
+        [USER],
+        "^Nested: returns a dict, of which 'scores' is a tuple; return a tensor, or a flat tuple, list or dict",
+    )
 
 
 class Constant(Model):

@@ -16,6 +16,7 @@ from torch.nn.modules import transformer
 
 from ringpull.inference.export import diagnosis_rows, row_symbol
 from ringpull.inference.export.calls import ready
+from ringpull.inference.export.model import export_model
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
 from tests.inference.export.calls.served import export_and_compare
@@ -132,3 +133,49 @@ def test_a_trace_of_the_users_in_another_thread_keeps_a_symbol_per_size() -> Non
         thread.start()
         thread.join()
     assert found == [True]
+
+
+class Propagating(nn.Module):
+    """A model whose method that is run once keeps its result in a buffer, and returns the buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.items = nn.Embedding(50, 4)
+        self.kept: Tensor
+        self.register_buffer("kept", torch.zeros(50, 4))
+
+    def propagate(self) -> Tensor:
+        self.kept.copy_(self.items.weight * 2)
+        return self.kept
+
+    def forward(self, item: Tensor) -> Tensor:
+        return self.propagate()[item].sum(1)
+
+
+@pytest.mark.medium
+def test_buffers_that_a_method_run_once_writes_into_are_as_before(tmp_path: Path) -> None:
+    model, asked = Propagating(), Propagating()
+    columns = {"item": [0, 1, 2, 3, 49]}
+    export_and_compare(
+        model, Schema([Sparse("item")]), tmp_path, columns, lambda given: asked(given["item"]), once=["propagate"]
+    )
+    assert not model.kept.any()
+
+
+@pytest.mark.medium
+def test_exports_in_several_threads_are_as_good_as_one(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def export(number: int) -> None:
+        try:
+            export_model(Propagating(), Schema([Sparse("item")]), tmp_path / str(number), 1, quiet=True)
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [Thread(target=export, args=(number,)) for number in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not failed
