@@ -133,7 +133,7 @@ class Traceable(TorchFunctionMode):
 
 def _along_dim(input: Tensor, indices: Tensor, dim: int | None = None, **more: Any) -> Tensor:
     """Return what `torch.take_along_dim` does."""
-    if dim is None or more or input.dim() != indices.dim() or input.is_floating_point():
+    if dim is None or more or input.dim() != indices.dim() or isinstance(input, nn.Parameter):
         return torch.take_along_dim(input, indices, *([] if dim is None else [dim]), **more)
     dim = dim % input.dim()
     pairs = list(zip(input.shape, indices.shape, strict=True))
