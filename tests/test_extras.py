@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ringpull.inference.export.supported import LEAST
 from tests.deploy.folders import write_version
 
 pytestmark = pytest.mark.medium
@@ -108,6 +109,41 @@ def test_the_client_and_the_schema_need_the_base_alone() -> None:
 def test_a_function_names_the_extra_that_it_lacks(program: str, message: str) -> None:
     ran = run(program)
     assert re.search(f"MissingExtra: {message}$", ran.stderr.strip()), ran.stderr
+
+
+OLDER = """
+from importlib import metadata
+version = metadata.version
+metadata.version = lambda name: {older!r}.get(name) or version(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("older", "message"),
+    [
+        ({"torch": "2.5.1+cpu"}, "torch 2.5.1+cpu is too old for an export, which needs torch 2.6 or newer"),
+        ({"numpy": "1.25.2"}, "numpy 1.25.2 is too old for an export, which needs numpy 1.26 or newer"),
+    ],
+    ids=["torch", "numpy"],
+)
+def test_an_export_names_the_package_that_is_too_old(older: dict[str, str], message: str) -> None:
+    ran = run(OLDER.format(older=older) + "import ringpull; ringpull.export_model", bare=False)
+    assert re.search(f"ExportError: {re.escape(message)}: pip install .*$", ran.stderr.strip()), ran.stderr
+
+
+def test_what_is_as_old_as_may_be_or_newer_than_known_is_taken() -> None:
+    for older in ({"torch": "2.6.0", "numpy": "1.26.0"}, {"torch": "2.15.0+cu132", "numpy": "3.0.0rc1"}):
+        ran = run(OLDER.format(older=older) + "import ringpull.inference.export", bare=False)
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_an_export_takes_the_versions_that_the_package_asks_for() -> None:
+    """A trainer's environment has its own numpy and torch: no upper bound there, as the server has one of torch."""
+    extras = PROJECT["optional-dependencies"]
+    asked = {_name(each): each for each in [*PROJECT["dependencies"], *extras["export"]]}
+    for package, least in LEAST.items():
+        assert asked[package] == f"{package}>={'.'.join(map(str, least))}"
+    assert any(re.fullmatch(r"torch>=2\.6,<2\.\d+", each) for each in extras["server"])
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,20 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
 from ringpull.inference.export.calls.packed import padded_sequences
 from ringpull.inference.export.calls.ready import ready
-from ringpull.inference.export.diagnosis import refusal
+from ringpull.inference.export.diagnosis import at_place, refusal
+from ringpull.inference.export.diagnosis_places import place_of_node
 from ringpull.inference.export.diagnosis_rows import check_rows_free
 from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.export.quiet import quiet_torch
 from ringpull.inference.export.row_symbol import one_symbol_each
+from ringpull.inference.export.silence import silent_tracer
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import NAME_PATTERN
@@ -60,7 +63,11 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         ExportError: torch cannot trace the module.
     """
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
-    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
+    with (
+        quiet_torch(),
+        silent_tracer(),
+        one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)),
+    ):  # offsets are one more than the rows
         try:
             with padded_sequences():
                 return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
@@ -245,14 +252,35 @@ def _outputs(program: ExportedProgram, described: str) -> tuple[ProgramOutput, .
         if not value.dtype.is_floating_point:
             kind = str(value.dtype).removeprefix("torch.")
             raise ExportError(f"{which}: returns {kind}; scores are floats: return them as they are, or .float()")
-        if value.dim() == 0 or isinstance(value.shape[0], int):
-            what = "one number" if value.dim() == 0 else f"the fixed shape {tuple(value.shape)}"
-            raise ExportError(f"{which}: returns {what} for all rows; return a score or vector of each row, (B, ...)")
+        _check_rows(which, node, value)
         if not all(isinstance(size, int) for size in value.shape[1:]):
             shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in value.shape)
             raise ExportError(f"{which}: returns shape ({shape}); only the first dimension, the rows, may vary")
         outputs.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
     return tuple(outputs)
+
+
+def _check_rows(which: str, node: fx.Node, value: Tensor) -> None:
+    """Check that the first dimension of an output is the row.
+
+    Raises:
+        ExportError: It is fixed, another number, or one that values of the batch say.
+    """
+    at = at_place(place_of_node(node))
+    if value.dim() == 0 or isinstance(value.shape[0], int):
+        what = "one number" if value.dim() == 0 else f"the fixed shape {tuple(value.shape)}"
+        raise ExportError(f"{which}: returns {what} for all rows{at}; return a score or vector of each row, (B, ...)")
+    size = value.shape[0]
+    if free_unbacked_symbols(size):
+        raise ExportError(
+            f"{which}: returns a number of rows that values of the batch say{at}, as x[mask] and nonzero() have: each"
+            " row of a request must get its score. Return all rows, with a value of its own for those left out, as"
+            " torch.where(mask, x, 0) does"
+        )
+    if (rows := size.node.hint) not in (None, TRACED_ROWS):
+        raise ExportError(
+            f"{which}: returns {rows} rows for a batch of {TRACED_ROWS}{at}; return a score or vector of each row"
+        )
 
 
 def _output_names(program: ExportedProgram, nodes: Sequence[object], described: str) -> list[str]:

@@ -60,11 +60,11 @@ def refusal(error: Exception, described: str, run: Callable[[], object]) -> Expo
         return own if isinstance(own, ExportError) else ExportError(f"{described}: {own}")
     except Exception as own:  # the module's, of any root
         return ExportError(
-            f"{described} fails on made-up rows of the schema, also untraced{_at(place_of_error(own))}:"
+            f"{described} fails on made-up rows of the schema, also untraced{at_place(place_of_error(own))}:"
             f" {first_line(own)}. It must take rows as the schema makes them: ids from 0, numbers 0, full sequences"
         )
     place = place_of_error(error)
-    return ExportError(f"{described} cannot be traced{_at(place)}: {_explained(error, place)}")
+    return ExportError(f"{described} cannot be traced{at_place(place)}: {_explained(error, place)}")
 
 
 @contextmanager
@@ -79,7 +79,9 @@ def named_errors(described: str, doing: str) -> Iterator[None]:
     except (RingpullError, OSError):
         raise
     except Exception as error:
-        raise ExportError(f"{described}: {doing} fails{_at(place_of_error(error))}: {first_line(error)}") from error
+        raise ExportError(
+            f"{described}: {doing} fails{at_place(place_of_error(error))}: {first_line(error)}"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -103,5 +105,6 @@ def _explained(error: Exception, place: Place | None) -> str:
     return f"{first_line(error)}. torch.export must be able to trace the module's evaluation"
 
 
-def _at(place: Place | None) -> str:
+def at_place(place: Place | None) -> str:
+    """Return a place, to stand within a message; empty where there is none."""
     return "" if place is None else f", at {place}"

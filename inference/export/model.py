@@ -146,7 +146,8 @@ def _export(
     given = None if data is None else data.prepared
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
+    with named_errors(split.call.described, "measuring what row types cost"):
+        cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     with named_errors(split.call.described, "writing it"):
         manifest, check = _write(split, target, outputs, steps, check_rows, given, console)

@@ -97,7 +97,6 @@ PLACED: Final[dict[Any, tuple[int, ...]]] = {
     aten.index_copy.default: (0, 3),
     aten.index_fill.int_Scalar: (0, 3),
     aten.index_put.default: (0, 2),
-    aten.masked_scatter.default: (0, 2),
     aten.pad.default: (0, 3),
     aten.scatter.src: (0, 3),
     aten.scatter.value: (0, 3),

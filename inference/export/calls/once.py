@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from ringpull.inference.export.calls.ready import ready, restored, unchanged
+from ringpull.inference.export.diagnosis import at_place, first_line
+from ringpull.inference.export.diagnosis_places import place_of_error
 from ringpull.ps.errors import ExportError, InvalidInput
 
 
@@ -70,7 +72,7 @@ def _run(owner: nn.Module, path: str) -> Kept:
         try:
             found, structure = tree_flatten_with_path(function())
         except Exception as exc:  # of the module's own, of any kind
-            raise ExportError(f"once: {path} fails: {type(exc).__name__}: {exc}") from exc
+            raise ExportError(f"once: {path} fails{at_place(place_of_error(exc))}: {first_line(exc)}") from exc
         written = [each for each, version in zip(buffers, versions, strict=True) if each._version != version]
         found = [(at, _own(leaf, written)) for at, leaf in found]
     places = tuple(".".join([path, *(str(_key(each)) for each in at)]) for at, _ in found)

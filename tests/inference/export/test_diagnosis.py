@@ -160,6 +160,31 @@ def attention_with_dropout(self: Any, user: Tensor, items: Tensor, lengths: Tens
     return self.last(rows.sum(1))
 
 
+def rows_by_a_mask(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    return self.last(self.users(user))[user > 0]  # here
+
+
+def rows_that_are_not_zero(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    chosen = torch.nonzero(user > 0)[:, 0]
+    return self.last(self.users(user)).index_select(0, chosen)  # here
+
+
+def masked_values(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    return self.users(user).masked_select(price > 0)  # here
+
+
+def first_rows(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    return (self.users(user) * price)[:3]  # here
+
+
+def rows_behind(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    return (self.users(user) * price).t()  # here
+
+
+def all_but_one(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    return (self.users(user) * price)[1:]  # here
+
+
 REFUSED = {
     branch: "decides by the values of a tensor",
     asserted: "asserts something of the values of a tensor",
@@ -186,6 +211,12 @@ REFUSED = {
     coins: "random in evaluation, by bernoulli",
     leaky: "random in evaluation, by rrelu",
     attention_with_dropout: "random in evaluation, by scaled_dot_product_attention",
+    rows_by_a_mask: "a number of rows that values of the batch say",
+    rows_that_are_not_zero: "a number of rows that values of the batch say",
+    masked_values: "a number of rows that values of the batch say",
+    first_rows: "the fixed shape (3, 8)",
+    rows_behind: "the shape (8, rows)",
+    all_but_one: "10 rows for a batch of 11",
 }
 
 
@@ -197,7 +228,9 @@ def line_of(body: Body) -> int:
 
 
 @pytest.mark.parametrize(("body", "kind"), REFUSED.items(), ids=lambda each: getattr(each, "__name__", ""))
-def test_the_line_and_the_kind_are_named(tmp_path: Path, body: Body, kind: str) -> None:
+def test_the_line_and_the_kind_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], body: Body, kind: str
+) -> None:
     with pytest.raises(ExportError) as caught:
         export_model(Ranker(body), SCHEMA, tmp_path / "ranker", 1, quiet=True)
     message = str(caught.value)
@@ -206,6 +239,7 @@ def test_the_line_and_the_kind_are_named(tmp_path: Path, body: Body, kind: str) 
     assert "# here" in message  # the source of the line
     assert not re.search(r"\b11 to 11|u0|Symnode|FakeTensor", message, re.IGNORECASE)
     assert not list(tmp_path.rglob("manifest.json"))
+    assert capfd.readouterr() == ("", "")  # torch logs and prints graphs
 
 
 def dropout_of_nothing(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
@@ -231,13 +265,34 @@ def a_draw_that_is_not_used(self: Any, user: Tensor, items: Tensor, lengths: Ten
     return self.last(self.users(user))
 
 
+def taken_along(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    place = (price > 0).long()
+    two = torch.cat([price, price * 2], 1)
+    vectors = torch.take_along_dim(self.users(user)[:, None], place[:, :, None].expand(-1, -1, 8), 1)[:, 0]
+    return self.last(vectors) + two.take_along_dim(place, dim=-1) + torch.take_along_dim(two[:1], place, 1)[:, :1] * 0
+
+
+def some_rows_within(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
+    out = torch.zeros_like(price)
+    out[user > 0] = self.last(self.users(user))[user > 0]
+    return out
+
+
 def a_number_of_a_weight(self: Any, user: Tensor, items: Tensor, lengths: Tensor, price: Tensor) -> Any:
     return self.last(self.users(user)) * self.last.weight.shape[1]
 
 
 @pytest.mark.parametrize(
     "body",
-    [dropout_of_nothing, rows_as_a_size, rows_compared_with_rows, a_draw_that_is_not_used, a_number_of_a_weight],
+    [
+        dropout_of_nothing,
+        rows_as_a_size,
+        rows_compared_with_rows,
+        a_draw_that_is_not_used,
+        a_number_of_a_weight,
+        taken_along,
+        some_rows_within,
+    ],
     ids=lambda each: each.__name__,
 )
 def test_what_only_looks_like_it_is_exported(tmp_path: Path, body: Body) -> None:
