@@ -155,7 +155,8 @@ def _show(model: str, prediction: Prediction) -> None:
         )
     for each in prediction.unknown:
         rows = "" if each.rows is None else f", in rows {', '.join(map(str, each.rows.tolist()))}"
-        err.print(f"{each.feature}: {each.ids} ids without a row{rows}", style="yellow", highlight=False)
+        ids = "1 id" if each.ids == 1 else f"{each.ids} ids"
+        err.print(f"{each.feature}: {ids} without a row{rows}", style="yellow", highlight=False)
     if prediction.timings is not None:
         stages = (
             f"{name.removesuffix('_us')} {value} µs"

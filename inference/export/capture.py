@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._pytree import tree_map, tree_unflatten
+from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_map
 
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
 from ringpull.inference.export.calls.packed import padded_sequences
 from ringpull.inference.export.calls.ready import ready
-from ringpull.inference.export.diagnosis import at_place, refusal
-from ringpull.inference.export.diagnosis_places import place_of_node
+from ringpull.inference.export.diagnosis import refusal
 from ringpull.inference.export.diagnosis_rows import check_rows_free
 from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.outputs import read_outputs, user_outputs
 from ringpull.inference.export.quiet import quiet_torch
 from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.export.silence import silent_tracer
@@ -36,7 +36,6 @@ from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import NAME_PATTERN
 
-_RETURNED: Final = "a tensor, or a flat tuple, list or dict (names to tensors) of them"
 LONGEST_PLAIN: Final = 120
 """Characters of a table's name that is made of a path, before the number of one that was taken."""
 
@@ -87,7 +86,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
         program = _trace(call, dict(arguments))
         check_rows_free(program, call.described, lambda: _trace(call, dict(arguments)))
         _refuse_max_norm(call, program)
-        if any(_is_in_place(node) for node in program.graph.nodes):
+        if any(_is_in_place(node) or _is_context(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
             call.module.written = _written(call, program)
@@ -131,6 +130,11 @@ def _is_in_place(node: fx.Node) -> bool:
     )
 
 
+def _is_context(node: fx.Node) -> bool:
+    """Return whether a node runs a graph of its own in a context, as `torch.autocast` is one."""
+    return isinstance(node.target, HigherOrderOperator) and str(node.target).startswith("wrap_with_")
+
+
 def _written(call: Call, program: ExportedProgram) -> tuple[Tensor, ...]:
     """Return the weights and buffers that a program writes into, such as a count of calls."""
     module = call.module
@@ -141,7 +145,7 @@ def _written(call: Call, program: ExportedProgram) -> tuple[Tensor, ...]:
 
 def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:
     """Copy the program's graph, with inputs of the given names, and `get_attr` for the weights."""
-    outputs = _outputs(program, call.described)
+    outputs = read_outputs(program, call.described)
     owners, names = _owners(call), iter(examples)
     signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors: dict[str, Any] = {**program.constants, **program.state_dict}
@@ -173,7 +177,7 @@ def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) 
             setattr(root, str(node.target), getattr(program.graph_module, str(node.target)))
             copies[node] = graph.node_copy(node)
         elif node.op == "output":
-            results = _user_outputs(program, node)
+            results = user_outputs(program, node)
             graph.output(tuple(copies[result] for result in results))
         elif not _is_assertion(node):
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -224,81 +228,3 @@ def _identity(tensor: Any) -> Any:
 def _is_assertion(node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", "")
     return not node.users and name.startswith(("_assert", "sym_constrain"))
-
-
-def _user_outputs(program: ExportedProgram, output: fx.Node) -> list[fx.Node]:
-    specs = program.graph_signature.output_specs
-    return [
-        node
-        for node, spec in zip(output.args[0], specs, strict=True)  # type: ignore[arg-type]
-        if spec.kind is OutputKind.USER_OUTPUT
-    ]
-
-
-def _outputs(program: ExportedProgram, described: str) -> tuple[ProgramOutput, ...]:
-    """Return name and shape of each output.
-
-    Raises:
-        ExportError: One is nothing that can be served; the message says which, and what it is.
-    """
-    output = next(iter(reversed(program.graph.nodes)))
-    nodes = _user_outputs(program, output)
-    outputs: list[ProgramOutput] = []
-    for name, node in zip(_output_names(program, nodes, described), nodes, strict=True):
-        which = described if name == "output" else f"{described}, output {name!r}"
-        value = node.meta.get("val") if isinstance(node, fx.Node) else node
-        if not isinstance(value, Tensor):
-            raise ExportError(f"{which}: returns {value!r}, not a tensor; return scores: {_RETURNED}")
-        if not value.dtype.is_floating_point:
-            kind = str(value.dtype).removeprefix("torch.")
-            raise ExportError(f"{which}: returns {kind}; scores are floats: return them as they are, or .float()")
-        _check_rows(which, node, value)
-        if not all(isinstance(size, int) for size in value.shape[1:]):
-            shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in value.shape)
-            raise ExportError(f"{which}: returns shape ({shape}); only the first dimension, the rows, may vary")
-        outputs.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
-    return tuple(outputs)
-
-
-def _check_rows(which: str, node: fx.Node, value: Tensor) -> None:
-    """Check that the first dimension of an output is the row.
-
-    Raises:
-        ExportError: It is fixed, another number, or one that values of the batch say.
-    """
-    at = at_place(place_of_node(node))
-    if value.dim() == 0 or isinstance(value.shape[0], int):
-        what = "one number" if value.dim() == 0 else f"the fixed shape {tuple(value.shape)}"
-        raise ExportError(f"{which}: returns {what} for all rows{at}; return a score or vector of each row, (B, ...)")
-    size = value.shape[0]
-    if free_unbacked_symbols(size):
-        raise ExportError(
-            f"{which}: returns a number of rows that values of the batch say{at}, as x[mask] and nonzero() have: each"
-            " row of a request must get its score. Return all rows, with a value of its own for those left out, as"
-            " torch.where(mask, x, 0) does"
-        )
-    if (rows := size.node.hint) not in (None, TRACED_ROWS):
-        raise ExportError(
-            f"{which}: returns {rows} rows for a batch of {TRACED_ROWS}{at}; return a score or vector of each row"
-        )
-
-
-def _output_names(program: ExportedProgram, nodes: Sequence[object], described: str) -> list[str]:
-    """Return a name per output: the keys of a dict, the fields of a named tuple, output_0, output_1, ..., or output."""
-    spec = program.call_spec.out_spec
-    assert spec is not None
-    tree = tree_unflatten(list(range(len(nodes))), spec)
-    if isinstance(tree, int):
-        return ["output"]
-    if not nodes:
-        raise ExportError(f"{described}: returns nothing; return scores: {_RETURNED}")
-    if isinstance(tree, dict) and all(isinstance(key, str) and isinstance(at, int) for key, at in tree.items()):
-        return sorted(tree, key=tree.__getitem__)
-    if isinstance(tree, tuple | list) and all(isinstance(at, int) for at in tree):
-        fields: tuple[str, ...] = getattr(tree, "_fields", ())
-        return list(fields) if fields else [f"output_{at}" for at in tree]
-    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, tuple | list) else ()
-    nested = next(
-        (f", of which {key!r} is a {type(at).__name__}" for key, at in entries if not isinstance(at, int)), ""
-    )
-    raise ExportError(f"{described}: returns a {type(tree).__name__}{nested}; return {_RETURNED}")

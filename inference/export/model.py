@@ -71,6 +71,7 @@ def export_model(
     method: str = "forward",
     arguments: Mapping[str, Any] | None = None,
     once: Sequence[str] = (),
+    outputs: Sequence[str] | None = None,
     tables: Mapping[str, TableOptions] | None = None,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     check_rows: int = 64,
@@ -101,6 +102,8 @@ def export_model(
         arguments: What a parameter, or a key that it reads, is given, where that differs:
             `{"item_seq_len": "item_seq_lengths", "lS_i": ["c0", "c1"], "scale": 2.0}`.
         once: Methods without inputs, run once: their results are weights. `once=["forward"]`: a graph's propagation.
+        outputs: Names of the outputs that are served, of all that the method returns, which are its keys or fields, or
+            output_0, output_1 of a tuple; default: all.
         tables: Options per table: how it is deployed, and how its rows are stored.
         max_dense_bytes: The largest embedding that may stay in the dense program: `max_dense_bytes=256 << 20`.
         check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
@@ -121,15 +124,15 @@ def export_model(
     name = Path(out_dir).resolve().name if name is None else name
     _check_schema(schema)
     target = new_version(Path(out_dir), name, version)
-    call = bind(module, schema, method=method, arguments=arguments, once=once)
+    call = bind(module, schema, method=method, arguments=arguments, once=once, outputs=outputs)
     console = None if quiet else Console()
     tracing = stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
     with tracing, named_errors(call.described, "splitting it"):
         split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
-    outputs = with_classes(split.captured.outputs, classes or {})
+    served = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(split.schema, check_columns, check_labels)
-    return _export(split, target, outputs, steps, check_rows, data, max_diff, console)
+    return _export(split, target, served, steps, check_rows, data, max_diff, console)
 
 
 def _export(

@@ -140,7 +140,7 @@ def as_column(feature: str, values: Any) -> Column:
         if array.dtype.kind != "O" or array.ndim != 1 or not array.size or isinstance(array[0], str):
             array = flat_array(what, array)
             return array.reshape(1) if array.ndim == 0 else array
-        values = array.tolist()
+        values = list(array)
     return _column_of_list(what, values)
 
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_origin
 
+import torch
 from torch import nn
 
 from ringpull.inference.export.calls.by_row import row_counts
@@ -29,6 +30,7 @@ from ringpull.inference.export.calls.call import Call, CallModule
 from ringpull.inference.export.calls.jagged import jagged_kind
 from ringpull.inference.export.calls.once import needed_parameters, run_once
 from ringpull.inference.export.calls.ready import unwrapped
+from ringpull.inference.export.calls.results import check_wanted
 from ringpull.inference.export.calls.sources import Entries, Several, Source
 from ringpull.inference.export.calls.specs import read_jagged, read_spec, source_of
 from ringpull.inference.export.calls.wrapper import wrapper
@@ -45,6 +47,7 @@ def bind(
     method: str = "forward",
     arguments: Mapping[str, Any] | None = None,
     once: Sequence[str] = (),
+    outputs: Sequence[str] | None = None,
 ) -> Call:
     """Return how a method is called with arguments of the schema.
 
@@ -52,13 +55,13 @@ def bind(
     over alone gets all arguments of the schema as a dict.
 
     Raises:
-        InvalidInput: `arguments` holds something that can be no argument, or `method` is no method.
+        InvalidInput: `arguments` holds something that can be no argument, `method` is no method, or `outputs` no list.
         ExportError: Nothing is known of a parameter, or a name is unknown.
     """
     if not isinstance(module, nn.Module):
         what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
         raise InvalidInput(f"module is {what}; it must be a torch.nn.Module, as trained")
-    return _Binding(unwrapped(module), schema, method, dict(arguments or {})).call(once)
+    return _Binding(unwrapped(module), schema, method, dict(arguments or {})).call(once, check_wanted(outputs))
 
 
 class _Binding:
@@ -94,7 +97,7 @@ class _Binding:
         parameter = self._signature.parameters.get(name)
         return None if parameter is None else jagged_kind(parameter.annotation)
 
-    def call(self, once: Sequence[str]) -> Call:
+    def call(self, once: Sequence[str], wanted: tuple[str, ...] | None) -> Call:
         """Bind every parameter, and run `once`."""
         given: dict[str, Source] = {}
         left: list[str] = []
@@ -120,6 +123,11 @@ class _Binding:
                 f"{self._wrapper()}"
             )
         keys = {name: spec for name, spec in self._specs.items() if name not in given}
+        if left and get_origin(self._signature.parameters[left[0]].annotation) in (list, tuple, Sequence):
+            raise ExportError(
+                f"{self._described} takes a list, {left[0]!r}; name what it holds, in its order, by"
+                f" arguments={{{left[0]!r}: [ARGUMENT, ...]}}, from {', '.join(self._made)}"
+            )
         everything = self._everything(left[0], keys) if left else None
         if everything is not None:
             given[left[0]] = everything
@@ -131,7 +139,7 @@ class _Binding:
         used = {name: argument for name, argument in self._made.items() if name in names}
         counts = row_counts(used, self._schema)
         kept = run_once(self._module, once)
-        module = CallModule(self._module, self._method, self._signature, given, counts, kept)
+        module = CallModule(self._module, self._method, self._signature, given, counts, kept, wanted)
         described = type(self._module).__name__ if self._method == "forward" else self._described
         return Call(
             described, self._method, used, module, {} if everything is None else dict.fromkeys(keys, everything)
@@ -199,6 +207,10 @@ class _Binding:
 
 
 def _signature(module: nn.Module, method: str) -> inspect.Signature:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ExportError(
+            "module is a torch.jit.ScriptModule, which torch.export does not trace; give the module that it was made of"
+        )
     function = getattr(module, method, None)
     if not callable(function) or getattr(function, "__func__", None) is nn.Module.forward:
         raise InvalidInput(f"method is {method!r}; {type(module).__name__} has no such method{_others(module)}")

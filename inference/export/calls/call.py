@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ringpull.inference.export.calls.by_row import RowCounts, by_row
 from ringpull.inference.export.calls.once import Kept, SparseWatch, answering, frames_of, proposed
-from ringpull.inference.export.calls.ready import Detached, restored, unchanged
+from ringpull.inference.export.calls.ready import Traceable, restored, unchanged
+from ringpull.inference.export.calls.results import results
 from ringpull.inference.export.calls.sources import Entries, FlatTensors, Source
 from ringpull.inference.schema.arguments import Argument
 from ringpull.ps.errors import ExportError
@@ -38,6 +39,7 @@ class CallModule(nn.Module):
         given: dict[str, Source],
         counts: RowCounts,
         kept: tuple[Kept, ...],
+        wanted: tuple[str, ...] | None = None,
     ) -> None:
         """Prepare a call of `owner.method`.
 
@@ -48,6 +50,7 @@ class CallModule(nn.Module):
             given: Sources by parameter.
             counts: How arguments tell the number of rows.
             kept: What methods returned that were run once.
+            wanted: Names of the outputs that are served; None: all.
         """
         super().__init__()
         self.owner = owner
@@ -56,6 +59,7 @@ class CallModule(nn.Module):
         self.given = given
         self._counts = counts
         self._kept = kept
+        self._wanted = wanted
         self.other_types = False
         """Whether ids side by side come in the other type than they usually do (`Stack`, `Matrix`)."""
         self.written: tuple[Tensor, ...] = ()
@@ -76,9 +80,10 @@ class CallModule(nn.Module):
             self._signature, {name: source.build(tensors) for name, source in self.given.items()}
         )
         bound.apply_defaults()
-        with unchanged(self.owner), answering(self._kept, self._leaves), Detached():
+        with unchanged(self.owner), answering(self._kept, self._leaves), Traceable():
             method = self.owner if self._method == "forward" else getattr(self.owner, self._method)
-            return by_row(method(*bound.args, **bound.kwargs), self._counts, flat)
+            returned = results(method(*bound.args, **bound.kwargs), self._wanted, type(self.owner).__name__)
+            return by_row(returned, self._counts, flat)
 
     def _leaves(self, number: int) -> list[Any]:
         """Return the values of one method that was run once, whose tensors are this module's buffers."""

@@ -6,6 +6,7 @@ itself, and its tables are called as in it: the wrappers are left out while it i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 _DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _ALONG_DIM: Final = (torch.take_along_dim, torch.Tensor.take_along_dim)
+_LOOK_UPS: Final = {each: inspect.signature(each) for each in (nn.functional.embedding, nn.functional.embedding_bag)}
 _ONE_AT_A_TIME = RLock()
 """Held while torch's switches, which are the process's, are set: each export finds and leaves what the user had."""
 
@@ -29,7 +31,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, _PARALLEL):
             module = module.module
-        elif isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(inner := dict(module.named_children()).get("_orig_mod"), nn.Module):
             module = inner
         else:
             return module
@@ -82,7 +84,9 @@ def _plain_attention() -> Iterator[None]:
 @contextmanager
 def _without_wrappers(module: nn.Module) -> Iterator[None]:
     parts = list(module.modules())
-    children = [(part, name, child) for part in parts for name, child in part._modules.items() if child is not None]
+    children = [
+        (part, name, child) for part in parts for name, child in part.named_children() if unwrapped(child) is not child
+    ]
     compiled = [(part, call) for part in parts if (call := part.__dict__.get("_compiled_call_impl")) is not None]
     try:
         for part, name, child in children:
@@ -97,26 +101,39 @@ def _without_wrappers(module: nn.Module) -> Iterator[None]:
             part._compiled_call_impl = call
 
 
-class Detached(TorchFunctionMode):
-    """A context in which what a trace cannot follow is written as it can; the numbers are the same.
+class Traceable(TorchFunctionMode):
+    """A context in which what no trace follows is done in another way, to the same numbers.
 
     `tensor.data` is `tensor.detach()`. `take_along_dim` is `gather`: its own way to repeat an index makes the number of
-    rows a constant.
+    rows a constant. An embedding with `max_norm` changes the rows that it reads, before it reads them; here all rows of
+    a copy are so changed, and looked up. No gradients are kept, whatever is asked for: torch would put what it computes
+    with them in a graph apart.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            return None
         if func == _DATA:
             return args[0].detach()
         if func in _ALONG_DIM:
-            return _along_dim(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            return _along_dim(*args, **kwargs)
+        if func in _LOOK_UPS:
+            bound = _LOOK_UPS[func].bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            if given["max_norm"] is not None:
+                norms = {"p": given["norm_type"], "dim": 0, "maxnorm": given["max_norm"]}
+                given.update(weight=torch.renorm(given["weight"], **norms), max_norm=None)
+                return func(*bound.args, **bound.kwargs)
+        return func(*args, **kwargs)
 
 
 def _along_dim(input: Tensor, indices: Tensor, dim: int | None = None, **more: Any) -> Tensor:
     """Return what `torch.take_along_dim` does."""
-    if dim is None or more or input.dim() != indices.dim() or indices.is_floating_point():
+    if dim is None or more or input.dim() != indices.dim() or isinstance(input, nn.Parameter):
         return torch.take_along_dim(input, indices, *([] if dim is None else [dim]), **more)
     dim = dim % input.dim()
     pairs = list(zip(input.shape, indices.shape, strict=True))

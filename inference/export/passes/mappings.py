@@ -9,14 +9,27 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import torch
 from torch import fx
 
-from ringpull.inference.export.operators import CASTS, EMBEDDINGS, aten, rank_of, values_of
+from ringpull.inference.export.operators import CASTS, EMBEDDINGS, SHAPES, VIEWS, aten, rank_of, values_of
 from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
 from ringpull.inference.export.passes.lookups import INTEGERS
 
 _MOST_IDS: Final = 64
 """Ids per row of a mapping, whose vectors would be side by side in one."""
+
+_CATS: Final = (aten.cat.default, aten.concat.default, aten.concatenate.default)
+_COMPUTES: Final = (
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.rsub.Scalar,
+    aten.rsub.Tensor,
+    aten.sub.Tensor,
+    aten.sub.Scalar,
+)
 
 
 def leave_out_mappings(editor: Editor) -> None:
@@ -35,7 +48,7 @@ def _left_out(editor: Editor, node: fx.Node) -> fx.Node | None:
     while index.target in CASTS or _is_of_single(index):
         flat = flat or index.target not in CASTS
         index = index.args[0]
-    found = _mapping(editor, index)
+    found = _mapping(editor, index) or _moved(editor, node, index)
     if found is None:
         return None
     mapping, ids = found
@@ -83,3 +96,42 @@ def _mapping(editor: Editor, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         return None
     ranks = (1,) if node.target is aten.take.default else (1, 2)
     return (mapping, ids) if editor.constant(mapping) and rank_of(mapping) in ranks else None
+
+
+def _moved(editor: Editor, node: fx.Node, index: Any) -> tuple[fx.Node, fx.Node] | None:
+    """Return the mapping and ids that an index is, of what one number was added to, say, and what was moved since.
+
+    The ids are moved alike, and the numbers of the mapping added to: new nodes, before the one that looks up.
+    """
+    found = _mapping(editor, index)
+    if found is not None:
+        return found if rank_of(found[0]) == 1 else None
+    if index.op != "call_function" or dtype_of(index) not in INTEGERS:
+        return None
+    target, values = index.target, values_of(index) if isinstance(index.target, torch._ops.OpOverload) else []
+    if target in CASTS or (target in _CATS and len(values[0]) == 1):
+        return _moved(editor, node, values[0] if target in CASTS else values[0][0])
+    if target in SHAPES:
+        inner = _moved(editor, node, values[0])
+        if inner is None:
+            return None
+        target = aten.reshape.default if target in VIEWS else target  # ids lie in memory otherwise
+        return inner[0], editor.call(node, target, inner[1], *values[1:])
+    if target not in _COMPUTES or index.kwargs:
+        return None
+    computed = [place for place, each in enumerate(values[:2]) if not editor.constant(each)]
+    if len(computed) != 1 or rank_of(values[computed[0]]) != rank_of(index):
+        return None
+    number = values[1 - computed[0]]
+    if isinstance(number, fx.Node):
+        if dtype_of(number) not in INTEGERS or any(size != 1 for size in shape_of(number)):
+            return None
+        number = editor.call(node, aten.reshape.default, number, [])
+    elif not isinstance(number, int):
+        return None
+    inner = _moved(editor, node, values[computed[0]])
+    if inner is None:
+        return None
+    operands = [number, number]
+    operands[computed[0]] = inner[0]
+    return editor.call(node, target, *operands), inner[1]

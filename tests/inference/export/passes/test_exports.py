@@ -71,6 +71,15 @@ TABLES: dict[str, tuple[Forward, str, int, set[str]]] = {
     ),
     "a mapping": (lambda m, i, j, x, h: F.embedding(m.group[i], m.few), "few.computed", DIM, {"i"}),
     "a mapping of a sequence": (lambda m, i, j, x, h: m.few[m.group[h]].sum(1), "few.computed", DIM, {"h"}),
+    "a mapping that was moved": (
+        lambda m, i, j, x, h: F.embedding(
+            torch.cat([m.group[torch.cat([h, i.unsqueeze(1)], 1)].unsqueeze(-1)], -1).reshape(-1, 1)
+            + torch.tensor([[3]]), m.w,
+        ).reshape(-1, 6, DIM).cumsum(1)[:, -1], "w.computed", DIM, {"h", "i"},
+    ),
+    "a mapping in reverse": (
+        lambda m, i, j, x, h: F.embedding(7 - m.group[h].T * 1, m.w).cumsum(0)[-1], "w.computed", DIM, {"h"},
+    ),
     "a name that no folder has": (lambda m, i, j, x, h: m.towers["i+j"](j), "towers.i_j", DIM, {"j"}),
 }  # fmt: skip
 
