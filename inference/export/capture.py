@@ -31,7 +31,6 @@ from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.export.outputs import read_outputs, user_outputs
 from ringpull.inference.export.quiet import quiet_torch
 from ringpull.inference.export.row_symbol import one_symbol_each
-from ringpull.inference.export.silence import silent_tracer
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import NAME_PATTERN
@@ -64,7 +63,6 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
     with (
         quiet_torch(),
-        silent_tracer(),
         one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)),
     ):  # offsets are one more than the rows
         try:

@@ -196,7 +196,12 @@ class OneNumber(Model):
 
 
 def test_a_loss_is_no_score(tmp_path: Path) -> None:
-    refused(tmp_path, OneNumber(), [USER], "^OneNumber: returns one number for all rows; return a score or vector")
+    refused(
+        tmp_path,
+        OneNumber(),
+        [USER],
+        "^OneNumber: returns one number for all rows, at test_refusals.py",
+    )
 
 
 class Nothing(Model):
@@ -204,16 +209,8 @@ class Nothing(Model):
         self.out(self.e(user))
 
 
-class NoneBeside(Model):
-    def forward(self, user: Tensor) -> dict[str, Tensor | None]:
-        return {"score": self.out(self.e(user)), "aux": None}
-
-
 def test_a_method_that_returns_nothing(tmp_path: Path) -> None:
-    refused(
-        tmp_path, Nothing(), [USER], "^Nothing: returns None, not a tensor; return scores: a tensor, or a flat tuple"
-    )
-    refused(tmp_path, NoneBeside(), [USER], "^NoneBeside, output 'aux': returns None, not a tensor; return scores")
+    refused(tmp_path, Nothing(), [USER], "^Nothing: returns nothing; return scores, a tensor or several, by row")
 
 
 class Untraceable(Model):

@@ -90,7 +90,7 @@ class InBatch(nn.Module):
 
 
 def test_rows_scored_with_those_of_other_requests(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="output output scores each row with every row of its batch"):
+    with pytest.raises(ExportError, match="returns scores of each row with every row of its batch"):
         export_model(InBatch(), SCHEMA, tmp_path / "model", 1, quiet=True)
 
 

@@ -109,18 +109,18 @@ def test_what_is_wanted_comes_out_in_the_order_wanted(tmp_path: Path, how: str, 
 @pytest.mark.parametrize(
     ("how", "wanted", "message"),
     [
-        ("loss", None, r"output output_1 has the fixed shape \(\).*To leave it out.*outputs=\['output_0'\]"),
-        ("loss by name", None, r"output loss has the fixed shape .*outputs=\['score', 'vector'\]"),
+        ("loss", None, r"output 'output_1': returns one number.*To leave it out.*outputs=\['output_0'\]"),
+        ("loss by name", None, r"output 'loss': returns one number .*outputs=\['score', 'vector'\]"),
         (
             "loss by name",
             ["best"],
-            "output best is not a tensor of floats; return scores, as a tensor, a tuple or a dict$",
+            "output 'best': returns int64; scores are floats: return them as they are, or .float\\(\\)$",
         ),
-        ("loss alone", None, r"output output has the fixed shape \(\); its first dimension must be the row$"),
+        ("loss alone", None, r"^Returning: returns one number for all rows, at test_results.py"),
         ("dataclass", ["scores"], "outputs names 'scores', which Returning does not return; it returns score, vector"),
         ("two of a name", None, "Returning returns two outputs of the name 'a.b'"),
         ("number keys", None, "Returning returns two outputs of the name '1'"),
-        ("nothing", None, "the module returns nothing"),
+        ("nothing", None, "^Returning: returns nothing"),
     ],
 )
 def test_what_can_be_no_output_is_told_by_name(
