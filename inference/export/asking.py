@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ringpull.inference.export.calls.ready import ready
-from ringpull.inference.export.quiet import quiet_torch
+from ringpull.inference.export.diagnosis.quiet import quiet_torch
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError, RingpullError
 from ringpull.ps.spec import Float32Array

@@ -13,7 +13,7 @@ from typing import Any, Final
 from torch import fx
 
 from ringpull.inference.export.examples import bag_starts
-from ringpull.inference.export.index import Index, NotPlain, Part, read_index
+from ringpull.inference.export.indices.index import Index, NotPlain, Part, read_index
 from ringpull.inference.export.operators import CASTS, aten, values_of
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.uses import LookUp, Plan, Use, Vectors

@@ -25,11 +25,11 @@ from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
 from ringpull.inference.export.calls.packed import padded_sequences
 from ringpull.inference.export.calls.ready import ready
-from ringpull.inference.export.diagnosis import refusal
-from ringpull.inference.export.diagnosis_rows import check_rows_free
+from ringpull.inference.export.diagnosis.errors import refusal
+from ringpull.inference.export.diagnosis.quiet import quiet_torch
+from ringpull.inference.export.diagnosis.rows import check_rows_free
 from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.export.outputs import read_outputs, user_outputs
-from ringpull.inference.export.quiet import quiet_torch
 from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError

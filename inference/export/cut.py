@@ -19,13 +19,13 @@ from torch import Tensor, fx, nn
 
 from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
-from ringpull.inference.export.choices import read_lookup
-from ringpull.inference.export.fixed_rows import FixedRows
-from ringpull.inference.export.index import NotPlain
-from ringpull.inference.export.indexed import read_ranges
+from ringpull.inference.export.indices.choices import read_lookup
+from ringpull.inference.export.indices.fixed_rows import FixedRows
+from ringpull.inference.export.indices.index import NotPlain
+from ringpull.inference.export.indices.indexed import read_ranges
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.plain_model import PlainModel
-from ringpull.inference.export.pooling import read_pools
+from ringpull.inference.export.pools.pooling import read_pools
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows

@@ -29,10 +29,10 @@ from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
-from ringpull.inference.export.diagnosis import named_errors
-from ringpull.inference.export.diagnosis_graph import check_graph
+from ringpull.inference.export.diagnosis.errors import named_errors
+from ringpull.inference.export.diagnosis.graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
-from ringpull.inference.export.fixed_rows import round_fixed_rows
+from ringpull.inference.export.indices.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain

@@ -1,6 +1,6 @@
 """The aten operators that index expressions are made of, by what they do to the elements of a tensor of ids.
 
-Those that compute elements are in `ringpull.inference.export.elementwise`.
+Those that compute elements are in `ringpull.inference.export.indices.elementwise`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from torch.export.graph_signature import OutputKind
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_unflatten
 
-from ringpull.inference.export.diagnosis import at_place
-from ringpull.inference.export.diagnosis_places import place_of_node
+from ringpull.inference.export.diagnosis.errors import at_place
+from ringpull.inference.export.diagnosis.places import place_of_node
 from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError

@@ -12,8 +12,8 @@ from torch.export.passes import move_to_device_pass
 
 from ringpull.inference.export.capture import trace
 from ringpull.inference.export.cut import Cut
+from ringpull.inference.export.diagnosis.quiet import quiet_torch
 from ringpull.inference.export.examples import TRACED_ROWS, example
-from ringpull.inference.export.quiet import quiet_torch
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.inference.schema.schema import Schema

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.index import Part
+from ringpull.inference.export.indices.index import Part
 from ringpull.inference.model.manifest import IdLimit
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import Cross, Feature

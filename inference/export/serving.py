@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ringpull.inference.export.cut import Cut
-from ringpull.inference.export.index import ID_PARTS
+from ringpull.inference.export.indices.index import ID_PARTS
 from ringpull.inference.export.keys import RowKeys
 from ringpull.inference.export.raw_masks import compared_with, say
 from ringpull.inference.export.tables import TablePlan

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from torch import fx
 
-from ringpull.inference.export.assembly import assemble
-from ringpull.inference.export.index import Index, NotPlain, Part, read_index
+from ringpull.inference.export.indices.assembly import assemble
+from ringpull.inference.export.indices.index import Index, NotPlain, Part, read_index
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.model.manifest_parts import KeptBy
 from ringpull.inference.schema.key_expressions import KeyExpression

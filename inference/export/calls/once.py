@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from ringpull.inference.export.calls.ready import ready, restored, unchanged
-from ringpull.inference.export.diagnosis import at_place, first_line
-from ringpull.inference.export.diagnosis_places import place_of_error
+from ringpull.inference.export.diagnosis.errors import at_place, first_line
+from ringpull.inference.export.diagnosis.places import place_of_error
 from ringpull.ps.errors import ExportError, InvalidInput
 
 

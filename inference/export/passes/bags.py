@@ -2,7 +2,7 @@
 
 With ids (B, L), that is what it computes: the vectors times weights (B, L), summed, without those of `padding_idx`.
 Where the weights are a mask of the ids or lengths, the sum is then seen as a pooled pull
-(`ringpull.inference.export.pooling`); else the vectors are looked up one by one either way.
+(`ringpull.inference.export.pools.pooling`); else the vectors are looked up one by one either way.
 """
 
 from __future__ import annotations

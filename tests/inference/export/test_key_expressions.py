@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ringpull.inference.export.additive import constant_added
+from ringpull.inference.export.indices.additive import constant_added
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.head.pipeline import Pipeline

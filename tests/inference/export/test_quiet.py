@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
+from ringpull.inference.export.diagnosis.quiet import LOGGERS
 from ringpull.inference.export.model import export_model
-from ringpull.inference.export.quiet import LOGGERS
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ringpull.inference.export.diagnosis_places import Place, errors_of, place_of_error
+from ringpull.inference.export.diagnosis.places import Place, errors_of, place_of_error
 from ringpull.ps.errors import ExportError, RingpullError
 
 BRANCH: Final = (

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ringpull.inference.export.diagnosis_places import Place, place_now, place_of_node
+from ringpull.inference.export.diagnosis.places import Place, place_now, place_of_node
 from ringpull.ps.errors import ExportError
 
 _CHANCE: Final = frozenset(

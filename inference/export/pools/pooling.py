@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx
 
 from ringpull.inference.export.operators import aten
-from ringpull.inference.export.pooled_paths import Paths, always_zero, paths_of
-from ringpull.inference.export.pooled_probes import Pooled, Sequence, Size, pooled_ends
+from ringpull.inference.export.pools.pooled_paths import Paths, always_zero, paths_of
+from ringpull.inference.export.pools.pooled_probes import Pooled, Sequence, Size, pooled_ends
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.uses import LookUp, Plan, Use, Vectors
 from ringpull.inference.schema.kinds import IdSequence

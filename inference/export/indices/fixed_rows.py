@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.marks import MarkReader
+from ringpull.inference.export.indices.marks import MarkReader
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.index import Part
+from ringpull.inference.export.indices.index import Part
 from ringpull.inference.export.operators import aten
-from ringpull.inference.export.pooled_paths import Paths
-from ringpull.inference.export.pooled_rows import Ids, SequenceRows, pairs_to_try, rows_to_try, values_of_rows
+from ringpull.inference.export.pools.pooled_paths import Paths
+from ringpull.inference.export.pools.pooled_rows import Ids, SequenceRows, pairs_to_try, rows_to_try, values_of_rows
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.uses import LookUp, Use
 from ringpull.inference.model.manifest_parts import KeptBy

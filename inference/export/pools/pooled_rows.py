@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.index import Part
+from ringpull.inference.export.indices.index import Part
 from ringpull.inference.export.operators import CASTS, LIKES, MOVES, SIZES, aten, values_of
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.schema.arguments import sequence_mask

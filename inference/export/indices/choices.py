@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from ringpull.inference.export.elementwise import RULES
-from ringpull.inference.export.fixed_rows import FixedRows
-from ringpull.inference.export.index import Part
+from ringpull.inference.export.indices.elementwise import RULES
+from ringpull.inference.export.indices.fixed_rows import FixedRows
+from ringpull.inference.export.indices.index import Part
 from ringpull.inference.export.operators import CASTS, JOINS, SHAPES, aten, positive, rank_of, values_of
 from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
 from ringpull.inference.export.probe import PROBED_ROWS, Probe

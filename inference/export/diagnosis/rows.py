@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from ringpull.inference.export.diagnosis_places import Place, place_now
+from ringpull.inference.export.diagnosis.places import Place, place_now
 from ringpull.ps.errors import ExportError
 
 _WATCHED: Final = ("evaluate_expr", "guard_or_defer_runtime_assert")

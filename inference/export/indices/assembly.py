@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from ringpull.inference.export.fixed_rows import constant, fixed_vectors
-from ringpull.inference.export.index import Layout
+from ringpull.inference.export.indices.fixed_rows import constant, fixed_vectors
+from ringpull.inference.export.indices.index import Layout
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.probe import Probe
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ringpull.inference.export.elementwise import RULES, TYPES, Operand, Types, number_type
 from ringpull.inference.export.examples import example
+from ringpull.inference.export.indices.elementwise import RULES, TYPES, Operand, Types, number_type
+from ringpull.inference.export.indices.row_moves import RowMove
 from ringpull.inference.export.operators import (
     CASTS,
     FILLS,
@@ -36,7 +37,6 @@ from ringpull.inference.export.operators import (
 )
 from ringpull.inference.export.probe import Probe, with_inputs
 from ringpull.inference.export.refusals import NotPlain
-from ringpull.inference.export.row_moves import RowMove
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.errors import InvalidInput

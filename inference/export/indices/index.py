@@ -2,7 +2,7 @@
 
 Rows can be looked up before the dense program runs when every element of the index is a key expression of the ids of
 one row, or of one place of a sequence, and every row of the batch is read alike. That is seen by reading the index for
-a few numbers of rows (`ringpull.inference.export.marks`).
+a few numbers of rows (`ringpull.inference.export.indices.marks`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.additive import constant_added
-from ringpull.inference.export.marks import ID_PARTS, NO_ROW, MarkReader, Marks, Source, Unread
+from ringpull.inference.export.indices.additive import constant_added
+from ringpull.inference.export.indices.marks import ID_PARTS, NO_ROW, MarkReader, Marks, Source, Unread
+from ringpull.inference.export.indices.row_moves import RowMove
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain
-from ringpull.inference.export.row_moves import RowMove
 from ringpull.inference.schema.key_expressions import MAX_FEATURES, KeyExpression
 from ringpull.inference.schema.schema import Schema
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
-from ringpull.inference.export.choices import parts_of
-from ringpull.inference.export.index import NotPlain, Part, read_index, read_parts
+from ringpull.inference.export.indices.choices import parts_of
+from ringpull.inference.export.indices.index import NotPlain, Part, read_index, read_parts
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten, positive, rank_of, values_of
 from ringpull.inference.export.passes.editor import BOUNDS, shape_of
 from ringpull.inference.export.probe import Probe
