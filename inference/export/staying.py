@@ -9,9 +9,9 @@ from typing import Any, Final
 from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.diagnosis.places import written_at
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.probe import Probe
-from ringpull.inference.export.written_at import written_at
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
 

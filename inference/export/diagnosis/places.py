@@ -66,6 +66,12 @@ def place_of_node(node: fx.Node) -> Place | None:
     return found
 
 
+def written_at(node: fx.Node) -> str:
+    """Return where the user wrote what a node does, as in ` (ranker.py:37, in forward)`; "" when torch does not say."""
+    place = place_of_node(node)
+    return "" if place is None else f" ({Path(place.file).name}:{place.line}, in {place.function})"
+
+
 def place_now() -> Place | None:
     """Return the innermost line of the user's code that is under way."""
     for frame in _outwards(sys._getframe(1)):
