@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import fx
 
 from ringpull.inference.export.indices.assembly import assemble
+from ringpull.inference.export.indices.fixed_rows import is_copy
 from ringpull.inference.export.indices.index import Index, NotPlain, Part, read_index
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.model.manifest_parts import KeptBy
@@ -105,10 +106,14 @@ def read_vectors(probe: Probe, weight: fx.Node, index: fx.Node) -> Vectors:
     Raises:
         NotPlain: It cannot be a pull.
     """
-    read = read_index(probe, index, int(weight.meta["val"].shape[0]))
+    total, dim = map(int, weight.meta["val"].shape)
+    read = read_index(probe, index, total)
     if read.layout is None:
         raise NotPlain(
             f"feature {read.parts[0].sources[0].feature} has any number of ids per row: pool them with"
             " nn.EmbeddingBag, or declare it IdSequence"
         )
+    constants = len({row for row in read.layout.fixed.tolist() if row >= 0})
+    if is_copy(constants, total, dim):
+        raise NotPlain(f"its index has constants among ids, which read {constants} of {total} rows")
     return Vectors(probe.captured.weights[weight], weight, index, read)

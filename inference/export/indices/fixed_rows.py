@@ -1,6 +1,7 @@
 """Fixed rows: rows of a table that every request looks up, such as a mask token's, are constants of the dense program.
 
-They are known at export, so nothing is pulled for them. Where the table's row type rounds, they are rounded alike.
+They are known at export, so nothing is pulled for them. Where the table's row type rounds, they are rounded alike. Many
+of a table's rows, such as all of them, would be a copy of it: they are none, so that it is said and limited as a copy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from ringpull.inference.schema.key_expressions import KeyExpression
 MAX_ROWS: Final = 256
 """Different rows of one table that one look-up by constants may read."""
 
+MAX_BYTES: Final = 1024 * 1024
+"""Bytes of them, in float32."""
+
+_FEW_ROWS: Final = 8
+"""Rows that are no copy even where they are more than a quarter of a table, unless they are all of several rows."""
+
 _OF_TABLE: Final = "ringpull_fixed_rows"
 """Entry of a constant's `meta`: the table, and the rows of it that the constant holds."""
 
@@ -47,11 +54,13 @@ class FixedRows:
         Raises:
             NotPlain: It depends on the request, or on the number of rows, or has too many rows.
         """
-        total = int(weight.meta["val"].shape[0])
+        total, dim = map(int, weight.meta["val"].shape)
         found = {tuple(_rows_of(probe, node, count)) for count in PROBED_ROWS}
         rows = next(iter(found))
         if len(found) > 1 or not rows or len(rows) > MAX_ROWS or not 0 <= rows[0] <= rows[-1] < total:
             raise NotPlain("its index is constant")
+        if is_copy(len(rows), total, dim):
+            raise NotPlain(f"its index is constant, and reads {len(rows)} of {total} rows")
         return cls(probe.captured.weights[weight], weight, node, np.array(rows, np.int64))
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: object) -> fx.Node:
@@ -65,6 +74,12 @@ class FixedRows:
             known = constant(probe, graph, torch.from_numpy(self.rows.copy()))
             places = graph.call_function(aten.searchsorted.Tensor, (known, self.node))
         return graph.call_function(aten.embedding.default, (vectors, places))
+
+
+def is_copy(rows: int, total: int, dim: int) -> bool:
+    """Return whether so many rows of a table are as good as a copy of it; one row never is."""
+    few = rows < total and rows <= max(_FEW_ROWS, total // 4)
+    return rows > 1 and not (few and rows * dim * 4 <= MAX_BYTES)
 
 
 def _rows_of(probe: Probe, node: fx.Node | int, count: int) -> list[int]:

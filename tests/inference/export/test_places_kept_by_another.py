@@ -20,7 +20,7 @@ from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.spec import Pooling
-from tests.inference.export.test_masked_pools import DIM, LENGTH, ROWS, assert_scores, export, rows_of
+from tests.inference.export.masked_pools import DIM, LENGTH, ROWS, assert_scores, export, rows_of
 
 pytestmark = pytest.mark.medium
 

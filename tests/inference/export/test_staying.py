@@ -59,6 +59,17 @@ class TiedByLookup(Base):
         return self.item(history).mean(1) @ self.item(torch.arange(ROWS)).T
 
 
+class FewByLookup(Base):
+    def forward(self, history: Tensor) -> Tensor:
+        return self.item(history).mean(1) @ self.item(torch.arange(3)).T
+
+
+class AllBehindIds(Base):
+    def forward(self, history: Tensor) -> Tensor:
+        every = torch.arange(ROWS).expand(history.shape[0], -1)
+        return torch.tanh(self.item(torch.cat([history, every], 1))).cumsum(1)[:, -1]
+
+
 class TiedByLayer(Base):
     def forward(self, history: Tensor) -> Tensor:
         return F.linear(self.item(history).mean(1), self.item.weight)
@@ -78,6 +89,17 @@ def test_tied_weights_are_a_table_and_a_copy(tmp_path: Path, module: type[Base])
     assert (kept.name, kept.bytes, kept.copy) == ("item", ROWS * DIM * 4, True)
     assert "test_staying.py:" in kept.reason
     assert "item is a table, and a copy of it stays in the dense program" in printed(report)
+
+
+def test_few_rows_that_every_request_reads_are_no_copy(tmp_path: Path) -> None:
+    report = export(tmp_path, FewByLookup())
+    assert [table.name for table in report.tables] == ["item"]
+    assert not report.kept
+
+
+def test_all_rows_behind_ids_are_said_to_stay(tmp_path: Path) -> None:
+    (kept,) = export(tmp_path, AllBehindIds()).kept
+    assert f"{ROWS} of {ROWS} rows" in kept.reason
 
 
 def test_a_computed_table_may_be_tied_too(tmp_path: Path) -> None:
@@ -153,7 +175,7 @@ def test_what_is_read_by_ids_in_other_ways_is_held_to_the_limit_too(tmp_path: Pa
         export(tmp_path / "other", Each(), max_dense_bytes=100)
 
 
-@pytest.mark.parametrize("module", [Tied, Unplain])
+@pytest.mark.parametrize("module", [Tied, TiedByLookup, Unplain])
 def test_the_limit_is_the_exporters(tmp_path: Path, module: type[Base]) -> None:
     taken = ROWS * DIM * 4
     export(tmp_path, module(), max_dense_bytes=taken)
