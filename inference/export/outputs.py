@@ -35,7 +35,8 @@ def read_outputs(program: ExportedProgram, described: str) -> tuple[ProgramOutpu
     if not nodes:
         raise ExportError(f"{described}: returns nothing; return scores, a tensor or several, by row")
     names = _names(program, len(nodes))
-    wrong = {name: why for name, node in zip(names, nodes, strict=True) if (why := _why_no_scores(node))}
+    traced = _rows_of_arguments(program)
+    wrong = {name: why for name, node in zip(names, nodes, strict=True) if (why := _why_no_scores(node, traced))}
     if wrong:
         name, why = next(iter(wrong.items()))
         which = described if name == "output" else f"{described}, output {name!r}"
@@ -54,8 +55,24 @@ def _names(program: ExportedProgram, count: int) -> list[str]:
     return ["output"] if isinstance(tree, int) else sorted(tree, key=tree.__getitem__)
 
 
-def _why_no_scores(node: fx.Node) -> str | None:
-    """Return why an output can be no scores by row, as what it is; None if it can."""
+def _rows_of_arguments(program: ExportedProgram) -> frozenset[int]:
+    """Return the first sizes that arguments had in the trace: rows, and of lists of any length their values, offsets.
+
+    Where schema and model disagree on offsets, an output is as long as those; their look-up says so later.
+    """
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    sizes = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
+    return frozenset({TRACED_ROWS, *(size if isinstance(size, int) else size.node.hint for size in sizes)})
+
+
+def _why_no_scores(node: fx.Node, traced: frozenset[int]) -> str | None:
+    """Return why an output can be no scores by row, as what it is; None if it can.
+
+    Args:
+        node: The output's.
+        traced: Numbers of rows that it may have.
+    """
     value = node.meta.get("val") if isinstance(node, fx.Node) else node
     if not isinstance(value, Tensor):
         return f"{value!r}, not a tensor; return scores, a tensor or several, by row"
@@ -73,9 +90,8 @@ def _why_no_scores(node: fx.Node) -> str | None:
             " must get its score. Return all rows, with a value of its own for those left out, as"
             " torch.where(mask, x, 0) does"
         )
-    # One more is that of offsets: where schema and model disagree on them, their look-up says so.
-    if (traced := rows.node.hint) not in (None, TRACED_ROWS, TRACED_ROWS + 1):
-        return f"{traced} rows for a batch of {TRACED_ROWS}{at}; return a score or vector of each row, (B, ...)"
+    if rows.node.hint is not None and rows.node.hint not in traced:
+        return f"{rows.node.hint} rows for a batch of {TRACED_ROWS}{at}; return a score or vector of each row, (B, ...)"
     if rows in value.shape[1:]:
         return (
             f"scores of each row with every row of its batch{at}, which in serving are those of other requests; score"
