@@ -29,6 +29,7 @@ NAMES: Final = (
     "method",
     "arguments",
     "once",
+    "outputs",
     "tables",
     "max_dense_bytes",
     "check_rows",

@@ -102,14 +102,11 @@ def export_model(
         arguments: What a parameter, or a key that it reads, is given, where that differs:
             `{"item_seq_len": "item_seq_lengths", "lS_i": ["c0", "c1"], "scale": 2.0}`.
         once: Methods without inputs, run once: their results are weights. `once=["forward"]`: a graph's propagation.
-        outputs: Names of the outputs that are served, of all that the method returns, which are its keys or fields, or
-            output_0, output_1 of a tuple; default: all.
+        outputs: Names of the outputs that are served: keys or fields, or output_0, output_1; default: all.
         tables: Options per table: how it is deployed, and how its rows are stored.
         max_dense_bytes: The largest embedding that may stay in the dense program: `max_dense_bytes=256 << 20`.
-        check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
-            a head holds the version against them before it goes live.
-        check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
-            ones. Half of the rows of the self-check are of them, the others have lengths like theirs.
+        check_rows: Made-up rows for the self-check; 0 skips it. Heads hold the version against a few of them.
+        check_columns: Rows, as training takes them: for half of the self-check, and to measure short row types on.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score; above it, nothing is written.
         degrade: What a head does under load before it refuses requests, step by step.

@@ -193,12 +193,27 @@ def test_raw_ids_and_a_vocabulary(tmp_path: Path) -> None:
     assert (spec.row_type, report.manifest.tables[0].rows) == (RowType.INT8, 19)
 
 
+class Unpooled(nn.Module):
+    """Vectors of a history, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Embedding(ROWS, 6)
+
+    def forward(self, recent: Tensor) -> Tensor:
+        return self.user(recent).flatten(1)
+
+
 @pytest.mark.medium
 def test_padding_of_a_sequence_is_rounded_as_its_row_is(tmp_path: Path) -> None:
-    report = exported(tmp_path, "bfloat16")
-    fill = next(lookup.fill for lookup in report.manifest.lookups if lookup.feature == "recent")
-    expected = torch.tensor(Model().user.weight[0].tolist()).to(torch.bfloat16).to(torch.float32)
-    assert fill == tuple(expected.tolist())
+    module = Unpooled()
+    options = {"user": TableOptions(row_type="bfloat16")}
+    report = export_model(
+        module, Schema([IdSequence("recent", length=4)]), tmp_path / "history", 1, tables=options, quiet=True
+    )
+    (lookup,) = report.manifest.lookups
+    expected = module.user.weight[0].detach().to(torch.bfloat16).to(torch.float32)
+    assert lookup.fill == tuple(expected.tolist())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 
-from ringpull.inference.export import diagnosis_rows, row_symbol
+from ringpull.inference.export import row_symbol
 from ringpull.inference.export.calls import ready
+from ringpull.inference.export.diagnosis import rows
 from ringpull.inference.export.model import export_model
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
@@ -80,7 +81,7 @@ def _switches() -> tuple[Any, ...]:
 
 PATCHES: Final[dict[str, tuple[Any, Callable[[], AbstractContextManager[None]]]]] = {
     "one symbol": (row_symbol, lambda: row_symbol.one_symbol_each((11,))),
-    "watching": (diagnosis_rows, lambda: diagnosis_rows._watching([])),
+    "watching": (rows, lambda: rows._watching([])),
     "ready": (ready, lambda: ready.ready(nn.Linear(1, 1))),
 }
 
