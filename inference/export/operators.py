@@ -150,6 +150,17 @@ def rank_of(node: Any) -> int:
     return int(node.meta["val"].dim())
 
 
+def upstream(node: fx.Node) -> set[fx.Node]:
+    """Return a node and all that it is computed of, each once."""
+    found, pending = set[fx.Node](), [node]
+    while pending:
+        each = pending.pop()
+        if each not in found:
+            found.add(each)
+            pending += each.all_input_nodes
+    return found
+
+
 def positive(dim: int, rank: int) -> int:
     """Return a dimension counted from the front."""
     return dim + rank if dim < 0 else dim

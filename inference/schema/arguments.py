@@ -50,9 +50,9 @@ class Argument:
     features: tuple[str, ...]
     """Feature it is made of; of a stack all of them, in the order of its columns."""
     members: tuple[str, ...] = ()
-    """Of a matrix: the arguments that lie side by side in it."""
+    """Arguments that lie side by side in a matrix."""
     dense: bool = False
-    """Of a matrix: whether one of them is of numbers, not ids."""
+    """Whether one of those is of numbers, not ids."""
 
 
 def arguments_of(features: Mapping[str, Feature], stacks: Mapping[str, Sequence[str]]) -> dict[str, Argument]:

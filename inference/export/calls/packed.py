@@ -37,7 +37,7 @@ class _Lengths:
     steps: int
     """Places of the padded sequence, T."""
     device: ClassVar = torch.device("cpu")
-    """Where `batch_sizes` are."""
+    """Device of `batch_sizes`."""
 
     def size(self, dim: int = 0) -> int:
         """Return the number of steps, which `pad_packed_sequence` asks for."""

@@ -18,7 +18,7 @@ EXACT: Final[dict[NumberType, int]] = {"int32": 2**31, "int64": 2**63, "float32"
 def constant_added(key: KeyExpression, rows: int) -> int | None:
     """Return the constant that an expression adds to ids, for a table of so many rows; None if it does more."""
     added: list[tuple[NumberType, int]] = []
-    """Of each step back from the row: its type and the constant that it adds."""
+    """Steps back from the row: of each, its type and the constant that it adds."""
     while key.steps[-1].operator != "id":
         last = key.steps[-1]
         if last.operator == "cast" and key.type in EXACT:

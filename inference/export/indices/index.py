@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Where the elements of an index are: `elements` of them belong to each row of the batch, B.
+    """Layout of the elements of an index: `elements` of them belong to each row of the batch, B.
 
     The index has the shape (*before, B * times, *after), rows whole or, where `tiled`, one after the other, `times`
     over. In a row, elements are in the order of (*before, times, *after).

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, VIEWS, aten, getitem
+from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, VIEWS, aten, getitem, upstream
 from ringpull.inference.export.passes.editor import Editor
 
 _SAME_NUMBERS: Final = (
@@ -100,14 +100,7 @@ def _sources(editor: Editor, node: fx.Node) -> list[fx.Node]:
 
 
 def _operators(node: fx.Node) -> set[Any]:
-    found: set[Any] = set()
-    pending = [node]
-    while pending:
-        each = pending.pop()
-        if each.op == "call_function":
-            found.add(each.target)
-            pending += each.all_input_nodes
-    return found
+    return {each.target for each in upstream(node) if each.op == "call_function"}
 
 
 def _expression(node: Any) -> Any:

@@ -92,7 +92,7 @@ class Pooled:
 
     use: Use
     column: int
-    """Where the vector is in a row of the result."""
+    """Place of the vector in a row of the result."""
     dim: int
     scale: Scale
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import aten
+from ringpull.inference.export.operators import aten, upstream
 from ringpull.inference.export.pools.pooled_paths import Paths, always_zero, paths_of
 from ringpull.inference.export.pools.pooled_probes import Pooled, Sequence, Size, pooled_ends
 from ringpull.inference.export.probe import Probe
@@ -198,16 +198,6 @@ def _has_rest(probe: Probe, end: fx.Node, candidates: Iterable[_Candidate]) -> b
     if any(end in each.paths.maxima and each.pooled[end].may_be_empty for each in entering):
         return True
     linear = set[fx.Node]().union(*(each.paths.linear for each in entering))
-    before = _ancestors(end) & linear
+    before = upstream(end) & linear
     added = [one for each in entering for node, ones in each.paths.added.items() if node in before for one in ones]
     return any(one not in linear and not always_zero(probe, one) for one in added)
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found, pending = set[fx.Node](), [node]
-    while pending:
-        each = pending.pop()
-        if each not in found:
-            found.add(each)
-            pending += each.all_input_nodes
-    return found
