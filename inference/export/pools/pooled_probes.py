@@ -68,16 +68,18 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scale:
-    """Number with which a whole bag is multiplied before it is summed: one for all rows, or the largest of a tensor."""
+    """Number with which a whole bag is multiplied before it is summed: one for all rows, times that of a tensor."""
 
     number: float = 1.0
     node: fx.Node | None = None
-    """Tensor (B, ...) whose largest number of each row it is."""
+    """Tensor (B, ...) whose largest number of each row multiplies, or divides, too."""
     divides: bool = False
 
     def build(self, graph: fx.Graph, vectors: fx.Node) -> fx.Node:
+        if self.number != 1:
+            vectors = graph.call_function(aten.mul.Tensor, (vectors, self.number))
         if self.node is None:
-            return vectors if self.number == 1 else graph.call_function(aten.mul.Tensor, (vectors, self.number))
+            return vectors
         rank = self.node.meta["val"].dim()
         flat = graph.call_function(aten.flatten.using_ints, (self.node, 1, -1)) if rank > 2 else self.node
         if rank == 1:
@@ -450,6 +452,8 @@ def _scale(paths: Paths, seen: list[_Seen], keeps: list[Bools]) -> Scale | None:
         with np.errstate(divide="ignore", invalid="ignore"):
             empty = np.float32(0) / given if divides else np.float32(0) * given
             own = 1 / given if divides else given
-        if np.allclose(own[filled], some, _TOLERANCE, 0) and np.array_equal(np.isnan(empty), undefined & ~filled):
-            return Scale(node=node, divides=divides)
+            ratios = some / own[filled]
+        if np.allclose(ratios, ratios[0], _TOLERANCE, 0) and np.array_equal(np.isnan(empty), undefined & ~filled):
+            number = 1.0 if np.isclose(ratios[0], 1, _TOLERANCE, 0) else float(ratios[0])
+            return Scale(number, node, divides)
     return None

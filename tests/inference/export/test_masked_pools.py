@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -141,6 +141,7 @@ class Composed(nn.Module):
     pad=st.sampled_from([0, 3]),
     side=st.sampled_from(["left", "right"]),
 )
+@example(mask="not_pad", way="product", divisor="before", layers=["halved"], pad=0, side="left")
 def test_any_composition_is_a_pull(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
