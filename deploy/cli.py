@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "lookup": "Predictions",
     "loadtest": "Predictions",
     "export": "Models, before they are served",
+    "import": "Models, before they are served",
     "inspect": "Models, before they are served",
     "plan": "Models, before they are served",
     "load": "A change while it serves",
@@ -44,29 +45,59 @@ COMMANDS: Final = {
     "label": "A change while it serves",
     "rebalance": "A change while it serves",
 }
-"""Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`."""
+"""Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`, but
+for those that have commands of their own (`COMMANDS_OF`)."""
+
+COMMANDS_OF: Final[dict[str, dict[str, str]]] = {"import": {}}
+"""Command -> its own commands, each with its group in the help: the function and the module of its name in
+`ringpull.deploy.commands.importing`."""
 
 
 UNREAD: Final = 128 + signal.SIGPIPE
 
 
 class LazyCommands(TyperGroup):
-    """The commands of `COMMANDS`, each imported by the first who asks for it, besides those that are registered."""
+    """The commands of a table, each imported by the first who asks for it, besides those that are registered."""
+
+    table = COMMANDS
+    package = "ringpull.deploy.commands"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS, *super().list_commands(ctx)]
+        return [*self.table, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            self.commands[cmd_name] = _load(cmd_name)
+        if cmd_name in self.table and cmd_name not in self.commands:
+            self.commands[cmd_name] = self.load(cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def load(self, name: str) -> Any:
+        if name in COMMANDS_OF:
+            return typer.main.get_command(_import_group)
+        function = getattr(import_module(f"{self.package}.{name}"), name)
+        alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        alone.command(name, rich_help_panel=self.table[name])(function)
+        return typer.main.get_command(alone)
 
-def _load(name: str) -> Any:
-    function = getattr(import_module(f"ringpull.deploy.commands.{name}"), name)
-    alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    alone.command(name, rich_help_panel=COMMANDS[name])(function)
-    return typer.main.get_command(alone)
+
+class ImportCommands(LazyCommands):
+    """The commands of `ringpull import`, one for each kind of source."""
+
+    table = COMMANDS_OF["import"]
+    package = "ringpull.deploy.commands.importing"
+
+
+_import_group = typer.Typer(
+    name="import", cls=ImportCommands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown"
+)
+
+
+@_import_group.callback()
+def _import() -> None:
+    """Turn models and tables of other makers into a version that is served as it is: `OUT_DIR/VERSION/`.
+
+    Big tables are cut out and sharded, and what is left answers as it did where it came from: that is checked before
+    anything is written. `ringpull import COMMAND --help` explains each kind of source.
+    """
 
 
 def _print_version(asked: bool) -> None:

@@ -1,7 +1,8 @@
 """The extras of the package: what a command or a function says when a package is missing that an extra would install.
 
 The base install is the client and the commands that speak to a deployment. `ringpull[server]` serves,
-`ringpull[export]` prepares and exports models, `ringpull[loadtest]` sends load.
+`ringpull[export]` prepares and exports models, `ringpull[import]` takes those of other makers, some of which need an
+extra of their own; `ringpull[loadtest]` sends load.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 
 from ringpull.ps.errors import RingpullError
 
-Extra = Literal["server", "export", "loadtest"]
+Extra = Literal["server", "export", "import", "trees", "savedmodel", "loadtest"]
 
 
 class MissingExtra(RingpullError, ImportError):

@@ -6,10 +6,20 @@ from typing import Any
 
 import typer.main
 
-from ringpull.deploy.cli import app
+from ringpull.deploy.cli import COMMANDS_OF, app
 
 GROUP: Any = typer.main.get_command(app)
 _CONTEXT = GROUP.make_context("ringpull", [], resilient_parsing=True)
 
-COMMANDS: dict[str, Any] = {name: GROUP.get_command(_CONTEXT, name) for name in GROUP.list_commands(_CONTEXT)}
-"""Commands by name, in the order of the help."""
+
+def _own_commands(name: str) -> dict[str, Any]:
+    command = GROUP.get_command(_CONTEXT, name)
+    if name not in COMMANDS_OF:
+        return {name: command}
+    return {f"{name} {each}": command.get_command(_CONTEXT, each) for each in command.list_commands(_CONTEXT)}
+
+
+COMMANDS: dict[str, Any] = {
+    full_name: command for name in GROUP.list_commands(_CONTEXT) for full_name, command in _own_commands(name).items()
+}
+"""Commands by name, in the order of the help; `import onnx` and its like, which are commands of a command, too."""

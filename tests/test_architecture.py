@@ -38,6 +38,7 @@ ONLY_IN = {
         "inference/model/dense.py",
         "inference/model/pickles.py",
         "inference/export/",
+        "inference/importers/",
         "examples/",
         "loadtest/dlrm.py",
         "loadtest/bench/",
@@ -56,7 +57,8 @@ ONLY_IN = {
         "tests/ps/test_compiled.py",
     ),
     "llvmlite": ("ps/store/intrinsics.py", "ps/store/reducers.py"),
-    "rich": ("deploy/", "inference/export/", "loadtest/", "examples/", "tests/"),
+    "onnx": ("inference/importers/", "examples/", "loadtest/bench/", "tests/"),
+    "rich": ("deploy/", "inference/export/", "inference/importers/", "loadtest/", "examples/", "tests/"),
     "typer": ("deploy/", "loadtest/", "tests/"),
 }
 """Package of others -> the files and folders that may import it."""

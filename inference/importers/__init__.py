@@ -1,0 +1,1 @@
+"""Importers: from models and tables of other makers to a version that is served as it is."""
