@@ -25,7 +25,7 @@ from ringpull.ps.errors import CorruptData
 
 MAX_BYTES: Final = (1 << 31) - 1
 """Largest file of a graph, which is protobuf's limit; larger weights lie in files beside it."""
-MAX_NODES: Final = 200_000
+MAX_NODES: Final = 100_000
 """Largest number of nodes, those of inner graphs and of called functions included."""
 MAX_DEPTH: Final = 16
 """Largest depth of graphs in graphs, as the body of a loop is one."""
