@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ringpull.inference.importers.onnx.binding import FRONT
 from ringpull.inference.importers.onnx.cutting import CutGraph, Pooled, PooledSite, Use, number_of
@@ -22,6 +22,7 @@ from ringpull.inference.importers.onnx.layout import ragged_form
 from ringpull.inference.importers.onnx.operators import MOVES
 from ringpull.inference.importers.onnx.probing import Probed
 from ringpull.inference.importers.onnx.reading import Reading
+from ringpull.inference.importers.onnx.rest import set_nodes
 from ringpull.inference.importers.onnx.sessions import GraphFailed, Session
 from ringpull.inference.importers.onnx.source import SourceGraph, subgraphs
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
@@ -183,7 +184,11 @@ def _fitting(
         for row in np.flatnonzero(full):
             bag = scaled[offsets[row] : offsets[row + 1]]
             expected[row] = (
-                bag.max(0) if rule.pooling is Pooling.MAX else bag.mean(0) if rule.pooling is Pooling.MEAN else bag.sum(0)
+                bag.max(0)
+                if rule.pooling is Pooling.MAX
+                else bag.mean(0)
+                if rule.pooling is Pooling.MEAN
+                else bag.sum(0)
             )
         if np.allclose(values[full], expected[full], rtol=1e-5, atol=1e-6):
             yield rule, bool(np.allclose(values[~full], 0)) and not bool(full.all())
@@ -197,10 +202,9 @@ def _opened(source: SourceGraph, bags: BagSource, table: Array, ids: Array) -> t
     kept = [each for each in graph.initializer if each.name != bags.table]
     nodes = [node for node in graph.node if bags.ids not in node.output and bags.table not in node.output]
     inputs = [each for each in graph.input if each.name not in (bags.table, bags.ids)]
-    kinds = {name: value for name, value in ((bags.ids, _id_type(source, bags)), (bags.table, TensorProto.FLOAT))}
     opened = [
-        helper.make_tensor_value_info(bags.ids, kinds[bags.ids], [None]),
-        helper.make_tensor_value_info(bags.table, kinds[bags.table], [None, None]),
+        helper.make_tensor_value_info(bags.ids, _id_type(source, bags), [None]),
+        helper.make_tensor_value_info(bags.table, TensorProto.FLOAT, [None, None]),
     ]
     place = next(number for number, node in enumerate(nodes) if node.output == bags.node.output)
     after = set(bags.node.output)
@@ -209,13 +213,12 @@ def _opened(source: SourceGraph, bags: BagSource, table: Array, ids: Array) -> t
         if after.intersection(node.input):
             after.update(node.output)
             names += [each for each in node.output if each]
-    copies = [
-        [type(each).FromString(each.SerializeToString()) for each in values] for values in (kept, nodes, inputs)
-    ]
-    del graph.initializer[:], graph.node[:], graph.input[:], graph.output[:]
-    graph.initializer.extend(copies[0])
-    graph.node.extend(copies[1])
-    graph.input.extend([*opened, *copies[2]])
+    initializers = [TensorProto.FromString(each.SerializeToString()) for each in kept]
+    values = [ValueInfoProto.FromString(each.SerializeToString()) for each in inputs]
+    set_nodes(graph, nodes)
+    del graph.initializer[:], graph.input[:], graph.output[:]
+    graph.initializer.extend(initializers)
+    graph.input.extend([*opened, *values])
     graph.output.extend([helper.make_empty_tensor_value_info(each) for each in names])
     return model, names
 

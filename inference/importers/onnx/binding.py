@@ -163,10 +163,9 @@ def _bind(source: SourceGraph, schema: Schema, value: ValueInfoProto, argument: 
     return BoundInput(value.name, argument, members, tensor.elem_type, len(dims), strings)
 
 
-_TAKEN: Final = frozenset(
-    getattr(TensorProto, each)
-    for each in "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 FLOAT FLOAT16 DOUBLE".split()
-)
+_INTEGER_NAMES: Final = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+_TAKEN_NAMES: Final = ("BOOL", *_INTEGER_NAMES, "FLOAT", "FLOAT16", "DOUBLE")
+_TAKEN: Final = frozenset(getattr(TensorProto, each) for each in _TAKEN_NAMES)
 _SHAPES: Final = {
     "id": "(batch,)",
     "values": "(ids of all rows,)",
@@ -249,7 +248,7 @@ def _front_nodes(model: ModelProto, bound: BoundInput) -> list[NodeProto]:
     name = node("Concat", columns, "stacked", axis=1) if len(columns) > 1 else columns[0]
     given = TensorProto.FLOAT if stacked and bound.argument.part != "id_stack" else argument_type(bound.members[0])
     if bound.strings is not None:
-        tensor = helper.make_tensor(made + "strings", TensorProto.STRING, [len(bound.strings)], bound.strings)
+        tensor = numpy_helper.from_array(np.array(bound.strings, object), made + "strings")
         model.graph.initializer.append(tensor)
         name = node("Gather", [tensor.name, name], "looked_up", axis=0)
     elif given != bound.type:

@@ -1,4 +1,4 @@
-"""Rows that an imported graph is held against its source with: such as the source takes, the edges of tables among them."""
+"""Rows that an imported graph is held against its source with: ids that it takes, the edges of tables among them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.export.keys import RowKeys
 from ringpull.inference.export.ranges import IdRange, telling_ids
 from ringpull.inference.importers.made_rows import made_rows
-from ringpull.inference.importers.onnx.cutting import CutGraph, Use
+from ringpull.inference.importers.onnx.cutting import Use
 from ringpull.inference.schema.features import Prepared, PreparedFeature
 from ringpull.inference.schema.key_expressions import KeyExpression
-from ringpull.inference.schema.kinds import Dense
+from ringpull.inference.schema.kinds import Computed, Dense
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.export.keys import RowKeys
 from ringpull.ps.errors import ExportError
 
 Int64Array = NDArray[np.int64]
@@ -26,7 +26,9 @@ _SMALL: Final = 2
 _SHRINKINGS: Final = 40
 
 
-def ids_of(uses: Sequence[Use], limits: Sequence[IdRange], schema: Schema, raw: Mapping[str, RowKeys]) -> dict[str, Int64Array]:
+def ids_of(
+    uses: Sequence[Use], limits: Sequence[IdRange], schema: Schema, raw: Mapping[str, RowKeys]
+) -> dict[str, Int64Array]:
     """Return ids of each feature that the graph takes: those that tell its keys apart, and some of all rows."""
     ranges: dict[str, list[IdRange]] = {}
     for use in uses:
@@ -91,10 +93,10 @@ def as_served(trained: Prepared, schema: Schema, raw: Mapping[str, RowKeys]) -> 
     features: dict[str, PreparedFeature] = {}
     for feature in schema.features:
         name = feature.name
-        own = trained.features.get(name)
-        if own is None:
-            parts = [_ids(trained.features[each]) for each in getattr(feature, "of", ())]
-            features[name] = PreparedFeature(trained.rows, getattr(feature, "key").evaluate(*parts))
+        own = trained.features[name] if name in trained.features else PreparedFeature(trained.rows)
+        if isinstance(feature, Computed):
+            parts = [_ids(trained.features[each]) for each in feature.of]
+            features[name] = PreparedFeature(trained.rows, feature.key.evaluate(*parts))
         elif name in raw:
             features[name] = PreparedFeature(trained.rows, _raw(raw[name], _ids(own)), own.offsets, own.weights)
         else:
@@ -112,8 +114,3 @@ def _raw(keys: RowKeys, numbers: Int64Array) -> Int64Array:
 def _ids(feature: PreparedFeature) -> NDArray[Any]:
     assert feature.ids is not None
     return feature.ids
-
-
-def all_limits(cut: CutGraph) -> list[IdRange]:
-    """Return the ids that look-ups which stay have rows for."""
-    return list(cut.limits)

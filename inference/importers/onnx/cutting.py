@@ -1,19 +1,20 @@
 """Cutting of a graph: its look-ups by ids become inputs, which the shards answer, and their tables are no part of it.
 
-    read for two numbers of rows -> look-ups with their keys (Cutter) -> graph without them (rest)
+read for two numbers of rows -> look-ups with their keys (Cutter) -> graph without them (rest)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.ranges import IdRange, ids_made, limits_of, telling_ids
+from ringpull.inference.export.made_lists import ids_made
+from ringpull.inference.export.ranges import IdRange, limits_of, telling_ids
 from ringpull.inference.importers.onnx.elements import NO_PLACE, Elements
 from ringpull.inference.importers.onnx.layout import IndexLayout, Looked, ragged_form, read_layout
 from ringpull.inference.importers.onnx.operators import NotRead
@@ -79,7 +80,7 @@ class Use:
     def row_of(self, value: int) -> int | None:
         """Return the row, from 0 on, of an id; None: there is none."""
         row = self.expression.row_of(value)
-        row += self.rows * (row < 0)
+        row = row + self.rows if row < 0 else row
         return row if 0 <= row < self.rows else None
 
     def key(self, feature: Feature) -> tuple[int, KeyExpression | None]:
@@ -159,12 +160,14 @@ class CutGraph:
         """Return the feature that is looked up."""
         return use.features[0] if len(use.features) == 1 else self.computed[use.features, use.expression].name
 
-    def all_limits(self, schema: Schema, open_tables: frozenset[str]) -> tuple[IdLimit, ...]:
+    def all_limits(
+        self, schema: Schema, open_tables: Collection[str], more: Sequence[IdRange] = ()
+    ) -> tuple[IdLimit, ...]:
         """Return the ids that the graph takes, by feature: of all but `open_tables`, where others get a default."""
         ranges = [
             use.range(self.feature_of(use)) for use in self.uses if use.beyond_fails and use.table not in open_tables
         ]
-        return limits_of([*ranges, *self.limits], schema)
+        return limits_of([*ranges, *self.limits, *more], schema)
 
 
 def cut_graph(
@@ -245,9 +248,7 @@ def _is_ragged(schema: Schema, elements: Elements, numbers: NDArray[np.int64]) -
     return isinstance(feature, Sparse) and feature.many
 
 
-def _uses(
-    site: Site, table: Array, schema: Schema, elements: Elements, looked: Sequence[Looked]
-) -> list[Use | None]:
+def _uses(site: Site, table: Array, schema: Schema, elements: Elements, looked: Sequence[Looked]) -> list[Use | None]:
     made: dict[tuple[int, tuple[str, ...]], Use] = {}
     uses: list[Use | None] = []
     for each in looked:
@@ -319,7 +320,7 @@ def _place(elements: Elements, table: Array, looked: Looked, site: Site) -> int:
     rows = table.shape[site.axis]
     if site.beyond == "zeros" or not -rows <= row < rows:
         raise NotRead("its index has constants beyond the table")
-    return row % rows
+    return int(row % rows)
 
 
 def table_names(tensors: Sequence[str]) -> dict[str, str]:

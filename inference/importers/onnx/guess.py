@@ -160,7 +160,7 @@ def _guessed(
     if f"{name}_offsets" in names:
         return [Sparse(name, many=True, weighted=f"{name}_weights" in names)], []
     if each.type == TensorProto.STRING:
-        words = Vocabulary(strings_of(source) or ["unknown"])
+        words = Vocabulary(tuple(strings_of(source)) or ("unknown",))
         notes.append(f"{name}: its vocabulary is all {len(words.ids):,} strings of the graph")
         if each.rank == 1 or columns == 1:
             return [Sparse(name, "string", transforms=(words,))], []
@@ -198,9 +198,7 @@ def _of_floats(
     return _side_by_side(parts, looked_up)
 
 
-def _side_by_side(
-    parts: Sequence[str], looked_up: dict[str, set[tuple[str, str]]]
-) -> tuple[list[Feature], list[str]]:
+def _side_by_side(parts: Sequence[str], looked_up: dict[str, set[tuple[str, str]]]) -> tuple[list[Feature], list[str]]:
     """Return the features of one matrix of ids and numbers: columns of numbers that follow each other are one."""
     features: list[Feature] = []
     begin = 0

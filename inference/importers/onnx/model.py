@@ -1,13 +1,12 @@
 """`import_onnx`: from an ONNX graph to a version folder that serves.
 
-    file -> graph (source) -> its inputs bound to a schema (binding) -> run and read (probing) -> cut (cutting, bags, pools)
-         -> rest, look-ups in keys (rest, serving) -> held against the source, written (version_writer)
+file -> graph (source) -> its inputs bound to a schema (binding) -> run and read (probing)
+     -> cut (cutting, bags, pools) -> rest, look-ups in keys (rest, serving) -> checked and written (version_writer)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,35 +16,22 @@ from onnx import ModelProto
 from rich.console import Console
 
 from ringpull.inference.export.keys import Keys
-from ringpull.inference.export.kept_weight import LARGE_BYTES, KeptWeight
-from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
-from ringpull.inference.importers.onnx.bags import add_bags
-from ringpull.inference.importers.onnx.binding import FRONT, Bound, bind_inputs, bound_model
 from ringpull.inference.importers.onnx.check_rows import as_served, ids_of, make_rows
-from ringpull.inference.importers.onnx.cutting import CutGraph, Use, cut_graph, table_names
 from ringpull.inference.importers.onnx.guess import guess_schema
-from ringpull.inference.importers.onnx.outputs import chosen_outputs, plain_outputs, program_outputs
-from ringpull.inference.importers.onnx.pools import add_pools, lookup_inputs
-from ringpull.inference.importers.onnx.probing import Probed, probe
-from ringpull.inference.importers.onnx.proof import prove_keys
-from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
-from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
-from ringpull.inference.importers.onnx.sessions import GraphFailed, Session, with_outputs
-from ringpull.inference.importers.onnx.source import SourceGraph, read_source
-from ringpull.inference.importers.version_writer import CheckRows, OnnxVersion, Reference, write_onnx_version
-from ringpull.inference.model.manifest import ProgramInput, ProgramOutput
-from ringpull.inference.schema.columns import Column
+from ringpull.inference.importers.onnx.outputs import plain_outputs
+from ringpull.inference.importers.onnx.reference import GraphReference
+from ringpull.inference.importers.onnx.source import read_source
+from ringpull.inference.importers.onnx.split import RowReader, Split
+from ringpull.inference.importers.version_writer import CheckRows, Reference, write_onnx_version
+from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError, InvalidInput
 
 Array = NDArray[Any]
-RowReader = Callable[[int, int], Array]
-"""What gives rows [begin, end) of a table that is not in the graph, (n, ...)."""
-
 MAX_DENSE_BYTES: Final = 64 << 20
 
 
@@ -87,8 +73,9 @@ def import_onnx(
         weights: What gives the rows of initializers that are not in the graph, by name; it needs a `reference`.
         folder: Folder of external data, where the graph is not given as a file.
         check_rows: Made-up rows for the check; 0: none.
-        check_columns: Rows of the source's own, by feature: checked too.
-        check_scores: Scores of these rows, by output: compared too.
+        check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
+            them, and compared; others that are no feature are let be.
+        check_scores: More scores of these rows, by output.
         quiet: Print no report, no progress and no guess.
 
     Raises:
@@ -106,127 +93,76 @@ def import_onnx(
             console.print(guess.text, markup=False, highlight=False, soft_wrap=True)
             for note in guess.notes:
                 console.print(note, markup=False, style="yellow")
-    given = None if check_columns is None else _given(schema, check_columns)
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
-        split = _Split.of(source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, weights)
+        split = Split.of(source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, weights)
     if reference is None:
         if weights:
             raise InvalidInput("weights: rows that are not in the graph need a reference, the source's own scoring")
-        reference = _Reference(source, split.bound, split.outputs)
-    check = _checks(split, reference, check_rows, given, check_scores)
+        reference = GraphReference(source, split.bound, split.outputs)
+    given, scores = _given(split, check_columns or {})
+    check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})
     return write_onnx_version(split.parts(), out_dir, version, reference=reference, check=check, name=name, quiet=quiet)
 
 
-class _Reference:
-    """The graph as it was, run by onnxruntime."""
+def _given(split: Split, columns: Mapping[str, Column]) -> tuple[Prepared | None, dict[str, Array]]:
+    """Return the source's own rows, prepared, and the scores that came with them."""
+    given = {name: as_column(name, each) for name, each in columns.items()}
+    own = {name: each for name, each in given.items() if split.schema.get(name) is not None}
+    scores = {name: each for name, each in given.items() if name in split.outputs and name not in own}
+    if not own:
+        if columns:
+            raise InvalidInput(
+                f"check rows: no column is called like a feature ({', '.join(f.name for f in split.schema.features)});"
+                f" they are {', '.join(columns)}"
+            )
+        return None, {}
+    ragged = [name for name, each in scores.items() if not isinstance(each, np.ndarray)]
+    if ragged:
+        raise InvalidInput(f"check rows: scores of output {ragged[0]} are lists of different lengths")
+    rows = len(next(iter(own.values())))
+    arrays = {name: np.asarray(each, np.float32) for name, each in scores.items()}
+    return split.schema.prepare(own, rows), arrays
 
-    def __init__(self, source: SourceGraph, bound: Bound, outputs: Mapping[str, str]) -> None:
-        self._bound = bound
-        self._outputs = dict(outputs)
-        tensors = list(dict.fromkeys(self._outputs.values()))
-        self._session = Session(with_outputs(source.model, tensors), source.weights, source.where)
-        self._tensors = tensors
 
-    def __call__(self, arguments: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name, of the schema's arguments."""
-        found = dict(zip(self._tensors, self._session.run(self._bound.feeds(arguments), self._tensors), strict=True))
-        return {name: found[tensor] for name, tensor in self._outputs.items()}
+def _checks(
+    split: Split, reference: Reference, rows: int, given: Prepared | None, scores: Mapping[str, Array] | None
+) -> list[CheckRows]:
+    """Return the rows that the import is held against its source with."""
+    checks = []
+    if rows > 0:
+        made = _made_rows(split, reference, rows, fallback=given is not None)
+        if made is not None:
+            checks.append(_check(split, made, "made-up rows", None))
+    if given is not None:
+        checks.append(_check(split, given, "the rows given", scores))
+    return checks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Split:
-    """A graph in two parts, and how they serve."""
+def _check(split: Split, trained: Prepared, described: str, scores: Mapping[str, Array] | None) -> CheckRows:
+    serving = split.serving
+    served = as_served(trained, serving.schema, serving.raw)
+    return CheckRows(served=served, arguments=split.schema.arguments(trained), expected=scores, described=described)
 
-    source: SourceGraph
-    schema: Schema
-    """Schema that the graph takes."""
-    bound: Bound
-    outputs: Mapping[str, str]
-    """Tensors that are served, by name."""
-    program_outputs: tuple[ProgramOutput, ...]
-    cut: CutGraph
-    uses: tuple[Use, ...]
-    """Look-ups of the rest, in the order of its inputs."""
-    rest: SourceGraph
-    tables: Mapping[str, ServedTable]
-    serving: Serving
-    kept: tuple[KeptWeight, ...]
-    large: tuple[KeptWeight, ...]
-    type_limits: tuple[IdRange, ...]
 
-    @classmethod
-    def of(
-        cls,
-        source: SourceGraph,
-        schema: Schema,
-        arguments: Mapping[str, str],
-        outputs: Sequence[str] | Mapping[str, str] | None,
-        keys: Mapping[str, Keys],
-        options: Mapping[str, TableOptions],
-        max_dense_bytes: int,
-        weights: Mapping[str, RowReader] | None,
-    ) -> _Split:
-        """Split a graph."""
-        chosen = chosen_outputs(source, outputs)
-        tensors = list(dict.fromkeys(chosen.values()))
-        bound = bind_inputs(source, schema, arguments)
-        model = bound_model(source, bound, schema)
+def _made_rows(split: Split, reference: Reference, rows: int, *, fallback: bool) -> Prepared | None:
+    """Return made-up rows that the source takes; None: it takes none, and there is a `fallback`.
+
+    Raises:
+        ExportError: It takes none.
+    """
+    limits = [*split.cut.limits, *split.type_limits]
+    ids = ids_of(split.uses, limits, split.schema, split.serving.raw)
+    failure: Exception | None = None
+    for small in (False, True):
+        made = make_rows(split.schema, split.uses, rows, ids, small=small)
         try:
-            probed = probe(model, bound, schema)
-        except GraphFailed as exc:
-            raise ExportError(f"{exc}. It was given ids 0 and 1 of every feature: does the schema fit the graph?") from exc
-        described = program_outputs(chosen, probed.readings)
-        cut = cut_graph(model, schema, probed.readings, probed.elements, {})
-        schema = _never_empty(schema, add_bags(model, cut, schema, probed))
-        prove_keys(model, cut, schema)
-        add_pools(model, cut, schema, tensors)
-        rest = rest_of(model, cut, lookup_inputs(cut, schema), tensors)
-        rest = pruned(with_free_sizes(rest, probed.readings), tensors)
-        rest, numbers = numbered(rest)
-        uses = tuple(cut.uses[number] for number in numbers)
-        names = table_names([tensor for tensor in cut.tables if any(use.table == tensor for use in uses)])
-        kept, large = _kept(probed, cut, rest, names, max_dense_bytes)
-        reasons = {each.name: each.reason for each in kept if not each.copy}
-        served = served_tables(cut, names, keys, options, reasons)
-        served = {tensor: replace(each, read=(weights or {}).get(tensor)) for tensor, each in served.items()}
-        taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
-        serving = plan_serving(cut, uses, schema, served, taken)
-        limits = tuple(_type_limits(bound))
-        return cls(
-            source, schema, bound, chosen, described, cut, uses, rest, served, serving, kept, large, limits
-        )  # fmt: skip
-
-    def parts(self) -> OnnxVersion:
-        """Return what is written."""
-        inputs = []
-        for each in self.rest.graph.input:
-            if each.name.startswith(LOOKUP):
-                inputs.append(ProgramInput(kind="lookup", lookup=int(each.name.removeprefix(LOOKUP))))
-            else:
-                inputs.append(ProgramInput(kind="argument", argument=each.name.removeprefix(FRONT)))
-        features = {
-            tensor: list(dict.fromkeys(self.cut.feature_of(use) for use in self.uses if use.table == tensor))
-            for tensor in self.tables
-        }
-        rest = whole(self.rest)
-        for tensor, name in zip(rest.graph.output, self.outputs, strict=False):
-            tensor.name = tensor.name if tensor.name in self.outputs.values() else name
-        return OnnxVersion(
-            schema=self.serving.schema,
-            rest=rest,
-            tables={each.name: each.imported(features[tensor]) for tensor, each in self.tables.items()},
-            lookups=self.serving.lookups,
-            inputs=tuple(inputs),
-            outputs=self.program_outputs,
-            limits=self.limits(),
-            kept=self.kept,
-            large=self.large,
-        )
-
-    def limits(self) -> Any:
-        """Return the ids that the graph takes, of features that are not looked up by raw ids."""
-        opened = frozenset(
-            tensor for tensor, each in self.tables.items() if each.keys.raw or each.options.default is not None
-        )
-        cut = replace_limits(self.cut, [*self.cut.limits, *self.type_limits])
-        return cut.all_limits(self.serving.schema, opened)
+            reference(split.schema.arguments(made))
+            return made
+        except Exception as exc:  # of any root: the source's own
+            failure = exc
+    if fallback:
+        return None
+    raise ExportError(
+        f"the source fails on made-up rows, so nothing can be checked: {failure}. Give rows that it takes:"
+        " --check ROWS.parquet"
+    ) from failure

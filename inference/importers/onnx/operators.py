@@ -27,7 +27,10 @@ TYPES_OF_ARRAYS: Final[dict[np.dtype[Any], NumberType]] = {
 }
 
 MOVES: Final = frozenset(
-    "Reshape Transpose Squeeze Unsqueeze Flatten Slice Gather GatherND Concat Split Expand Tile Identity Dropout".split()
+    (
+        *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "GatherND", "Concat", "Split"),
+        *("Expand", "Tile", "Identity", "Dropout"),
+    )
 )
 """Operators that only move elements: what comes out is what went in, elsewhere."""
 

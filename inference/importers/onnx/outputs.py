@@ -12,6 +12,7 @@ from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError, InvalidInput
 
+
 def plain_outputs(source: SourceGraph) -> SourceGraph:
     """Return a graph whose outputs are no maps: what a ZipMap makes one of comes out as it is, under its name."""
     makers = {node.output[0]: node for node in source.graph.node if node.op_type == "ZipMap"}

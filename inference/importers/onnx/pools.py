@@ -128,9 +128,7 @@ class _Run:
         ids[-1] = feature.pad  # a bag of padding alone, which were ids
         lengths[-1] = length
         mask[-1] = True
-        vectors = self.random.standard_normal(
-            (_ROWS, length, self.cut.tables[use.table].shape[1]), np.float32
-        )
+        vectors = self.random.standard_normal((_ROWS, length, self.cut.tables[use.table].shape[1]), np.float32)
         object.__setattr__(self, "made", {"ids": ids, "lengths": lengths, "mask": mask, "vectors": vectors})
 
     def feeds(self, names: Sequence[str]) -> dict[str, Array]:

@@ -77,9 +77,7 @@ class _Maker:
 
     def fed(self, bound: Bound, elements: Elements) -> dict[str, Fed]:
         """Return what each argument is given."""
-        made: Mapping[str, Argument] = {
-            each.name: each for bound_input in bound.inputs for each in bound_input.members
-        }
+        made: Mapping[str, Argument] = {each.name: each for bound_input in bound.inputs for each in bound_input.members}
         return {FRONT + name: self._fed(each, elements) for name, each in made.items()}
 
     def _fed(self, argument: Argument, elements: Elements) -> Fed:

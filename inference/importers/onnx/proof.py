@@ -1,7 +1,7 @@
 """Proof of keys: what a graph computes of ids, run by onnxruntime, beside the key expressions that were read off it.
 
-Reading shows what is computed; this shows that it was read well, at the ids where it matters: 0, -1, the last row, those
-after it, those around every constant, and where integers end.
+Reading shows what is computed; this shows that it was read well, at the ids where it matters: 0, -1, the last row,
+those after it, those around every constant, and where integers end.
 """
 
 from __future__ import annotations

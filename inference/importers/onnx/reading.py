@@ -35,11 +35,14 @@ MAX_ELEMENTS: Final = 1 << 18
 SIZES: Final = ("Shape", "Size")
 """Operators that read nothing of a tensor but its size."""
 
-_SIZED_BY_VALUES: Final = frozenset("NonZero Compress Unique StringSplit NonMaxSuppression Loop If Scan".split())
+_SIZED_BY_VALUES: Final = frozenset(
+    ("NonZero", "Compress", "Unique", "StringSplit", "NonMaxSuppression", "Loop", "If", "Scan")
+)
 """Operators whose outputs' sizes depend on the values of what they take."""
 _SIZED_BY: Final = {
     **dict.fromkeys(("ConstantOfShape", "Range"), 0),
-    **dict.fromkeys("Reshape Slice Expand Tile Pad TopK Split Resize Squeeze Unsqueeze OneHot".split(), 1),
+    **dict.fromkeys(("Reshape", "Slice", "Expand", "Tile", "Pad", "TopK", "Split", "Resize"), 1),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "OneHot"), 1),
 }
 """Operators whose outputs' sizes depend on the values of their operands from this one on."""
 
@@ -133,11 +136,11 @@ def captured(node: NodeProto) -> list[str]:
     """Return the tensors of outside that the graphs inside a node take."""
     found: list[str] = []
     for graph in subgraphs(node):
-        own = {each.name for each in (*graph.input, *graph.initializer)}
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         for inner in graph.node:
-            found += [each for each in (*inner.input, *captured(inner)) if each and each not in own]
+            found += [name for name in (*inner.input, *captured(inner)) if name and name not in own]
             own.update(inner.output)
-        found += [each.name for each in graph.output if each.name not in own]
+        found += [value.name for value in graph.output if value.name not in own]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rest of a graph: look-ups are inputs of it, in the place of what they were computed by, and what nobody needs is gone."""
+"""Rest of a graph: look-ups are inputs of it, in the place of what made them; what nobody needs is gone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ringpull.inference.importers.onnx.binding import FRONT
 from ringpull.inference.importers.onnx.cutting import CutGraph, CutSite
 from ringpull.inference.importers.onnx.layout import in_order
 from ringpull.inference.importers.onnx.reading import SIZES, Reading, captured
-from ringpull.inference.importers.onnx.source import APART_BYTES, SourceGraph, keep_apart
+from ringpull.inference.importers.onnx.source import SourceGraph
 
 Array = NDArray[Any]
 
@@ -96,7 +96,7 @@ def rest_of(
         kept = NodeProto.FromString(node.SerializeToString())
         kept.output[:] = [f"{FRONT}was/{each}" if each in replaced else each for each in node.output]
         nodes.append(kept)
-    _set_nodes(model.graph, nodes)
+    set_nodes(model.graph, nodes)
     arguments = list(model.graph.input)
     del model.graph.input[:]
     model.graph.input.extend([inputs[number].info(number) for number in sorted(inputs)])
@@ -188,7 +188,8 @@ def _laid_out(
     return editor.node("Reshape", [moved, editor.numbers([*layout.before, -1, *layout.after, *row])])
 
 
-def _set_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+def set_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    """Replace the nodes of a graph, some of which may be its own."""
     copies = [NodeProto.FromString(each.SerializeToString()) for each in nodes]
     del graph.node[:]
     graph.node.extend(copies)
@@ -205,15 +206,18 @@ def pruned(source: SourceGraph, outputs: Sequence[str]) -> SourceGraph:
         if needed.intersection(node.output):
             needed.update(each for each in (*node.input, *captured(node)) if each)
             kept.append(node)
-    _set_nodes(graph, kept[::-1])
+    set_nodes(graph, kept[::-1])
     initializers = [each for each in graph.initializer if each.name in needed]
     inputs = [each for each in graph.input if each.name in needed]
     typed = {each.name: each for each in graph.output}
     chosen = [typed.get(each) or helper.make_empty_tensor_value_info(each) for each in outputs]
-    for fields, values in ((graph.initializer, initializers), (graph.input, inputs), (graph.output, chosen)):
-        copies = [type(each).FromString(each.SerializeToString()) for each in values]
-        del fields[:]
-        fields.extend(copies)
+    kept_tensors = [TensorProto.FromString(each.SerializeToString()) for each in initializers]
+    kept_inputs = [ValueInfoProto.FromString(each.SerializeToString()) for each in inputs]
+    kept_outputs = [ValueInfoProto.FromString(each.SerializeToString()) for each in chosen]
+    del graph.initializer[:], graph.input[:], graph.output[:]
+    graph.initializer.extend(kept_tensors)
+    graph.input.extend(kept_inputs)
+    graph.output.extend(kept_outputs)
     del graph.value_info[:]
     weights = {each.name: source.weights[each.name] for each in graph.initializer if each.name in source.weights}
     return SourceGraph(source.where, model, weights)
@@ -246,7 +250,7 @@ def with_free_sizes(source: SourceGraph, readings: Sequence[Reading]) -> SourceG
         editor.nodes = []
     if len(nodes) == len(model.graph.node):
         return source
-    _set_nodes(model.graph, nodes)
+    set_nodes(model.graph, nodes)
     return SourceGraph(source.where, model, source.weights)
 
 
@@ -273,11 +277,15 @@ def whole(source: SourceGraph) -> ModelProto:
     return model
 
 
-def apart(model: ModelProto, where: str) -> SourceGraph:
-    """Return a graph with its large tensors apart: the opposite of `whole`."""
-    weights: dict[str, Array] = {}
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) >= APART_BYTES and tensor.data_type != TensorProto.STRING:
-            weights[tensor.name] = numpy_helper.to_array(tensor)
-            keep_apart(tensor, weights[tensor.name].nbytes)
-    return SourceGraph(where, model, weights)
+def numbered(source: SourceGraph) -> tuple[SourceGraph, list[int]]:
+    """Return a graph whose look-ups are numbered from 0 on, in their order, and the numbers that they had."""
+    model = ModelProto()
+    model.CopyFrom(source.model)
+    had = [each.name for each in model.graph.input if each.name.startswith(LOOKUP)]
+    names = {name: f"{LOOKUP}{number}" for number, name in enumerate(had)}
+    for value in model.graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(each, each) for each in node.input]
+    made = SourceGraph(source.where, model, source.weights)
+    return made, [int(each.removeprefix(LOOKUP)) for each in had]

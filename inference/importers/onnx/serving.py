@@ -52,12 +52,14 @@ class ServedTable:
 
     def row(self, number: int) -> NDArray[np.float32]:
         """Return one row, float32 (D,)."""
-        return self.part(number, number + 1)[0]
+        row: NDArray[np.float32] = self.part(number, number + 1)[0]
+        return row
 
     def part(self, begin: int, end: int) -> NDArray[np.float32]:
         """Return rows [begin, end), float32 (n, D)."""
         rows = self.rows[begin:end] if self.read is None else self.read(begin, end)
-        return np.ascontiguousarray(rows, np.float32).reshape(end - begin, -1)
+        made: NDArray[np.float32] = np.ascontiguousarray(rows, np.float32).reshape(end - begin, -1)
+        return made
 
     def imported(self, features: Sequence[str]) -> ImportedTable:
         """Return it as it is written.
@@ -88,7 +90,10 @@ class ServedTable:
         chunk = max(1, CHUNK_BYTES // row_bytes)
         begins = range(self.keys.first, len(self.rows), chunk)
         pieces = (
-            (self.keys.of(begin, min(begin + chunk, len(self.rows))), self.part(begin, min(begin + chunk, len(self.rows))))
+            (
+                self.keys.of(begin, min(begin + chunk, len(self.rows))),
+                self.part(begin, min(begin + chunk, len(self.rows))),
+            )
             for begin in begins
         )
         return list(pieces) if len(begins) == 1 else pieces

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from ringpull.ps.errors import CorruptData, InvalidInput
 
@@ -150,9 +150,10 @@ def _inlined(where: str, model: ModelProto) -> ModelProto:
     if not model.functions:
         return model
     try:
-        return onnx.inliner.inline_local_functions(model)
+        made: ModelProto = inliner.inline_local_functions(model)
     except Exception as exc:  # of the library's C++, of any root
         raise InvalidInput(f"{where}: its functions cannot be inlined: {_first_line(exc)}") from exc
+    return made
 
 
 def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -197,7 +198,7 @@ def _check_tensor(where: str, tensor: TensorProto) -> None:
         wanted, found = _packed_bytes(tensor, kind), len(tensor.raw_data)
     else:
         fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
-        wanted, found = count, len(tensor.string_data) or max(map(len, fields))
+        wanted, found = count, len(tensor.string_data) or max(len(each) for each in fields)
         if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
             wanted *= 2
         elif _bits(tensor) < 8:
