@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.indices.index import Part
 from ringpull.inference.export.made_lists import ids_made
 from ringpull.inference.model.manifest import IdLimit
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
+
+if TYPE_CHECKING:  # it needs torch, which importers of graphs do without
+    from ringpull.inference.export.indices.index import Part
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
