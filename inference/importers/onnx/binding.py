@@ -73,6 +73,19 @@ class Bound:
         """Names of the arguments that the graph is given, each once."""
         return tuple(dict.fromkeys(each.name for bound in self.inputs for each in bound.members))
 
+    def within(self) -> dict[str, tuple[int, int]]:
+        """Return the bounds [low, high) of the ids that inputs of a shorter type than int64 take, by feature."""
+        found: dict[str, tuple[int, int]] = {}
+        for each in self.inputs:
+            if each.type not in _SHORT:
+                continue
+            bounds = np.iinfo(helper.tensor_dtype_to_np_dtype(each.type))
+            for member in each.members:
+                if member.part in ("id", "sequence", "values"):
+                    low, high = found.get(member.features[0], (int(bounds.min), int(bounds.max) + 1))
+                    found[member.features[0]] = max(low, int(bounds.min)), min(high, int(bounds.max) + 1)
+        return found
+
     def feeds(self, arguments: Mapping[str, Array]) -> dict[str, Array]:
         """Return what the graph as it was is given, of the schema's arguments."""
         return {each.name: each.feed(arguments) for each in self.inputs}
@@ -164,6 +177,7 @@ def _bind(source: SourceGraph, schema: Schema, value: ValueInfoProto, argument: 
 
 
 _INTEGER_NAMES: Final = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+_SHORT: Final = frozenset(getattr(TensorProto, each) for each in _INTEGER_NAMES if "64" not in each)
 _TAKEN_NAMES: Final = ("BOOL", *_INTEGER_NAMES, "FLOAT", "FLOAT16", "DOUBLE")
 _TAKEN: Final = frozenset(getattr(TensorProto, each) for each in _TAKEN_NAMES)
 _SHAPES: Final = {
