@@ -95,18 +95,10 @@ def graph_inputs(source: SourceGraph) -> list[ValueInfoProto]:
     """Return the inputs of a graph that no initializer fills.
 
     Raises:
-        InvalidInput: One is no tensor, or says no rank.
+        InvalidInput: There is none.
     """
     filled = {each.name for each in source.graph.initializer}
     inputs = [each for each in source.graph.input if each.name not in filled]
-    for each in inputs:
-        if not each.type.HasField("tensor_type"):
-            raise InvalidInput(f"{source.where}: input {each.name} is a {each.type.WhichOneof('value')}, no tensor")
-        if not each.type.tensor_type.HasField("shape"):
-            raise InvalidInput(
-                f"{source.where}: input {each.name} says no shape; say how many dimensions it has, (batch,) or"
-                " (batch, width), when the model is exported"
-            )
     if not inputs:
         raise InvalidInput(f"{source.where}: the graph has no inputs: nothing of a request could change its answer")
     return inputs

@@ -18,7 +18,7 @@ from ringpull.inference.schema.schema import Schema
 from tests.inference.export.versions import Exported
 
 Array = NDArray[Any]
-Value = tuple[str, int, Sequence[int | str | None]]
+Value = tuple[str, int, Any]
 """Name, type and shape of an input or output."""
 
 INT, INT32, FLOAT, STRING = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.STRING

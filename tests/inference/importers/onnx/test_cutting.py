@@ -304,7 +304,9 @@ def test_given_scores_are_compared(tmp_path: Path) -> None:
     schema = Schema([Sparse("x"), Dense("d", 4)])
     columns = {"x": np.array([1, 2]), "d": np.ones((2, 4), np.float32)}
     (scores,) = run(model, columns)
-    import_onnx(model, schema, tmp_path / "m", 1, quiet=True, check_columns={**columns, "y": scores, "label": [0, 1]})
+    import_onnx(
+        model, schema, tmp_path / "m", 1, quiet=True, check_columns={**columns, "y": scores, "label": np.array([0, 1])}
+    )
     with pytest.raises(ExportError, match="the scores of"):
         import_onnx(model, schema, tmp_path / "m", 2, quiet=True, check_columns={**columns, "y": scores + 1})
     assert not (tmp_path / "m" / "2").exists()
