@@ -74,6 +74,8 @@ def open_source(where: str | Path, options: ReadOptions | None = None) -> TableS
     name = chosen.format if chosen.format is not None else format_of(place)
     if name not in FORMATS:
         raise InvalidInput(f"format is {name!r}; it must be one of {', '.join(FORMATS)}")
+    if name != "text" and (chosen.header is not None or chosen.delimiter is not None):
+        raise InvalidInput(f"{place}: is read as {name}; header and delimiter are for text")
     with needing("import", f"a source of the format {name}"):
         module = import_module(f"ringpull.inference.importers.tables.{FORMATS[name].module}")
     return cast(Reader, module.open_table)(place, chosen)
