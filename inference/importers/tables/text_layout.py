@@ -86,7 +86,7 @@ def find_layout(lines: Sequence[str], options: ReadOptions, where: str) -> TextL
     columns = []
     for place, name in enumerate(names):
         kind = _kind([row[place] for row in sample])
-        columns.append(Column(name, kind, kind.value))
+        columns.append(Column(name, kind, "texts, some of numbers" if kind is Kind.OTHER else kind.value))
     return TextLayout(
         delimiter=delimiter,
         quoted=quoted,
@@ -126,8 +126,10 @@ def _delimiter(lines: Sequence[str], where: str) -> str:
     """Return the delimiter that makes keys and vectors of the lines; else the first that makes columns."""
     body = lines[1:] or lines
     split = {}
+    seen: dict[str, int] = {}
     for delimiter in DELIMITERS:
         rows = [_fields(line.removesuffix(" "), delimiter, delimiter != " ") for line in (lines[0], *body)]
+        seen[delimiter] = len(rows[0])
         if len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
             split[delimiter] = rows[1:]
     for delimiter, rows in split.items():
@@ -135,6 +137,8 @@ def _delimiter(lines: Sequence[str], where: str) -> str:
             return delimiter
     for delimiter in split:
         return delimiter
+    if max(seen.values()) > 1:  # and some line has fewer: whoever reads it says which
+        return max(seen, key=lambda delimiter: seen[delimiter])
     raise InvalidInput(f"{where}: no columns can be seen in its first lines; say what is between them, with delimiter")
 
 
@@ -158,9 +162,10 @@ def _kind(values: Sequence[str]) -> Kind:
         return Kind.INTEGER
     if all(_NUMBER.fullmatch(value.strip()) for value in values):
         return Kind.NUMBER
-    if all(numbers_in(value) is not None for value in values):
+    vectors = [numbers_in(value) is not None for value in values]
+    if all(vectors):
         return Kind.VECTOR
-    return Kind.TEXT
+    return Kind.OTHER if any(vectors) else Kind.TEXT
 
 
 def _fields(line: str, delimiter: str, quoted: bool) -> list[str]:
