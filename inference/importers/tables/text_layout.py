@@ -25,6 +25,8 @@ SEPARATORS: Final = (",", ";", "|")
 """Characters between the numbers of a vector that is a text, beside blanks."""
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
+_PADDED: Final = re.compile(r"-?0\d+")
+"""Digits that are a name, not a number: 007."""
 _INTEGER: Final = re.compile(r"-?(0|[1-9]\d*)")
 _COUNTS: Final = re.compile(r"(\d{1,18}) (\d{1,9})\s*")
 
@@ -160,6 +162,8 @@ def _is_header(rows: Sequence[Sequence[str]], options: ReadOptions) -> bool:
 def _kind(values: Sequence[str]) -> Kind:
     if all(map(is_integer, values)):
         return Kind.INTEGER
+    if any(map(_PADDED.fullmatch, values)):
+        return Kind.TEXT
     if all(_NUMBER.fullmatch(value.strip()) for value in values):
         return Kind.NUMBER
     vectors = [numbers_in(value) is not None for value in values]
