@@ -47,7 +47,7 @@ FORMATS: Final = {
     "text": Format(module="text", suffixes=(".csv", ".tsv", ".txt", ".vec", ".glove")),
     "word2vec": Format(module="word2vec"),  # in binary; as text it is "text"
     "hps": Format(module="hps", holds=("key", "emb_vector")),
-    "safetensors": Format(module="safetensors_file", suffixes=(".safetensors",)),
+    "safetensors": Format(module="safetensors_file", suffixes=(".safetensors", ".safetensors.index.json")),
     "torch": Format(module="torch_file", suffixes=(".pt", ".pth", ".ckpt")),
     "dcp": Format(module="dcp", holds=(".metadata",)),
     "redis": Format(module="redis_store", schemes=("redis", "rediss", "unix")),

@@ -38,6 +38,20 @@ class ReadOptions:
     """Whether a text file's first line names its columns; None: whether it looks like that."""
     delimiter: str | None = None
     """Character between the columns of a text file; None: the one that fits its first line."""
+    ids: str | None = None
+    """File with the keys of a tensor's rows, in their order: a line each, or `.npy`; None: as `id` says, or the numbers
+    of rows."""
+    query: str | None = None
+    """SELECT whose result is the table, of a database."""
+    table: str | None = None
+    """Table of a database; None: the only one there is."""
+    keys: str | None = None
+    """Keys of a store: a pattern with one `*`, which stands for the id, or the name of one hash of all rows."""
+    encoding: str | None = None
+    """How a vector lies in one value of a store or a database, a name of `cells.ENCODINGS`; None: by what the first
+    looks like."""
+    strings: bool | None = None
+    """Whether keys that a store gives as texts are strings though they look like integers; None: by the first ones."""
 
     def check_alone(self) -> Self:
         """Return these options, unless vectors and values are both asked for.
