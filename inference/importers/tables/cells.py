@@ -68,7 +68,7 @@ class Vectors:
             size = self.dim * kind.itemsize
             if all(type(cell) is bytes and len(cell) == size for cell in cells):
                 joined = np.frombuffer(b"".join(cells), kind).reshape(len(cells), self.dim)  # type: ignore[arg-type]
-                return self._narrowed(joined, shown)
+                return narrowed(joined, self._where, shown)
         rows = np.empty((len(cells), self.dim), np.float64)
         for number, cell in enumerate(cells):
             vector = self._read(cell, shown(number))
@@ -77,7 +77,7 @@ class Vectors:
                     f"{self._where}: {shown(number)} has {len(vector)} numbers; the first has {self.dim}"
                 )
             rows[number] = vector
-        return self._narrowed(rows, shown)
+        return narrowed(rows, self._where, shown)
 
     def _read(self, cell: object, shown: str) -> Sequence[float] | NDArray[Any]:
         """Return the numbers of one value."""
@@ -96,21 +96,41 @@ class Vectors:
             text = cell if isinstance(cell, str) else cell.decode()
             values = json.loads(text) if self.encoding == "json" else _numbers(text)
         except (ValueError, RecursionError) as exc:
-            raise InvalidInput(f"{what} is {cell[:40]!r}, no {self.encoding}: {exc}") from exc
+            raise InvalidInput(
+                f"{what} is {cell[:40]!r}, no {self.encoding}: {exc}; rows of bytes or texts are named with value"
+            ) from exc
         if not isinstance(values, list) or not all(type(each) in (int, float) for each in values):
             raise InvalidInput(f"{what} is {cell[:40]!r}; it must be a list of numbers")
         return values
 
-    def _narrowed(self, rows: NDArray[Any], shown: Callable[[int], str]) -> Float32Array:
-        with np.errstate(over="ignore"):
-            narrow = np.ascontiguousarray(rows, np.float32)
-        if rows.dtype.itemsize > 4 and (beyond := (np.isinf(narrow) & np.isfinite(rows)).any(axis=1)).any():
-            raise InvalidInput(f"{self._where}: {shown(int(np.argmax(beyond)))} holds a number beyond float32")
-        return narrow
+
+def narrowed(rows: NDArray[Any], where: str, shown: Callable[[int], str]) -> Float32Array:
+    """Return numbers (n, dim) as float32.
+
+    Raises:
+        InvalidInput: One is beyond that.
+    """
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(rows, np.float32)
+    if rows.dtype.itemsize > narrow.dtype.itemsize:
+        beyond = (np.isinf(narrow) & np.isfinite(rows)).any(axis=1)
+        if beyond.any():
+            raise InvalidInput(f"{where}: {shown(int(np.argmax(beyond)))} holds a number beyond float32")
+    return narrow
 
 
 def _numbers(text: str) -> list[float]:
     return [float(each) for each in _BETWEEN.split(text.strip()) if each]
+
+
+def looks_like_vector(value: object) -> bool:
+    """Return whether a value could be a vector by itself: bytes, or a text of several numbers or of JSON."""
+    if isinstance(value, bytes):
+        return True
+    if not isinstance(value, str):
+        return False
+    plain = value.encode("utf-8", "replace")
+    return value.lstrip().startswith("[") or (_TEXT.fullmatch(plain) is not None and len(_BETWEEN.split(value)) > 1)
 
 
 def _looks_like(first: object) -> str:
@@ -154,25 +174,24 @@ def bytes_of(cells: Sequence[object], where: str, shown: Callable[[int], str]) -
 class Ids:
     """A reader of the ids of one table, each in one value."""
 
-    def __init__(self, where: str, strings: bool | None, first: Sequence[object]) -> None:
+    def __init__(self, where: str, id_type: str | None, first: Sequence[object]) -> None:
         """Look at the first ids.
 
         Args:
             where: What they lie in, for messages.
-            strings: Whether texts are strings, whatever they look like; None: unless the first ones are all integers.
+            id_type: Their type, a value of `KeyType`; None: integers, unless the first ones hold other texts.
             first: The first ids, at least one.
-
-        Raises:
-            InvalidInput: They are neither integers nor texts.
         """
         self._where = where
         texts = [each for each in map(_plain, first) if isinstance(each, str)]
-        self._as_text = bool(texts) if strings is None else strings
-        if strings is None and texts and all(map(_INTEGER.fullmatch, texts)):
-            self._as_text = False
-        self.key_type = KeyType.STRING if self._as_text else KeyType.INT64
-        if not self._as_text and max((_integer(each) or 0 for each in first), default=0) >= 2**63:
-            self.key_type = KeyType.UINT64
+        if id_type is not None:
+            self.key_type = KeyType(id_type)
+        elif texts and not all(map(_INTEGER.fullmatch, texts)):
+            self.key_type = KeyType.STRING
+        else:
+            large = max((_integer(each) or 0 for each in first), default=0) >= 2**63
+            self.key_type = KeyType.UINT64 if large else KeyType.INT64
+        self._as_text = self.key_type is KeyType.STRING
 
     def read(self, ids: Sequence[object], shown: Callable[[int], str]) -> NDArray[Any]:
         """Return ids as keys: int64, uint64, or objects of `str`.
@@ -196,8 +215,8 @@ class Ids:
     def _refused(self, value: object, shown: str, kind: str) -> InvalidInput:
         if value is None:
             return InvalidInput(f"{self._where}: {shown} is null; leave such rows out")
-        cure = "; if ids are texts, say so with strings" if not self._as_text and isinstance(value, bytes | str) else ""
-        return InvalidInput(f"{self._where}: {shown} is {value!r:.60}; the first ids say that each is {kind}{cure}")
+        cure = "; if ids are texts, say so: id_type string" if isinstance(value, bytes | str) else ""
+        return InvalidInput(f"{self._where}: {shown} is {value!r:.60}; ids are taken for {kind} each{cure}")
 
 
 def _plain(value: object) -> object:

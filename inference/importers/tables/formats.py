@@ -55,6 +55,18 @@ FORMATS: Final = {
 }
 
 
+_OPTIONS_OF: Final = {
+    "header": ("text",),
+    "delimiter": ("text",),
+    "ids": ("safetensors", "torch", "dcp"),
+    "query": ("sqlite",),
+    "table": ("sqlite",),
+    "keys": ("redis",),
+    "encoding": ("redis", "sqlite"),
+}
+"""Options that some formats have only."""
+
+
 def open_source(where: str | Path, options: ReadOptions | None = None) -> TableSource:
     """Open a source of one table.
 
@@ -74,6 +86,9 @@ def open_source(where: str | Path, options: ReadOptions | None = None) -> TableS
     name = chosen.format if chosen.format is not None else format_of(place)
     if name not in FORMATS:
         raise InvalidInput(f"format is {name!r}; it must be one of {', '.join(FORMATS)}")
+    for option, formats in _OPTIONS_OF.items():
+        if getattr(chosen, option) is not None and name not in formats:
+            raise InvalidInput(f"{place}: is read as {name}; {option} is for {', '.join(formats)}")
     with needing("import", f"a source of the format {name}"):
         module = import_module(f"ringpull.inference.importers.tables.{FORMATS[name].module}")
     return cast(Reader, module.open_table)(place, chosen)

@@ -76,7 +76,7 @@ class RedisSource:
         first = next((pairs for pairs in layout.pairs() if pairs), None)
         if first is None:
             raise InvalidInput(f"{where}: {layout.described} has no rows")
-        self._ids = Ids(where, options.strings, [key for key, _ in first])
+        self._ids = Ids(where, options.id_type, [key for key, _ in first])
         self.key_type = self._ids.key_type
         self._vectors: Vectors | None = None
         if options.value is None:

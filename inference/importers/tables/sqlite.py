@@ -7,7 +7,7 @@ numbers, text or JSON (`cells`), or in one column a number.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ringpull.inference.importers.tables.cells import Ids, Vectors, bytes_of
+from ringpull.inference.importers.tables.cells import Ids, Vectors, bytes_of, looks_like_vector, narrowed
+from ringpull.inference.importers.tables.columns import Chosen, Column, Kind, choose
 from ringpull.inference.importers.tables.files import find_files, fingerprint_of
 from ringpull.inference.importers.tables.source import ReadOptions, TablePiece, skipped
 from ringpull.inference.importers.tables.tensors import PIECE_BYTES, local_path
@@ -26,8 +27,6 @@ from ringpull.ps.spec import Float32Array, KeyType, RowType
 _FIRST_ROWS: Final = 100
 _BYTES_ROWS: Final = 4096
 _ALLOWED: Final = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
-_IDS: Final = ("id", "key", "ids", "keys")
-_VECTORS: Final = ("vector", "embedding", "features", "vectors", "emb")
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 
 
@@ -46,15 +45,19 @@ def open_table(where: str, options: ReadOptions) -> SqliteSource:
     with _errors(str(path)):
         query, described = _query(path, options)
         with closing(_connected(path)) as database, closing(database.execute(query)) as cursor:
-            names = [each[0] for each in cursor.description]
-            columns = _Columns.of(f"{path}: {described}", names, options)
+            names = [each[0] for each in cursor.description or ()]
             first = cursor.fetchmany(_FIRST_ROWS)
+    shown = f"{path}: {described}"
     if not first:
-        raise InvalidInput(f"{path}: {described} has no rows")
+        raise InvalidInput(f"{shown} has no rows")
+    chosen = choose(_columns(names, first[0]), options, shown)
+    if chosen.value is not None and options.value is None:  # no guess: vectors that are none would be bytes unseen
+        chosen = Chosen(id=chosen.id, vector=(chosen.value,))
     # A log beside it holds what was written last.
     log = path.with_name(f"{path.name}-wal")
     beside = find_files(str(log)) if log.is_file() else []
-    return SqliteSource(path, query, columns, first, options, fingerprint_of([*files, *beside], query, options))
+    fingerprint = fingerprint_of([*files, *beside], query, options)
+    return SqliteSource(path, shown, query, names, chosen, first, options, fingerprint)
 
 
 def _connected(path: Path) -> sqlite3.Connection:
@@ -74,7 +77,7 @@ def _errors(where: str) -> Iterator[None]:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         if code in _BUSY:
             raise Unavailable(f"{where}: cannot be read now: {exc}") from exc
-        if code == sqlite3.SQLITE_AUTH:
+        if code == sqlite3.SQLITE_AUTH or "not authorized" in str(exc):
             raise InvalidInput(f"{where}: query must do no more than read: {exc}") from exc
         if code == sqlite3.SQLITE_ERROR or not code:
             raise InvalidInput(f"{where}: query fails: {exc}") from exc
@@ -101,39 +104,19 @@ def _query(path: Path, options: ReadOptions) -> tuple[str, str]:
     return f'SELECT * FROM "{quoted}"', f"table {table}"
 
 
-class _Columns:
-    """Which columns have what."""
+def _columns(names: Sequence[str], first: Sequence[Any]) -> list[Column]:
+    """Return what the columns of a result may be taken for, by its first row: SQLite's own types are no promise."""
+    return [Column(name, _kind(value), type(value).__name__) for name, value in zip(names, first, strict=True)]
 
-    def __init__(self, where: str, names: Sequence[str], ids: str, vectors: Sequence[str], value: str | None) -> None:
-        self.where = where
-        self.names = names
-        self.id = names.index(ids)
-        self.vectors = [names.index(each) for each in vectors]
-        self.value = None if value is None else names.index(value)
 
-    @classmethod
-    def of(cls, where: str, names: Sequence[str], options: ReadOptions) -> _Columns:
-        """Find the columns that options name, or that are called so.
-
-        Raises:
-            InvalidInput: There is none, or it is there twice.
-        """
-        listed = ", ".join(names)
-        if len(set(names)) < len(names):
-            raise InvalidInput(f"{where}: two columns have one name ({listed}); name them apart with AS")
-        asked = [options.id, *options.vector, options.value]
-        if missing := [each for each in asked if each is not None and each not in names]:
-            raise InvalidInput(f"{where}: there is no column {missing[0]!r}; there is {listed}")
-        ids = options.id or next((name for name in names if name.lower() in _IDS), None)
-        if ids is None:
-            raise InvalidInput(f"{where}: id must be one of its columns: {listed}")
-        if options.value is not None:
-            return cls(where, names, ids, (), options.value)
-        rest = [name for name in names if name != ids]
-        vectors = options.vector or (rest if len(rest) == 1 else [name for name in rest if name.lower() in _VECTORS])
-        if not vectors or (not options.vector and len(vectors) > 1):
-            raise InvalidInput(f"{where}: vector must be one or more of its columns: {listed}")
-        return cls(where, names, ids, vectors, None)
+def _kind(value: object) -> Kind:
+    if isinstance(value, int):
+        return Kind.INTEGER
+    if isinstance(value, float):
+        return Kind.NUMBER
+    if looks_like_vector(value):
+        return Kind.VECTOR
+    return Kind.TEXT if isinstance(value, str) else Kind.OTHER
 
 
 class SqliteSource:
@@ -142,8 +125,10 @@ class SqliteSource:
     def __init__(
         self,
         path: Path,
+        where: str,
         query: str,
-        columns: _Columns,
+        names: Sequence[str],
+        chosen: Chosen,
         first: Sequence[tuple[Any, ...]],
         options: ReadOptions,
         fingerprint: str,
@@ -152,22 +137,23 @@ class SqliteSource:
         self.fingerprint: str | None = fingerprint
         self.rows: int | None = None
         self._path = path
+        self._where = where
         self._query = query
-        self._columns = columns
-        where, names = columns.where, columns.names
-        self._ids = Ids(where, options.strings, [row[columns.id] for row in first])
+        self._chosen = chosen
+        self._places = [names.index(name) for name in chosen.names]
+        self._ids = Ids(where, options.id_type, [row[self._places[0]] for row in first])
         self.key_type: KeyType = self._ids.key_type
         self._vectors: Vectors | None = None
-        if columns.value is not None:
-            self.dim, self.row_type, held = 0, RowType.BYTES, f"bytes in {names[columns.value]}"
-        elif len(columns.vectors) == 1 and not isinstance(cell := first[0][columns.vectors[0]], int | float):
-            self._vectors = Vectors(where, options.encoding, cell, f"{names[columns.vectors[0]]} of row 0")
+        cell = first[0][self._places[1]]
+        if chosen.value is not None:
+            self.dim, self.row_type = 0, RowType.BYTES
+        elif len(chosen.vector) == 1 and not isinstance(cell, int | float):
+            self._vectors = Vectors(where, options.encoding, cell, f"{chosen.vector[0]} of row 0")
             self.dim, self.row_type = self._vectors.dim, RowType.FLOAT32
-            held = f"{self.dim} numbers in {names[columns.vectors[0]]}, as {self._vectors.encoding}"
         else:
-            self.dim, self.row_type = len(columns.vectors), RowType.FLOAT32
-            held = f"a number each in {', '.join(names[each] for each in columns.vectors)}"
-        self.described = f"{where}: ids in {names[columns.id]} ({self.key_type.value}), {held}"
+            self.dim, self.row_type = len(chosen.vector), RowType.FLOAT32
+        held = "" if self._vectors is None else f" of {self.dim} numbers, as {self._vectors.encoding}"
+        self.described = f"{where}: {chosen.described}{held}; keys are {self.key_type.value}"
 
     def pieces(self, start: int = 0) -> Iterator[TablePiece]:
         """Yield all rows but the first `start`."""
@@ -178,44 +164,36 @@ class SqliteSource:
 
     def _pieces(self) -> Iterator[TablePiece]:
         step = max(1, PIECE_BYTES // (4 * self.dim)) if self.dim else _BYTES_ROWS
-        place, begin = f"{self._columns.where}: row", 0
+        begin = 0
         with _errors(str(self._path)), closing(_connected(self._path)) as database:
             cursor = database.execute(self._query)
             while rows := cursor.fetchmany(step):
-                yield self._piece(rows, place, begin)
+                yield self._piece(rows, begin)
                 begin += len(rows)
 
-    def _piece(self, rows: Sequence[tuple[Any, ...]], place: str, begin: int) -> TablePiece:
-        columns = self._columns
+    def _piece(self, rows: Sequence[tuple[Any, ...]], begin: int) -> TablePiece:
+        chosen = self._chosen
 
-        def shown(column: int) -> Any:
-            return lambda number: f"{columns.names[column]} of row {begin + number}"
+        def shown(column: str) -> Callable[[int], str]:
+            return lambda number: f"{column} of row {begin + number}"
 
-        keys = self._ids.read([row[columns.id] for row in rows], shown(columns.id))
+        ids, *places = self._places
+        keys = self._ids.read([row[ids] for row in rows], shown(chosen.id))
         held: Float32Array | BytesRows
-        if columns.value is not None:
-            held = bytes_of([row[columns.value] for row in rows], columns.where, shown(columns.value))
+        if chosen.value is not None:
+            held = bytes_of([row[places[0]] for row in rows], self._where, shown(chosen.value))
         elif self._vectors is not None:
-            (column,) = columns.vectors
-            held = self._vectors.read([row[column] for row in rows], shown(column))
+            held = self._vectors.read([row[places[0]] for row in rows], shown(chosen.vector[0]))
         else:
-            held = self._numbers([tuple(row[each] for each in columns.vectors) for row in rows], begin)
-        return TablePiece(keys, held, place, begin)
+            held = self._numbers([tuple(row[each] for each in places) for row in rows], begin)
+        return TablePiece(keys, held, f"{self._where}: row", begin)
 
     def _numbers(self, rows: Sequence[tuple[Any, ...]], begin: int) -> Float32Array:
         for number, row in enumerate(rows):
-            for column, value in zip(self._columns.vectors, row, strict=True):
+            for column, value in zip(self._chosen.vector, row, strict=True):
                 if type(value) not in (int, float):
                     held = "null" if value is None else f"{value!r:.60}"
                     raise InvalidInput(
-                        f"{self._columns.where}: {self._columns.names[column]} of row {begin + number} is {held}; it"
-                        " must be a number"
+                        f"{self._where}: {column} of row {begin + number} is {held}; it must be a number"
                     )
-        with np.errstate(over="ignore"):
-            exact = np.array(rows, np.float64)
-            narrow = exact.astype(np.float32)
-        if (beyond := (np.isinf(narrow) & np.isfinite(exact)).any(axis=1)).any():
-            raise InvalidInput(
-                f"{self._columns.where}: row {begin + int(np.argmax(beyond))} holds a number beyond float32"
-            )
-        return narrow
+        return narrowed(np.array(rows, np.float64), self._where, lambda number: f"row {begin + number}")

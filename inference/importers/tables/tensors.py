@@ -199,9 +199,10 @@ def open_tensors(
     keyed = "row number" if ids is None else options.id if options.ids is None else f"the lines of {options.ids}"
     described = f"{where}: {tensor.described}, keyed by {keyed}"
     extra = [] if options.ids is None else find_files(options.ids)
-    return TensorSource(
-        described, tensor, ids, fingerprint_of([*files, *extra], tensor.name, options.id, options.ids), close
-    )
+    fingerprint = fingerprint_of([*files, *extra], tensor.name, options.id, options.ids)
+    source = TensorSource(described, tensor, ids, fingerprint, close)
+    options.check_own_type(source.key_type, where)
+    return source
 
 
 def _ids(where: str, tensors: Mapping[str, StoredTensor], options: ReadOptions) -> StoredTensor | NDArray[Any] | None:

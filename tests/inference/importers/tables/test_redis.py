@@ -91,7 +91,7 @@ def test_the_only_hash_is_taken_and_numbers_in_fields(server: str, client: redis
     assert table_of(server) == {"a b": [1, 2], "käse": [3, 4]}
     client.hset("row:5", mapping={"x": "1.5", "y": "2"})
     assert table_of(server, keys="row:*", vector=("y", "x")) == {5: [2, 1.5]}
-    assert table_of(server, keys="row:*", vector=("y",), strings=True) == {"5": [2]}
+    assert table_of(server, keys="row:*", vector=("y",), id_type="string") == {"5": [2]}
     refused(server, "keys must be", "2 keys", "items", "row:5")
 
 
@@ -107,9 +107,11 @@ def test_rows_of_bytes(server: str, client: redis.Redis) -> None:
 def test_signs_of_patterns_in_keys_mean_themselves(server: str, client: redis.Redis) -> None:
     client.mset({"a[b]?\\:1": "1,2", "ab?\\:2": "3,4", "a[b]?\\:1:z": "5,6"})
     assert table_of(server, keys="a[b]?\\:*:z") == {1: [5, 6]}
-    assert table_of(server, keys="a[b]?\\:*", strings=True) == {"1": [1, 2], "1:z": [5, 6]}
+    assert table_of(server, keys="a[b]?\\:*", id_type="string") == {"1": [1, 2], "1:z": [5, 6]}
     client.mset({"aba": "1", "abXba": "2"})
-    assert table_of(server, keys="ab*ba", strings=True) == {"X": [2]}, "aba is none: its two ends lie over each other"
+    assert table_of(server, keys="ab*ba", id_type="string") == {"X": [2]}, (
+        "aba is none: its two ends lie over each other"
+    )
 
 
 def test_what_is_not_there_or_of_another_kind_is_said(server: str, client: redis.Redis) -> None:
@@ -143,7 +145,7 @@ def test_vectors_that_are_none_are_refused_with_their_id(server: str, client: re
 
 def test_ids_of_two_kinds_are_refused() -> None:
     ids = Ids("redis://here", None, [b"1", b"2"])
-    with pytest.raises(InvalidInput, match=r"id x .*say so with strings"):
+    with pytest.raises(InvalidInput, match=r"id x .*id_type string"):
         ids.read([b"1", b"x"], lambda number: f"id {'1x'[number]}")
 
 

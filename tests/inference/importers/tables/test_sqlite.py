@@ -30,9 +30,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def write(file: Path, columns: str, rows: Sequence[Sequence[Any]], table: str = "item") -> Path:
+    quoted = table.replace('"', '""')
     with closing(sqlite3.connect(file)) as database:
-        database.execute(f'CREATE TABLE "{table}" ({columns})')
-        database.executemany(f'INSERT INTO "{table}" VALUES ({", ".join("?" * len(rows[0]))})', rows)
+        database.execute(f'CREATE TABLE "{quoted}" ({columns})')
+        database.executemany(f'INSERT INTO "{quoted}" VALUES ({", ".join("?" * len(rows[0]))})', rows)
         database.commit()
     return file
 
@@ -102,7 +103,7 @@ def test_rows_of_bytes(file: Path) -> None:
 def test_ids_of_texts_that_look_like_integers(file: Path) -> None:
     write(file, "id TEXT, vector", [("12", "1,2"), ("-3", "3,4")])
     assert table_of(file) == {12: [1, 2], -3: [3, 4]}
-    assert table_of(file, strings=True) == {"12": [1, 2], "-3": [3, 4]}
+    assert table_of(file, id_type="string") == {"12": [1, 2], "-3": [3, 4]}
     write(file, "id TEXT, vector", [(str(2**64 - 1), "1,2"), ("5", "3,4")], "large")
     assert table_of(file, table="large") == {2**64 - 1: [1, 2], 5: [3, 4]}
 
@@ -120,14 +121,14 @@ GOOD = (1, ROWS[0].tobytes())
         ((2, 5), "int"),
         ((None, GOOD[1]), "id of row 1 is null"),
         ((2.5, GOOD[1]), "id of row 1 is 2.5"),
-        (("x", GOOD[1]), "strings"),
+        (("x", GOOD[1]), "id_type string"),
         ((b"\xff", GOOD[1]), "id of row 1"),
     ],
 )
 def test_values_that_are_none_are_refused_with_their_row(file: Path, bad: Any, words: str) -> None:
     # Behind the rows that are looked at first, so that one of another kind is not what decides.
     write(file, "id, vector", [GOOD, bad])
-    options = {"strings": False} if isinstance(bad[0], str | bytes) else {}
+    options = {"id_type": "int64"} if isinstance(bad[0], str | bytes) else {}
     refused(InvalidInput, file, words, **options)
 
 

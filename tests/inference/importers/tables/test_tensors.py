@@ -19,9 +19,12 @@ from safetensors.torch import save_file
 import ringpull.inference.importers.tables.tensors
 import ringpull.inference.importers.tables.torch_file
 from ringpull.inference.importers.tables.formats import open_source
+from ringpull.inference.importers.tables.import_tables import import_tables
 from ringpull.inference.importers.tables.source import ReadOptions
-from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.errors import CorruptData, DuplicateKey, InvalidInput, RingpullError
+from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import RowType
+from ringpull.ps.store.base import Base
 from tests.inference.importers.tables.reading import rows_of, table_of
 
 ROWS = torch.arange(60, dtype=torch.float32).reshape(20, 3) / 8
@@ -305,3 +308,26 @@ def test_torch_itself_reads_the_same(tmp_path: Path) -> None:
 def test_only_one_of_id_and_ids(save: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="give one of them"):
         open_source(save({"item": ROWS, "ids": IDS}), ReadOptions(id="ids", ids=str(tmp_path / "x")))
+
+
+def test_an_import_refuses_what_no_table_can_hold_and_writes_nothing(save: Any, tmp_path: Path) -> None:
+    rows = ROWS.clone()
+    rows[13, 2] = float("nan")
+    file = save({"item": rows, "ids": IDS, "twice": torch.arange(20) % 19})
+    out = tmp_path / "models"
+    for options, kind, words in (
+        ({}, InvalidInput, r"item row 13.*key 13"),
+        ({"id": "ids"}, InvalidInput, r"item row 13.*key 88"),
+    ):
+        with pytest.raises(kind, match=words):
+            import_tables({"item": open_source(file, ReadOptions(**options))}, out, 1, quiet=True)
+        assert not out.exists()
+    file = save({"item": ROWS, "twice": torch.arange(20) % 19})
+    with pytest.raises(DuplicateKey, match=r"key 0 .*item row 0, and .*item row 19"):
+        import_tables({"item": open_source(file, ReadOptions(id="twice"))}, out, 1, quiet=True)
+    assert not out.exists()
+    report = import_tables({"item": file}, out, 1, quiet=True)
+    base = Base.open(report.path / "tables" / "item", verify_rows=True)
+    found = base.find(positions_of(np.arange(20, dtype=np.uint64)))
+    assert [base.row(int(row)).tolist() for row in found] == ROWS.tolist()
+    base.close()
