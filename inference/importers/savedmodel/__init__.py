@@ -1,1 +1,1 @@
-"""SavedModels of TensorFlow: a process that has TensorFlow reads, flattens and scores one; this one never imports it."""
+"""SavedModels of TensorFlow: a process that has it reads, flattens and scores one; this one never imports it."""

@@ -1,7 +1,8 @@
 """The process that has TensorFlow: started here, asked by lines of JSON, ended when the context is.
 
-Its interpreter is this one, or one of an environment of its own: TensorFlow's pins may clash with a server's. It needs
-tensorflow-cpu, tf2onnx and numpy there, and nothing of ringpull's; what it runs is the package `converter` beside this file.
+Its interpreter is this one, or one of an environment of its own: TensorFlow's pins may clash with a server's. There
+it needs tensorflow-cpu, tf2onnx and numpy, and nothing of ringpull: what it runs is the package `converter` beside this
+file.
 """
 
 from __future__ import annotations
@@ -41,13 +42,19 @@ for part in ("", *rest):
 runpy.run_module({f"{_PACKAGE}.converter"!r}, run_name="__main__", alter_sys=True)
 """
 """What starts the package under its name without the others that it lies in, which need what is not there."""
-_ERRORS: Final[dict[str, type[RingpullError]]] = {"invalid": InvalidInput, "corrupt": CorruptData, "refused": ExportError}
+_ERRORS: Final[dict[str, type[RingpullError]]] = {
+    "invalid": InvalidInput,
+    "corrupt": CorruptData,
+    "refused": ExportError,
+}
 
 
 class Converter:
     """One process that has TensorFlow, as a context: it and its files are gone when that ends."""
 
-    def __init__(self, python: str | Path | None = None, *, timeout_s: float = TIMEOUT_S, legacy_keras: bool = True) -> None:
+    def __init__(
+        self, python: str | Path | None = None, *, timeout_s: float = TIMEOUT_S, legacy_keras: bool = True
+    ) -> None:
         """Prepare a process.
 
         Args:

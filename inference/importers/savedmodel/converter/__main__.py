@@ -3,7 +3,7 @@
     {"do": "convert", "folder": ..., "out": ..., "tags": [..], "signatures": [..], "texts": {..}, "big_bytes": ...}
     {"do": "score", "rows": "rows.npz", "scores": "scores.npz"}
 
-An answer is `{"answer": ...}`, or `{"refused": kind, "message": ...}`. Whatever TensorFlow prints goes to standard error.
+An answer is `{"answer": ...}`, or `{"refused": kind, "message": ...}`. What TensorFlow prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Session:
             sent = self._examples(signature, function, rows)
             outputs = loading.scores(function, sent)
             found |= {f"{name}/{key}": outputs[key] for name, key in wanted if name == signature}
-        np.savez(job["scores"], **{f"output_{place}": found[f"{name}/{key}"] for place, (name, key) in enumerate(wanted)})
+        np.savez(
+            job["scores"], **{f"output_{place}": found[f"{name}/{key}"] for place, (name, key) in enumerate(wanted)}
+        )
         return {}
 
     def _values(self, name: str, given: NDArray[Any]) -> NDArray[Any]:

@@ -1,9 +1,9 @@
 """Feature columns: what they compute in twenty ops of sparse tensors is `table[ids]`, or a bag of it, and is found so.
 
-`embedding_column` finds the ids that are there (`Where`), each once (`Unique`), takes their rows and puts these together
-again by `SparseSegmentMean`. Such a look-up cannot be cut, and is often turned into ONNX wrongly. So the graph is run
-with every tensor behind the look-up as output, for all ids that there are, the ones below zero and the unknown ones: the
-last tensor that is rows of the table and zeros, row by row, is replaced by a plain gather of them.
+`embedding_column` finds the ids that are there (`Where`), each once (`Unique`), takes their rows and puts these
+together again by `SparseSegmentMean`. Such a look-up cannot be cut, and is often turned into ONNX wrongly. So the graph
+is run with every tensor behind the look-up as output, for all ids that there are, the ones below zero and the unknown
+ones: the last tensor that is rows of the table and zeros, row by row, is replaced by a plain gather of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _MAX_PROBES: Final = 50_000
 """Ids that are tried of one table: all, up to so many."""
 _BAGS: Final = 257
 """Rows of random ids, by which a combiner is told."""
+_ANY_LENGTH: Final = 3
+"""Values of a row where there may be any number."""
 _NO_ROW: Final = -1
 
 Combiner = Literal["mean", "sum", "sqrtn"]
@@ -143,7 +145,7 @@ class BagFinder:
         with tf.compat.v1.Session(graph=self._imported) as session:
             table = self._rows_of(session, site.table)
             shape = self._inputs[site.ids].shape
-            length = 1 if shape.rank in (None, 1) else shape[1] or 3
+            length = 1 if shape.rank in (None, 1) else shape[1] or _ANY_LENGTH
             tried = self._tried(site.ids, len(table))
             below = self._below(site, table.shape[1])
             if length == 1:
@@ -197,7 +199,10 @@ class BagFinder:
         for name, spec in self._inputs.items():
             if name not in self._by_name:
                 continue
-            shape = [len(values), *(3 if each is None else each for each in (spec.shape.as_list()[1:] if spec.shape.rank else []))]
+            shape = [
+                len(values),
+                *(3 if each is None else each for each in (spec.shape.as_list()[1:] if spec.shape.rank else [])),
+            ]
             dtype = self._imported.get_tensor_by_name(f"{name}:0").dtype.as_numpy_dtype
             feeds[f"{name}:0"] = values.reshape(shape).astype(dtype) if name == ids else np.zeros(shape, dtype)
         outputs = session.run({name: f"{name}:0" for name in below}, feeds)
@@ -229,7 +234,9 @@ class BagFinder:
         dim = self._imported.get_tensor_by_name(f"{site.table}:0").shape[1]
         with made.as_default():
             given = tf.compat.v1.placeholder(ids.dtype, shape if shape.rank else [None], name="ids")
-            table = tf.compat.v1.placeholder(tf.float32, self._imported.get_tensor_by_name(f"{site.table}:0").shape, "table")
+            table = tf.compat.v1.placeholder(
+                tf.float32, self._imported.get_tensor_by_name(f"{site.table}:0").shape, "table"
+            )
             bag = found.combiner is not None
             flat = tf.cast(given if bag else tf.reshape(given, [-1]), tf.int64)
             place, there = self._place(site, found, flat)

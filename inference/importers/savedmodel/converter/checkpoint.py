@@ -1,8 +1,8 @@
 """Where a variable's values lie in the files of a checkpoint, so that they can be mapped and need not be copied.
 
 `variables.index` is a sorted table of strings: blocks of entries that share prefixes of keys, an index block, and a
-footer of 48 bytes that ends in a magic number. Its values are `BundleHeaderProto` (of the key "") and `BundleEntryProto`:
-type, shape, file, offset and size. TensorFlow tells all of that but file and offset, hence this reader.
+footer of 48 bytes that ends in a magic number. Its values are `BundleHeaderProto` (of the key "") and
+`BundleEntryProto`: type, shape, file, offset and size. TensorFlow tells all of that but file and offset, hence this reader.
 """
 
 from __future__ import annotations

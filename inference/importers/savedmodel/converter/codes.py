@@ -25,9 +25,38 @@ from ringpull.inference.importers.savedmodel.converter.flattening import in_orde
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused
 
 MOVES: Final = frozenset(
-    "Identity Reshape ExpandDims Squeeze GatherNd GatherV2 ConcatV2 Pack Tile Transpose Slice StridedSlice"
-    " Select SelectV2 BroadcastTo SparseFillEmptyRows SparseToDense Fill PlaceholderWithDefault Unpack Split SplitV"
-    " ReverseV2 ScatterNd SparseConcat SparseReorder PadV2 Unique StopGradient EnsureShape".split()
+    [
+        "Identity",
+        "Reshape",
+        "ExpandDims",
+        "Squeeze",
+        "GatherNd",
+        "GatherV2",
+        "ConcatV2",
+        "Pack",
+        "Tile",
+        "Transpose",
+        "Slice",
+        "StridedSlice",
+        "Select",
+        "SelectV2",
+        "BroadcastTo",
+        "SparseFillEmptyRows",
+        "SparseToDense",
+        "Fill",
+        "PlaceholderWithDefault",
+        "Unpack",
+        "Split",
+        "SplitV",
+        "ReverseV2",
+        "ScatterNd",
+        "SparseConcat",
+        "SparseReorder",
+        "PadV2",
+        "Unique",
+        "StopGradient",
+        "EnsureShape",
+    ]
 )
 """Ops that move texts and look at none."""
 SHAPES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
@@ -38,6 +67,7 @@ CHANGES: Final = frozenset({"StringLower", "StringUpper", "StringStrip", "RegexR
 """Ops that make another text of each."""
 LOOKS: Final = frozenset({"StringLength", "RegexFullMatch", "StaticRegexFullMatch", "StringToNumber"})
 UNKNOWN_TEXT: Final = "\x1dringpull: no text that a model knows\x1d"
+_MAX_EXCEPTIONS: Final = 4
 _STRING, _INT64 = tf.string.as_datatype_enum, tf.int64.as_datatype_enum
 
 
@@ -248,11 +278,15 @@ class Coder:
                 " every text there may be, which cannot be done without TensorFlow; say which texts there are:"
                 " --texts INPUT=FILE, one a line (any other will count as unknown)",
             )
-        tables = [node for node in self._nodes if node.op in FINDS and self._of.get(_tensor(node.input[1])) is vocabulary]
+        tables = [
+            node for node in self._nodes if node.op in FINDS and self._of.get(_tensor(node.input[1])) is vocabulary
+        ]
         if tables:
             largest = max(tables, key=lambda node: len(self._keys(node)))
             values = self._asked(largest, vocabulary)[1:]
-            order = sorted(zip(values.tolist(), range(len(values)), vocabulary.known, strict=True), key=lambda each: each[:2])
+            order = sorted(
+                zip(values.tolist(), range(len(values)), vocabulary.known, strict=True), key=lambda each: each[:2]
+            )
             vocabulary.known = {known: None for _, _, known in order}
 
     def _asked(self, node: Any, vocabulary: Vocabulary) -> NDArray[Any]:
@@ -293,22 +327,44 @@ class Coder:
 
     def _become_answers(self, node: Any, codes: str, answers: NDArray[Any]) -> None:
         """Turn an op into the look-up of what it makes of each code."""
-        numbers = np.arange(len(answers))
-        if answers.dtype == np.int64 and np.array_equal(answers, numbers):
-            node.op = "Identity"
-            _clear(node, codes)
-            node.attr["T"].type = _INT64
-        elif answers.dtype == np.int64 and np.array_equal(answers - answers[0], numbers):
-            node.op = "AddV2"
-            _clear(node, codes, self._constant(f"{node.name}/ringpull_first", answers[0]))
-            node.attr["T"].type = _INT64
-        else:
-            known = self._constant(f"{node.name}/ringpull_answers", answers)
-            axis = self._constant(f"{node.name}/ringpull_axis", np.int32(0))
-            node.op = "GatherV2"
-            _clear(node, known, codes, axis)
-            node.attr["Tparams"].type = tf.as_dtype(answers.dtype).as_datatype_enum
-            node.attr["Tindices"].type, node.attr["Taxis"].type = _INT64, tf.int32.as_datatype_enum
+        others = _exceptions(answers) if answers.dtype == np.int64 and answers.ndim == 1 else None
+        if others is not None:
+            self._become_numbers(node, codes, answers, *others)
+            return
+        known = self._constant(f"{node.name}/ringpull_answers", answers)
+        axis = self._constant(f"{node.name}/ringpull_axis", np.int32(0))
+        node.op = "GatherV2"
+        _clear(node, known, codes, axis)
+        node.attr["Tparams"].type = tf.as_dtype(answers.dtype).as_datatype_enum
+        node.attr["Tindices"].type, node.attr["Taxis"].type = _INT64, tf.int32.as_datatype_enum
+
+    def _become_numbers(self, node: Any, codes: str, answers: NDArray[Any], added: int, others: list[int]) -> None:
+        """Turn an op into arithmetic: a number is added to all codes but a few, which are told one by one.
+
+        What is looked up by such numbers can be looked up by the codes; by what a gather gives it could not.
+        """
+        last = codes
+        if added:
+            last = self._op(
+                f"{node.name}/ringpull_sum",
+                "AddV2",
+                codes,
+                self._constant(f"{node.name}/ringpull_add", np.int64(added)),
+            )
+        for code in others:
+            one = self._constant(f"{node.name}/ringpull_code_{code}", np.int64(code))
+            is_one = self._op(f"{node.name}/ringpull_is_{code}", "Equal", codes, one)
+            value = self._constant(f"{node.name}/ringpull_value_{code}", answers[code])
+            last = self._op(f"{node.name}/ringpull_or_{code}", "SelectV2", is_one, value, last)
+        node.op = "Identity"
+        _clear(node, last)
+        node.attr["T"].type = _INT64
+
+    def _op(self, name: str, op: str, *inputs: str) -> str:
+        made = tf.compat.v1.NodeDef(name=name, op=op, input=list(inputs))
+        made.attr["T"].type = _INT64
+        self._made.append(made)
+        return name
 
     def _become_constant(self, node: Any, value: Any) -> None:
         node.op = "Const"
@@ -340,6 +396,14 @@ class Coder:
                 raise Refused("refused", f"{node.op} ({node.name}): its table cannot be found in the graph")
             name = _source(inner.input[0])
         return self._handles[name]
+
+
+def _exceptions(answers: NDArray[np.int64]) -> tuple[int, list[int]] | None:
+    """Return what is added to codes to give these answers, and the few codes of which it is not so; None: many."""
+    added, counts = np.unique(answers - np.arange(len(answers)), return_counts=True)
+    most = added[int(np.argmax(counts))]
+    others = np.flatnonzero(answers - np.arange(len(answers)) != most)
+    return (int(most), others.tolist()) if len(others) <= _MAX_EXCEPTIONS else None
 
 
 def _clear(node: Any, *inputs: str) -> None:

@@ -1,4 +1,4 @@
-"""Signatures of a SavedModel, put together into one graph and turned into ONNX, with what is to be known of it as JSON."""
+"""Signatures of a SavedModel: put together into one graph, turned into ONNX, and described as JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class Joined:
     """Placeholder and type with shape of each input that a signature has, whether it is needed or not."""
     outputs: list[tuple[str, str, str, Any]] = field(default_factory=list)
     """Signature, name in it, tensor, and type with shape of each output."""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Variable by its constant, or its placeholder."""
     variables: dict[str, Any] = field(default_factory=dict)
+    """Those of them that are placeholders, because they are big."""
     handles: dict[str, Any] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Features of the examples that a signature takes."""
@@ -85,8 +88,9 @@ def _check_inputs(name: str, specs: Mapping[str, Any], joined: Joined) -> None:
             raise Refused("refused", f"signature {name}: input {key} has no rows: its shape is {spec.shape}")
         if spec.shape.rank and spec.shape[0] is not None:
             raise Refused(
-                "refused", f"signature {name}: input {key} takes {spec.shape[0]} rows, no more and no fewer; save it"
-                " with a first dimension of None"
+                "refused",
+                f"signature {name}: input {key} takes {spec.shape[0]} rows, no more and no fewer; save it"
+                " with a first dimension of None",
             )
         if not joined.signatures:
             continue
@@ -105,18 +109,25 @@ def _values(spec: Any) -> list[Any]:
     return [] if shape == [1] else shape
 
 
-def _add(joined: Joined, place: int, name: str, flat: Flat, specs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+def _add(
+    joined: Joined, place: int, name: str, flat: Flat, specs: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> None:
     """Add a signature's graph to others, its inputs, variables and tables being the same nodes as theirs."""
     names: dict[str, str] = {}
     for key, spec in specs.items():
         joined.inputs.setdefault(key, (f"ringpull_input_{len(joined.inputs)}", spec))
         if key in flat.inputs:
             names[flat.inputs[key]] = _shaped(joined, key, spec)
-    for held, kept, kind in ((flat.variables, joined.variables, "variable"), (flat.handles, joined.handles, "table")):
-        for inner, outer in held.items():
-            found = next((each for each, known in kept.items() if known is outer), f"ringpull_{kind}_{len(kept)}")
-            kept[found] = outer
-            names[inner] = found
+    for inner, handle in flat.handles.items():
+        found = next((each for each, known in joined.handles.items() if known is handle), None)
+        names[inner] = found or f"ringpull_table_{len(joined.handles)}"
+        joined.handles[names[inner]] = handle
+    for inner, variable in flat.weights.items():
+        found = next((each for each, known in joined.weights.items() if known is variable), None)
+        names[inner] = found or _free_name(variable.name, joined)
+        joined.weights[names[inner]] = variable
+        if inner in flat.variables:
+            joined.variables[names[inner]] = variable
     there = {node.name for node in joined.graph.node}
     for node in flat.graph.node:
         names.setdefault(node.name, f"signature_{place}/{node.name}")
@@ -139,6 +150,14 @@ def _add(joined: Joined, place: int, name: str, flat: Flat, specs: Mapping[str, 
             joined.notes.append(f"output {key} of {name} is left out: its shape {spec.shape} has no rows")
         else:
             joined.outputs.append((name, key, _renamed(tensor, names), spec))
+
+
+def _free_name(variable: str, joined: Joined) -> str:
+    """Return a name for a variable in the graph: its own, without what all embeddings' end in."""
+    plain = variable.split(":")[0].removesuffix("/embeddings").removesuffix("/embedding_weights") or "variable"
+    plain = plain if plain[0].isalnum() else f"variable_{plain}"
+    tried = (plain, *(f"{plain}_{number}" for number in range(2, len(joined.weights) + 3)))
+    return next(each for each in tried if each not in joined.weights)
 
 
 def _shaped(joined: Joined, key: str, spec: Any) -> str:

@@ -40,7 +40,7 @@ def without_examples(name: str, flat: Flat) -> tuple[Flat, dict[str, Any]]:
             " (--signature)",
         )
     graph, specs, inputs = flat.graph, {}, dict(flat.inputs)
-    shapes = [each for each in node.attr["dense_shapes"].list.shape]
+    shapes = list(node.attr["dense_shapes"].list.shape)
     types = list(node.attr["Tdense"].list.type)
     for place, tensor in places.items():
         key, shape = keys[place - first], [dim.size for dim in shapes[place - first].dim]
@@ -56,7 +56,7 @@ def without_examples(name: str, flat: Flat) -> tuple[Flat, dict[str, Any]]:
     graph = pruned(graph, flat.outputs.values())
     left = {each.name for each in graph.node}
     inputs = {key: place for key, place in inputs.items() if place in left}
-    return Flat(graph, inputs, flat.outputs, flat.variables, flat.handles), specs
+    return Flat(graph, inputs, flat.outputs, flat.weights, flat.variables, flat.handles), specs
 
 
 def _dense_keys(node: Any, graph: Any) -> tuple[list[str], int]:

@@ -29,8 +29,10 @@ class Flat:
     """Placeholder of each input of the signature."""
     outputs: dict[str, str]
     """Tensor of each output of the signature."""
+    weights: dict[str, Any]
+    """Variable by its constant, or its placeholder."""
     variables: dict[str, Any]
-    """Big variable by its placeholder."""
+    """Those of them that are placeholders, because they are big."""
     handles: dict[str, Any]
     """Tables of look-ups by their placeholder: resources as TensorFlow holds them."""
 
@@ -55,12 +57,15 @@ def flatten(name: str, function: Any, big_bytes: int) -> Flat:
             big -= within
             graph, inputs, outputs = _frozen(function, big)
     except Exception as exc:  # errors of TensorFlow have no root of their own
-        raise Refused("refused", f"signature {name}: TensorFlow cannot make one plain graph of it: {brief(exc)}") from exc
+        raise Refused(
+            "refused", f"signature {name}: TensorFlow cannot make one plain graph of it: {brief(exc)}"
+        ) from exc
     there = [node.name for node in graph.node if node.op == "Placeholder" and node.name in captured]
     variables = {place: captured[place][1] for place in there if place in big}
     _unwrap(graph, variables)
     handles = {place: captured[place][0] for place in there if place not in big}
-    return Flat(pruned(graph, outputs.values()), inputs, outputs, variables, handles)
+    weights = {place: variable for place, (_, variable) in captured.items() if variable is not None}
+    return Flat(pruned(graph, outputs.values()), inputs, outputs, weights, variables, handles)
 
 
 def pruned(graph: Any, outputs: Any) -> Any:
@@ -136,7 +141,9 @@ def _captured(function: Any) -> dict[str, tuple[Any, Any]]:
     """Return what a function holds by its placeholder: the tensor outside, and the variable, if it is one's handle."""
     by_handle = {id(variable.handle): variable for variable in function.graph.variables if hasattr(variable, "handle")}
     return {
-        inner.op.name: (outer, by_handle.get(id(outer))) for outer, inner in function.graph.captures if inner is not None
+        inner.op.name: (outer, by_handle.get(id(outer)))
+        for outer, inner in function.graph.captures
+        if inner is not None
     }
 
 
