@@ -36,6 +36,7 @@ from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
 from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
+from ringpull.router.top_k import TopKQuery, TopKResult
 
 
 class Router:
@@ -175,6 +176,21 @@ class Router:
             raise
         self._tally.looked_up(model, lookups, results)
         return results
+
+    async def top_k(self, model: str, version: int, query: TopKQuery, *, deadline_s: float) -> TopKResult:
+        """Return the rows of a table with the largest scores, exactly, of each query.
+
+        Args:
+            deadline_s: Absolute, `time.monotonic()` seconds.
+
+        Raises:
+            NotFound: The version or the table is not registered.
+            InvalidInput: Queries do not fit the table, or its rows are bytes.
+            LimitExceeded: Too much is asked at once.
+            DeadlineExceeded: Not all rows were looked at in time.
+            Unavailable: No live shard could answer for some slots of a table whose policy is `error`.
+        """
+        raise NotImplementedError
 
     async def _pull(
         self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float, max_reply_bytes: int
