@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.export.keys import RowKeys
-from ringpull.inference.export.ranges import IdRange, telling_ids
+from ringpull.inference.export.ranges import IdRange, ids_made, telling_ids
 from ringpull.inference.importers.made_rows import made_rows
 from ringpull.inference.importers.onnx.cutting import Use
 from ringpull.inference.schema.features import Prepared, PreparedFeature
@@ -50,6 +50,9 @@ def ids_of(
         held = np.ones(len(tried), bool)
         for each in own:
             held &= each.holds(tried)
+        made = ids_made(schema[name])
+        if made is not None:  # the source may have no others at all, as where it takes texts
+            held &= (tried >= 0) & (tried < made)
         if name in raw:
             held &= (tried >= raw[name].first_equal) & (tried < raw[name].rows)
         if held.any():

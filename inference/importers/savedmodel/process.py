@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -110,7 +111,8 @@ class Converter:
         process.wait()
         for stream in (process.stdin, process.stdout):
             assert stream is not None
-            stream.close()
+            with suppress(OSError):  # what was not sent yet
+                stream.close()
         files.cleanup()
 
     def convert(

@@ -2,7 +2,8 @@
 
 `variables.index` is a sorted table of strings: blocks of entries that share prefixes of keys, an index block, and a
 footer of 48 bytes that ends in a magic number. Its values are `BundleHeaderProto` (of the key "") and
-`BundleEntryProto`: type, shape, file, offset and size. TensorFlow tells all of that but file and offset, hence this reader.
+`BundleEntryProto`: type, shape, file, offset and size. TensorFlow tells all of that but file and offset, hence this
+reader.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from ringpull.inference.importers.savedmodel.converter.flattening import in_orde
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused
 
 MOVES: Final = frozenset(
-    [
+    {
         "Identity",
         "Reshape",
         "ExpandDims",
@@ -56,7 +56,7 @@ MOVES: Final = frozenset(
         "Unique",
         "StopGradient",
         "EnsureShape",
-    ]
+    }
 )
 """Ops that move texts and look at none."""
 SHAPES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})

@@ -16,7 +16,13 @@ from ringpull.inference.importers.savedmodel.converter.bags import BagFinder
 from ringpull.inference.importers.savedmodel.converter.checkpoint import place_of, stored_tensors
 from ringpull.inference.importers.savedmodel.converter.codes import Coder, Vocabulary
 from ringpull.inference.importers.savedmodel.converter.examples import without_examples
-from ringpull.inference.importers.savedmodel.converter.flattening import Flat, flatten, guard_one_hots, pruned
+from ringpull.inference.importers.savedmodel.converter.flattening import (
+    Flat,
+    flatten,
+    guard_one_hots,
+    pruned,
+    take_directly,
+)
 from ringpull.inference.importers.savedmodel.converter.loading import inputs_of, outputs_of
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
 
@@ -199,6 +205,7 @@ def convert(
         _add_output(joined.graph, place, tensor, joined.outputs[place][3])
     tensors = [f"ringpull_output_{place}:0" for place in range(len(joined.outputs))]
     graph = pruned(joined.graph, tensors)
+    take_directly(graph, joined.weights)
     coded = Coder(graph, joined.handles, given).coded()
     bags = BagFinder(coded, joined.variables, dict(joined.inputs.values()))
     bags.replace()

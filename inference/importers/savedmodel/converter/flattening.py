@@ -6,7 +6,7 @@ its shape instead, and what reads it (`ResourceGather`, `ReadVariableOp`) the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,6 +78,17 @@ def pruned(graph: Any, outputs: Any) -> Any:
             node.attr.pop(key)
     nodes = sorted({tensor.split(":")[0] for tensor in outputs})
     return tf.compat.v1.graph_util.extract_sub_graph(graph, nodes)
+
+
+def take_directly(graph: Any, weights: Collection[str]) -> None:
+    """Have what takes a variable through `Identity` take it directly: tables are called like what is looked up in."""
+    origin = {name: name for name in weights}
+    for node in in_order(graph):
+        if node.op == "Identity" and (found := origin.get(node.input[0].split(":")[0])) is not None:
+            origin[node.name] = found
+        for place, given in enumerate(node.input):
+            if (found := origin.get(given.split(":")[0])) is not None:
+                node.input[place] = found
 
 
 def guard_one_hots(graph: Any) -> None:
