@@ -169,13 +169,14 @@ def _free_name(variable: str, joined: Joined) -> str:
 def _shaped(joined: Joined, key: str, spec: Any) -> str:
     """Return the node that has an input in the shape that a signature takes it in."""
     name, first = joined.inputs[key]
-    if first.shape.rank == spec.shape.rank or None in (first.shape.rank, spec.shape.rank):
+    rank = spec.shape.rank or 1
+    if (first.shape.rank or 1) == rank:
         return name
-    shaped = f"{name}_{spec.shape.rank}"
+    shaped = f"{name}_{rank}"
     if shaped not in {node.name for node in joined.graph.node}:
         shape = joined.graph.node.add(name=f"{shaped}_shape", op="Const")
         shape.attr["dtype"].type = tf.int64.as_datatype_enum
-        shape.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-1, 1] if spec.shape.rank == 2 else [-1], tf.int64))
+        shape.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-1, 1] if rank == 2 else [-1], tf.int64))
         node = joined.graph.node.add(name=shaped, op="Reshape", input=[name, shape.name])
         node.attr["T"].type, node.attr["Tshape"].type = spec.dtype.as_datatype_enum, tf.int64.as_datatype_enum
     return shaped
@@ -201,6 +202,8 @@ def convert(
     given = {joined.inputs[key][0]: values for key, values in texts.items() if key in joined.inputs}
     if unknown := sorted(texts.keys() - joined.inputs.keys()):
         raise Refused("invalid", f"--texts {unknown[0]}: there is no such input; there are: {', '.join(joined.inputs)}")
+    for name, spec in joined.inputs.values():
+        _give_shape(joined.graph, name, spec)
     for place, (_, _, tensor, _) in enumerate(joined.outputs):
         _add_output(joined.graph, place, tensor, joined.outputs[place][3])
     tensors = [f"ringpull_output_{place}:0" for place in range(len(joined.outputs))]
@@ -235,6 +238,13 @@ def convert(
         "notes": joined.notes + bags.notes,
     }
     return known, vocabularies
+
+
+def _give_shape(graph: Any, name: str, spec: Any) -> None:
+    """Say the shape of an input; of one that may have any, a value a row."""
+    for node in graph.node:
+        if node.name == name:
+            node.attr["shape"].shape.CopyFrom((spec.shape if spec.shape.rank else tf.TensorShape([None])).as_proto())
 
 
 def _add_output(graph: Any, place: int, tensor: str, spec: Any) -> None:
