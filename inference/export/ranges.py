@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.indices.index import Part
+from ringpull.inference.export.made_lists import ids_made
 from ringpull.inference.model.manifest import IdLimit
 from ringpull.inference.schema.key_expressions import KeyExpression
-from ringpull.inference.schema.kinds import Cross, Feature
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
 from ringpull.ps.errors import InvalidInput
+
+if TYPE_CHECKING:  # it needs torch, which importers of graphs do without
+    from ringpull.inference.export.indices.index import Part
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -129,16 +130,3 @@ def limits_of(ranges: Iterable[IdRange], schema: Schema) -> tuple[IdLimit, ...]:
                 raise InvalidInput(f"feature {name}: beyond is {beyond}; the model takes ids from {low} to {high - 1}")
             limits.append(IdLimit(feature=name, low=low, high=high))
     return tuple(limits)
-
-
-def ids_made(feature: Feature) -> int | None:
-    """Return how many ids, from 0, a feature can have; None when anything is possible."""
-    if isinstance(feature, Cross):
-        return feature.buckets
-    transforms = getattr(feature, "transforms", ())
-    last = transforms[-1] if transforms else None
-    if isinstance(last, Hash):
-        return last.buckets
-    if isinstance(last, Vocabulary):
-        return last.size
-    return len(last.boundaries) + 1 if isinstance(last, Bucketize) else None

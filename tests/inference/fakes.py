@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.model.dense import ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.router.lookup import Absent, Lookup, LookupResult

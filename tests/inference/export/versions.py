@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ringpull.inference.head.request.lookups import FeatureLookup
-from ringpull.inference.model.dense import DenseProgram, ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor, load_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.schema import Schema
@@ -30,7 +30,7 @@ class Exported:
     def __init__(self, folder: Path) -> None:
         self.manifest = Manifest.load(folder)
         self.schema = Schema.from_json(self.manifest.schema.read(folder))
-        self.program = DenseProgram.load(folder, self.manifest, "cpu")
+        self.program = load_program(folder, self.manifest, "cpu")
         self.tables: dict[str, ReferenceTable] = {}
         for entry in self.manifest.tables:
             base = Base.open(self.manifest.table_folder(folder, entry.spec.name), verify_rows=True)
