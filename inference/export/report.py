@@ -116,7 +116,7 @@ class ExportReport:
     @property
     def bytes(self) -> int:
         """Bytes of the whole version but its manifest."""
-        files = (self.manifest.program, self.manifest.schema)
+        files = (self.manifest.program, self.manifest.schema, *self.manifest.program_data)
         return sum(table.bytes for table in self.tables) + sum(file.bytes for file in files if file is not None)
 
     def print(self, console: Console) -> None:
@@ -170,7 +170,9 @@ class ExportReport:
             console.print(kept.sentence, markup=False)
         if self.manifest.program is not None:
             inputs = len(self.manifest.inputs)
-            console.print(f"dense program: {size(self.manifest.program.bytes)}, {inputs} inputs")
+            taken = self.manifest.program.bytes + sum(each.bytes for each in self.manifest.program_data)
+            by = "" if self.manifest.runtime == "torch" else f", run by {self.manifest.runtime}"
+            console.print(f"dense program: {size(taken)}, {inputs} inputs{by}")
 
 
 def _described(cost: CostReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from ringpull.deploy.cli import app
 from ringpull.inference.client.client import Client
 from ringpull.inference.degrade.steps import CutBags
 from ringpull.inference.head.admission import Admission
@@ -154,5 +158,14 @@ def test_a_version_that_gives_other_outputs_than_it_did_never_serves(versions: l
         pytest.fail("it serves")
 
 
-def test_status_says_where_it_computes(client: Client) -> None:
-    assert client.status().device == "cpu"
+def test_status_and_metadata_say_what_computes(client: Client, versions: list[Path]) -> None:
+    status = client.status()
+    assert status.device == "cpu"
+    for model in (*status.models, client.model("careful")):
+        program = model.program
+        assert (program.runtime, program.version) == ("onnxruntime", onnxruntime.__version__)
+        assert (program.provider, program.device, program.threads) == ("CPUExecutionProvider", "cpu", 1)
+    shown = CliRunner().invoke(app, ["inspect", str(versions[0])])
+    assert ", run by onnxruntime" in shown.output
+    told = json.loads(CliRunner().invoke(app, ["inspect", str(versions[0]), "--json"]).output)
+    assert told["runtime"] == "onnxruntime"
