@@ -38,6 +38,7 @@ BENCHES = (
     "token_cost",
     "tls_cost",
     "doors",
+    "onnx_served",
     "e2e",
     "overload",
     "growth",
