@@ -143,6 +143,8 @@ def check_graph(content: bytes, where: str, files: Mapping[str, int]) -> Checked
     look = _Look(where, files, {(each.domain, each.name): each for each in model.functions})
     opsets = _opsets(look, model.opset_import)
     nodes = look.graph(model.graph, 0)
+    if sum(each.nbytes for each in look.external) > sum(files.values()):
+        raise look.error("its weights in files are more than there is in the files: some lie in one place")
     given = {each.name for each in model.graph.initializer}
     return CheckedGraph(
         producer=f"{model.producer_name} {model.producer_version}".strip(),
