@@ -211,6 +211,14 @@ def test_a_column_of_one_is_taken_flat_and_the_other_way_around(tmp_path: Path) 
     assert GraphInput("x", np.dtype(np.float32), 3, 1).fit(np.ones((2, 5), np.float32)).shape == (2, 5, 1)
 
 
+def test_a_graph_that_squeezes_whatever_is_one_is_run_for_one_row(tmp_path: Path) -> None:
+    node = helper.make_node("Squeeze", ["x"], ["y"])
+    model = graph_of([node], {"x": (F, ["rows", 1])}, {"y": (F, ["rows"])})
+    for rows in (1, 2, CPU_ROWS + 1):
+        values = np.arange(rows, dtype=np.float32)
+        assert once(tmp_path, model, values[:, None]).tolist() == values.tolist()
+
+
 def test_wide_outputs_become_float32(tmp_path: Path) -> None:
     random = np.random.default_rng(3).standard_normal(5)
     assert once(tmp_path, identity(D, ["rows"]), random).tolist() == random.astype(np.float32).tolist()
