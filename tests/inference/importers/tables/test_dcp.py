@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 import ringpull.inference.importers.tables.tensors
 from ringpull.inference.importers.tables.formats import open_source
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
-from tests.inference.importers.tables.reading import rows_of, table_of
+from tests.inference.importers.tables.whole_reading import rows_of, table_of
 
 ROWS = torch.arange(120, dtype=torch.float32).reshape(20, 6) / 8
 

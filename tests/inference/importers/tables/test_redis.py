@@ -19,7 +19,7 @@ from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.seen import Seen
 from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
-from tests.inference.importers.tables.reading import table_of
+from tests.inference.importers.tables.whole_reading import table_of
 
 ROWS = np.arange(90, dtype=np.float32).reshape(30, 3) / 8
 EXPECTED = {number * 7: row for number, row in enumerate(ROWS.tolist())}

@@ -17,7 +17,7 @@ from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import KeyType
-from tests.inference.importers.tables.reading import rows_of, table_of
+from tests.inference.importers.tables.whole_reading import rows_of, table_of
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
 IDS = [3, -1, 7, 2**62]

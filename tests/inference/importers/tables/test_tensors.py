@@ -25,7 +25,7 @@ from ringpull.ps.errors import CorruptData, DuplicateKey, InvalidInput, Ringpull
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
-from tests.inference.importers.tables.reading import rows_of, table_of
+from tests.inference.importers.tables.whole_reading import rows_of, table_of
 
 ROWS = torch.arange(60, dtype=torch.float32).reshape(20, 3) / 8
 IDS = torch.arange(20) * 7 - 3
