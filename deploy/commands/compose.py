@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from ringpull.deploy.commands.export import load_function
 from ringpull.deploy.commands.importing.schema_file import read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_json, print_line
+from ringpull.deploy.view.console import out, print_json, print_line
 from ringpull.extras import needing
 
 
@@ -23,7 +24,7 @@ def compose(
     ],
     user: Annotated[
         str,
-        typer.Option(metavar="FOLDER", help="Version with the users' vectors, or a model's folder: its newest version."),
+        typer.Option(metavar="FOLDER", help="Version with the users' vectors, or a model's folder: then its newest."),
     ],
     item: Annotated[str, typer.Option(metavar="FOLDER", help="The same of the items' vectors.")],
     score: Annotated[
@@ -65,28 +66,18 @@ def compose(
     from ringpull.inference.model.manifest import versions
 
     # Standard output is for the result, so output of the user's own files goes to standard error.
-    from sys import stderr
-
-    with redirect_stdout(stderr):
+    with redirect_stdout(sys.stderr):
         given: Any = load_function(score) if ":" in score else score
         features = None if schema is None else read_schema_file(schema).schema
-    number = max(versions(out_dir), default=0) + 1 if version is None else version
-    report = composed(
-        out_dir,
-        number,
-        user=user,
-        item=item,
-        score=given,
-        interests=interests,
-        schema=features,
-        user_table=user_table,
-        item_table=item_table,
-        name=name,
-        quiet=as_json,
-    )
+        number = max(versions(out_dir), default=0) + 1 if version is None else version
+        tables: Any = {"user": user, "item": item, "user_table": user_table, "item_table": item_table}
+        report = composed(
+            out_dir, number, score=given, interests=interests, schema=features, name=name, quiet=True, **tables
+        )
     folder = str(out_dir / str(number))
     if not as_json:
+        report.print(out)
         print_line(f"composed {folder}; serve it with: ringpull serve {out_dir}")
         return
-    tables = [{"table": each.name, "features": list(each.features), "rows": each.rows} for each in report.tables]
-    print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": tables})
+    written = [{"table": each.name, "features": list(each.features), "rows": each.rows} for each in report.tables]
+    print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": written})
