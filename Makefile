@@ -82,7 +82,7 @@ zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build the
 
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
 PROTOS := ringpull operations
-PROTOS_OF_OTHERS := tensorflow_serving open_inference
+PROTOS_OF_OTHERS := tensorflow_serving open_inference onnx
 protoc := $(PROTOC)/bin/python -m grpc_tools.protoc -I inference/proto
 
 proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 and *.binpb from the .proto files

@@ -64,11 +64,23 @@ class ExportError(RingpullError):
     """Raised when a model or a table cannot be exported. The message names the module or table and the reason."""
 
 
-class DuplicateKey(ExportError):
+class OneKey(ExportError):
+    """Base of the errors of two rows of a table that have one key.
+
+    Attributes:
+        key: That key, a uint64; None: whoever raises does not know it.
+    """
+
+    def __init__(self, message: str, *, key: int | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class DuplicateKey(OneKey):
     """Raised when one key was given to a table twice."""
 
 
-class HashCollision(ExportError):
+class HashCollision(OneKey):
     """Raised when two different strings hash to one key."""
 
 

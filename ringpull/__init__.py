@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ringpull.inference.schema.transforms import Log as Log
     from ringpull.inference.schema.transforms import Normalize as Normalize
     from ringpull.inference.schema.transforms import Vocabulary as Vocabulary
+    from ringpull.inference.top_k_answer import TopK as TopK
     from ringpull.ps.bytes_rows import BytesRows as BytesRows
 
     Sequence = IdSequence
@@ -61,6 +62,7 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.schema.kinds": ("Cross", "Dense", "IdSequence", "Sparse"),
     "ringpull.inference.schema.schema": ("Schema",),
     "ringpull.inference.schema.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
+    "ringpull.inference.top_k_answer": ("TopK",),
     "ringpull.ps.bytes_rows": ("BytesRows",),
 }
 _OLD_NAMES: Final = {"Sequence": "IdSequence"}

@@ -35,7 +35,7 @@ A file's longest such folder decides.
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),
     "torch": (
-        "inference/model/dense.py",
+        "inference/model/torch_program.py",
         "inference/model/pickles.py",
         "inference/export/",
         "inference/importers/",
@@ -45,6 +45,7 @@ ONLY_IN = {
         "loadtest/chaos/",
         "tests/",
     ),
+    "onnxruntime": ("inference/model/", "inference/importers/", "examples/", "loadtest/bench/", "tests/"),
     "numba": (
         "ps/compiled.py",
         "ps/hash_kernels.py",

@@ -93,6 +93,7 @@ def test_one_name_is_at_the_top_and_folders_are_real(wheel: Path) -> None:
         "ps/hashing.py",
         "inference/proto/ringpull.proto",
         "inference/proto/ringpull_pb2.pyi",
+        "inference/proto/onnx.binpb",
         "inference/proto/open_inference.binpb",
         "inference/proto/tensorflow_serving.binpb",
     ):

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ringpull.inference.export.asking import Outputs, ask_module
+from ringpull.inference.export.made_lists import part_of
 from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.report import CostReport
-from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.model.samples import differences

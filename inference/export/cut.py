@@ -23,13 +23,14 @@ from ringpull.inference.export.indices.choices import read_lookup
 from ringpull.inference.export.indices.fixed_rows import FixedRows
 from ringpull.inference.export.indices.index import NotPlain
 from ringpull.inference.export.indices.indexed import read_ranges
+from ringpull.inference.export.kept_weight import KeptWeight
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.pools.pooling import read_pools
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
-from ringpull.inference.export.staying import RAGGED_PARTS, KeptWeight, Stay, keep, large_weights, looked_up_weights
+from ringpull.inference.export.staying import RAGGED_PARTS, Stay, keep, large_weights, looked_up_weights
 from ringpull.inference.export.uses import Plan, Use
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import Computed

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.keys import RowKeys
-from ringpull.inference.export.ranges import IdRange, ids_made, telling_ids
+from ringpull.inference.export.made_lists import ids_made
+from ringpull.inference.export.ranges import IdRange, telling_ids
 from ringpull.inference.schema.kinds import Cross, IdSequence, Sparse
 from ringpull.ps.errors import ExportError
 

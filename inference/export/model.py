@@ -46,7 +46,7 @@ from ringpull.inference.export.serving import Serving, plan_serving
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions, check_options
 from ringpull.inference.export.tables import TablePlan, write_tables
-from ringpull.inference.export.version_folder import new_version, written_beside
+from ringpull.inference.export.version_folder import SCHEMA_FILE, new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.columns import Column
@@ -55,7 +55,6 @@ from ringpull.inference.schema.kinds import IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 
-SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.indices.index import Part
+from ringpull.inference.export.made_lists import ids_made
 from ringpull.inference.model.manifest import IdLimit
 from ringpull.inference.schema.key_expressions import KeyExpression
-from ringpull.inference.schema.kinds import Cross, Feature
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
 from ringpull.ps.errors import InvalidInput
+
+if TYPE_CHECKING:  # it needs torch, which importers of graphs do without
+    from ringpull.inference.export.indices.index import Part
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -43,6 +44,8 @@ class IdRange:
     """Table that the embedding became; None: it stays in the dense program."""
     lowest: int = 0
     """First row: below 0 where negative ones count from behind."""
+    within: tuple[int, int] = (LOWEST, HIGHEST)
+    """Bounds [low, high) of the ids that there are: of a graph that takes shorter numbers."""
 
     @classmethod
     def of(cls, part: Part, rows: int, table: str | None, lowest: int = 0) -> IdRange:
@@ -60,19 +63,26 @@ class IdRange:
 
     def limit(self) -> tuple[int, int] | None:
         """Return the bounds [low, high) of the ids that have a row; None: all have, or no bounds tell which."""
+        least, most = self.within
         if self.key is None:
-            return max(LOWEST, self.lowest - self.add), min(HIGHEST, self.rows - self.add)
-        points = np.array(telling_ids(self.key, self.rows), np.int64)
+            return max(least, self.lowest - self.add), min(most, self.rows - self.add)
+        points = self._there(np.array(telling_ids(self.key, self.rows), np.int64))
         held = self.holds(points)
         if held.all() or not held.any():
             return None
         inside = np.flatnonzero(held)
         first, last = int(inside[0]), int(inside[-1])
-        low = LOWEST if first == 0 else self._edge(int(points[first - 1]), int(points[first]))
-        high = HIGHEST if last == len(points) - 1 else self._edge(int(points[last]), int(points[last + 1]))
+        low = least if first == 0 else self._edge(int(points[first - 1]), int(points[first]))
+        high = most if last == len(points) - 1 else self._edge(int(points[last]), int(points[last + 1]))
         tried = np.concatenate([points, _spread(low, high)])
+        tried = self._there(tried)
         within = (tried >= low) & ((tried < high) | (high == HIGHEST))
         return (low, high) if bool((self.holds(tried) == within).all()) else None
+
+    def _there(self, ids: Int64Array) -> Int64Array:
+        """Return those of ids that there are."""
+        least, most = self.within
+        return ids[(ids >= least) & ((ids < most) | (most == HIGHEST))]
 
     def _edge(self, before: int, after: int) -> int:
         """Return the first id from which on it is as for `after`, by halving."""
@@ -129,16 +139,3 @@ def limits_of(ranges: Iterable[IdRange], schema: Schema) -> tuple[IdLimit, ...]:
                 raise InvalidInput(f"feature {name}: beyond is {beyond}; the model takes ids from {low} to {high - 1}")
             limits.append(IdLimit(feature=name, low=low, high=high))
     return tuple(limits)
-
-
-def ids_made(feature: Feature) -> int | None:
-    """Return how many ids, from 0, a feature can have; None when anything is possible."""
-    if isinstance(feature, Cross):
-        return feature.buckets
-    transforms = getattr(feature, "transforms", ())
-    last = transforms[-1] if transforms else None
-    if isinstance(last, Hash):
-        return last.buckets
-    if isinstance(last, Vocabulary):
-        return last.size
-    return len(last.boundaries) + 1 if isinstance(last, Bucketize) else None

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ringpull.inference.export.kept_weight import KeptWeight
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.byte_size import size
-
-if TYPE_CHECKING:
-    from ringpull.inference.export.staying import KeptWeight  # which needs torch; an export of tables alone does not
 
 COLUMNS: Final = ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids")
 NUMBERS: Final = ("rows", "dim", "bytes")

@@ -1,11 +1,10 @@
 """The self-check of an export: made-up rows through the module, and through the written tables and the dense program.
 
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
-them. The look-ups are the head's own (`ringpull.inference.head.request.lookups`); the pull is a slow loop over the
-tables' files. The rows go through the dense program all together and again in small parts: a module whose rows
-influence each other cannot be served in micro-batches. Where row types round rows, what is expected comes of the
-captured model with the rows as tables hold them (`PlainModel`), itself held against the module first; what the rounding
-costs is measured apart (`ringpull.inference.export.cost`).
+them. The look-ups, the pull and the dense program are those of `written_version`. The rows go through the dense program
+all together and again in small parts: a module whose rows influence each other cannot be served in micro-batches. Where
+row types round rows, what is expected comes of the captured model with the rows as tables hold them (`PlainModel`),
+itself held against the module first; what the rounding costs is measured apart (`ringpull.inference.export.cost`).
 """
 
 from __future__ import annotations
@@ -24,53 +23,20 @@ from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.operators import CASTS, JOINS, MOVES
 from ringpull.inference.export.report import CheckReport
-from ringpull.inference.export.rows import part_of
-from ringpull.inference.export.table_samples import sample_table
 from ringpull.inference.export.tables import TablePlan
-from ringpull.inference.head.request.lookups import FeatureLookup
-from ringpull.inference.model.dense import DenseProgram, ProgramTensor
+from ringpull.inference.export.written_version import TOLERANCE, WrittenVersion, compare
+from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import (
     RELATIVE_TOLERANCE,
     Samples,
-    agree,
-    differences,
 )
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
-from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling
-from ringpull.ps.store.base import Base
-from ringpull.router.lookup import Lookup, LookupResult
-
-TOLERANCE: Final = 1e-5
-"""Largest difference allowed, times max(1, |a|, largest intermediate magnitude): ARCHITECTURE.md, "Exactly"."""
 
 SHORT_UNITS: Final = 4
 """Units of the shortest type of floats that a program computes in, by which it may differ in the same way."""
-
-SAMPLE_ROWS: Final = 16
-
-
-def pull(base: Base, lookup: Lookup) -> LookupResult:
-    """Answer a look-up from a table's files, slowly: rows one by one, sums in float64."""
-    found = base.find(positions_of(lookup.keys))
-    default = base.spec.default_vector()
-    rows = [base.row(int(row)) if row >= 0 else default for row in found]
-    missing = int((found < 0).sum())
-    if lookup.offsets is None:
-        values = np.array(rows, np.float32).reshape(len(rows), base.spec.dim)
-        return LookupResult(values, missing, found >= 0)
-    out = np.zeros((lookup.outputs, base.spec.dim), np.float32)
-    for bag, (begin, end) in enumerate(zip(lookup.offsets[:-1], lookup.offsets[1:], strict=True)):
-        if begin < end:
-            members = np.array(rows[begin:end], np.float64)
-            if lookup.weights is not None:
-                members *= lookup.weights[begin:end, None].astype(np.float64)
-            pooled = members.max(axis=0) if lookup.pooling is Pooling.MAX else members.sum(axis=0)
-            out[bag] = pooled / (end - begin) if lookup.pooling is Pooling.MEAN else pooled
-    return LookupResult(out, missing)
 
 
 class SelfCheck:
@@ -80,16 +46,11 @@ class SelfCheck:
         self, version_dir: Path, manifest: Manifest, schema: Schema, cut: Cut, plans: Iterable[TablePlan]
     ) -> None:
         """Open what was written. `schema` is the serving one; `plans` are those of the tables."""
-        self._schema = schema
         self._cut = cut
         self._plans = list(plans)
         self._relative = TOLERANCE
         self._manifest = manifest
-        self._program = DenseProgram.load(version_dir, manifest, "cpu")
-        self._bases = {
-            entry.spec.name: Base.open(manifest.table_folder(version_dir, entry.spec.name), verify_rows=True)
-            for entry in manifest.tables
-        }
+        self._written = WrittenVersion(version_dir, manifest, schema)
 
     def run(
         self, call: Call, trained: Prepared, served: Prepared, arguments: Mapping[str, NDArray[Any]]
@@ -106,54 +67,22 @@ class SelfCheck:
             ExportError: They differ, or the module fails on the made-up rows.
         """
         expected = ask_module(call, arguments, self._manifest.outputs)
-        inputs = self._inputs(served)
+        inputs = self._written.inputs(served)
         tolerance = self._tolerance(inputs, TOLERANCE)
         if any(plan.rounds for plan in self._plans):
             plain = self._cut.plain
             captured = ask_module(plain, arguments, self._manifest.outputs)
             self._compare(captured, expected, tolerance, "the captured model's differs from the module's")
             expected = ask_module(plain.serving(self._plans), arguments, self._manifest.outputs)
-        whole = self._program.run(inputs, served.rows)
+        whole = self._written.run(inputs, served.rows)
         worst = self._compare(whole, expected, tolerance, "the exported model's differs from the module's")
-        begin = 0
-        for end in sorted({1, min(3, served.rows), served.rows}):
-            part = self._program.run(self._inputs(part_of(served, begin, end)), end - begin)
-            self._compare(
-                part,
-                {name: values[begin:end] for name, values in expected.items()},
-                tolerance,
-                "a row's depends on the other rows of its batch, which in serving are those of other requests",
-            )
-            begin = end
+        self._written.check_parts(served, expected, tolerance, self._relative)
         largest = max(float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) for values in expected.values())
         return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
 
     def samples(self, served: Prepared) -> Samples:
         """Return the first few rows with the outputs that the written version gives, and samples of its tables."""
-        rows = part_of(served, 0, min(SAMPLE_ROWS, served.rows))
-        inputs = self._inputs(rows)
-        tolerance = self._tolerance(inputs, RELATIVE_TOLERANCE)
-        tables = {name: sample_table(base) for name, base in self._bases.items()}
-        return Samples(rows, self._program.run(inputs, rows.rows), tolerance, tables)
-
-    def _inputs(self, served: Prepared) -> list[ProgramTensor]:
-        """Do as the head does, with a slow pull."""
-        names = [entry.argument for entry in self._manifest.inputs if entry.argument is not None]
-        arguments = self._schema.arguments(served, names)
-        inputs = []
-        for entry in self._manifest.inputs:
-            if entry.lookup is None:
-                inputs.append(ProgramTensor(arguments[str(entry.argument)]))
-                continue
-            spec = self._manifest.lookups[entry.lookup]
-            base, prepared = self._bases[spec.table], served.features[spec.feature]
-            by = None if spec.kept_by is None else spec.kept_by.feature
-            lookup = FeatureLookup(
-                spec, self._schema[spec.feature], base.spec, None if by is None else self._schema[by]
-            )
-            wanted = lookup.lookup(prepared, None if by is None else served.features[by])
-            inputs.append(ProgramTensor(lookup.values(prepared, pull(base, wanted))))
-        return inputs
+        return self._written.samples(served, lambda inputs: self._tolerance(inputs, RELATIVE_TOLERANCE))
 
     def _tolerance(self, inputs: list[ProgramTensor], relative: float) -> float:
         """Return the largest difference allowed: a part of the largest intermediate, a few units of short types'."""
@@ -167,19 +96,7 @@ class SelfCheck:
     def _compare(
         self, actual: Mapping[str, Float32Array], expected: Mapping[str, Float32Array], tolerance: float, problem: str
     ) -> float:
-        worst = 0.0
-        for name, values in expected.items():
-            if actual[name].shape != values.shape:
-                raise ExportError(
-                    f"self-check: output {name} has the shape {actual[name].shape}; the module's has {values.shape}"
-                )
-            difference = float(differences(actual[name], values).max(initial=0.0))
-            if not agree(actual[name], values, tolerance, self._relative).all():
-                raise ExportError(
-                    f"self-check: output {name}: {problem}, by up to {difference:.3g} (tolerance {tolerance:.3g})"
-                )
-            worst = max(worst, difference)
-        return worst
+        return compare(actual, expected, tolerance, self._relative, problem)
 
 
 class _Magnitudes(fx.Interpreter):

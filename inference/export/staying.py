@@ -10,13 +10,11 @@ from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.diagnosis.places import written_at
+from ringpull.inference.export.kept_weight import LARGE_BYTES, KeptWeight
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.probe import Probe
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
-
-LARGE_BYTES: Final = 4 * 1024 * 1024
-"""Bytes from which on a weight of the dense program is named, whatever it is for."""
 
 RAGGED_PARTS: Final = ("values", "offsets", "weights")
 
@@ -33,23 +31,6 @@ _BY_IDS: Final = frozenset(
 
 _TOLD_USES: Final = 3
 """Uses of one weight that are told."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptWeight:
-    """A weight that stays in the dense program."""
-
-    name: str
-    bytes: int
-    reason: str
-    copy: bool = False
-    """Whether its look-ups are a table all the same: what stays is a copy of the rows."""
-
-    @property
-    def sentence(self) -> str:
-        """What people read of it."""
-        what = "is a table, and a copy of it stays" if self.copy else "stays"
-        return f"{self.name} {what} in the dense program ({size(self.bytes)}): {self.reason}"
 
 
 def looked_up_weights(captured: Captured, probe: Probe) -> list[fx.Node]:

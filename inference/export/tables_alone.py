@@ -74,7 +74,7 @@ def export_tables(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             tables=tuple(each.entry for each in written),
         )
-        (hidden / SAMPLES_FILE).write_bytes(_samples(hidden, manifest).to_bytes())
+        (hidden / SAMPLES_FILE).write_bytes(sampled(hidden, manifest).to_bytes())
         manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
         manifest.save(hidden)
     report = ExportReport(
@@ -166,7 +166,7 @@ def _default(spec: TableSpec, options: TableOptions) -> Literal["zeros", "mean"]
     return default
 
 
-def _samples(version_dir: Path, manifest: Manifest) -> Samples:
+def sampled(version_dir: Path, manifest: Manifest) -> Samples:
     """Return samples of tables that were written, all of whose rows are checked on the way."""
     samples = {}
     for entry in manifest.tables:

@@ -10,12 +10,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import check_name
 from ringpull.ps.version_number import MAX_VERSION, RANGE, version_number
+
+SCHEMA_FILE: Final = "schema.json"
 
 
 def new_version(folder: Path, name: str, version: int) -> Path:

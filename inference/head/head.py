@@ -38,7 +38,6 @@ from ringpull.inference.head.root_watch import RootWatch
 from ringpull.inference.head.selfcheck import self_check
 from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.inference.head.watch import Watch, watching
-from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.samples import Samples
@@ -129,8 +128,8 @@ class Head:
         self._keeping = asyncio.create_task(self._lease.keep())
         self._rereading = None if self._tokens is None else asyncio.create_task(self._tokens.follow())
         self._started_s = time.monotonic()
-        # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
-        self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
+        # One thread: the dense program is the bottleneck it feeds, and its runtime brings threads of its own.
+        self._dense = ThreadPoolExecutor(1, "dense")
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
@@ -313,8 +312,9 @@ class Head:
         # Newer versions appear where it was found, not where links have led to.
         source = f"{placed.found_in}/{placed.version}" if placed is not None and placed.found_in else folder
         files = await asyncio.to_thread(self._mirror.local, folder, identity)
+        device, threads = self.config.device, self.config.dense_threads
         loaded = await asyncio.to_thread(
-            LoadedVersion.load, files, device=self.config.device, source=source, identity=identity
+            LoadedVersion.load, files, device=device, threads=threads, source=source, identity=identity
         )
         key = (loaded.manifest.model, loaded.manifest.version)
         if self._catalog.find(key) is not None:

@@ -23,7 +23,7 @@ from ringpull.inference.head.request.batch import BatchFeature, RequestBatch
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.head.request.partial_lookup import PartialLookup
 from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
-from ringpull.inference.model.dense import ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.program_errors import last_words, newer_torch
 from ringpull.inference.prediction import Filled
@@ -193,7 +193,7 @@ class Pipeline:
         rows = sum(count for _, _, count in requests)
         try:
             outputs = self._program.run(pulled.inputs, rows)
-        except Exception as exc:  # of any root: whatever torch raises
+        except Exception as exc:  # of any root: whatever the runtime raises
             whom = "this request" if len(requests) == 1 else f"{len(requests)} requests together"
             raise ProgramFailed(
                 f"{self._model}/{self._version}: the dense program failed for {whom}: {last_words(exc)}"

@@ -6,7 +6,9 @@ not a version yet. Everything else is named in it, with size and checksum, by a 
     {"format": 1, "xxh3": "<16 hex digits: xxh3_64 of the body>", "manifest": {the fields of `Manifest`}}
 
 A version of tables alone has no schema, no dense program, and nothing that they need: its format is 2, which builds
-from before there were such versions refuse by its number, and its body has the fields of `TABLES_ALONE` only.
+from before there were such versions refuse by its number, and its body has the fields of `TABLES_ALONE` only. A version
+whose dense program another runtime than torch runs has the format 3, and two fields more: `runtime`, and
+`program_data`, files of weights that lie beside the program.
 
 The checksummed body is its JSON with sorted keys and no spaces, so a flipped byte anywhere is seen. Loading trusts
 nothing: a field of the wrong type, an index out of range, or a path (link or not) that leaves the folder is an error
@@ -20,7 +22,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import xxhash
 
@@ -53,6 +55,9 @@ from ringpull.ps.version_number import MAX_VERSION, version_number
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
 FORMAT_OF_TABLES_ALONE: Final = 2
+FORMAT_OF_RUNTIMES: Final = 3
+OF_RUNTIMES: Final = ("runtime", "program_data")
+"""Fields that only a manifest of format 3 has."""
 TABLES_ALONE: Final = ("model", "version", "created", "tables", "samples")
 """Fields of the manifest of a version of tables alone."""
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -95,6 +100,10 @@ class Manifest:
     """Degrade steps, in their order; in the file only where there is any."""
     limits: tuple[IdLimit, ...] = ()
     """Limits of ids, one for a feature at most; in the file only where there is any."""
+    runtime: Literal["torch", "onnxruntime"] = "torch"
+    """What runs the dense program; in the file only where it is not torch."""
+    program_data: tuple[FileEntry, ...] = ()
+    """Files of weights that the program of onnxruntime names, each by its path; in the file only where that runs it."""
     identity: str = field(default="", compare=False)
     """Identity of the version: xxh3_64 of the bytes of its manifest, 16 hex digits. Known only of those that were read;
     not in the file."""
@@ -119,7 +128,8 @@ class Manifest:
     def save(self, version_dir: Path) -> None:
         """Write `manifest.json` under a temporary name, make it durable, and rename it into place."""
         body = self._to_json()
-        number = FORMAT_OF_TABLES_ALONE if self.tables_alone else FORMAT
+        number = FORMAT if self.runtime == "torch" else FORMAT_OF_RUNTIMES
+        number = FORMAT_OF_TABLES_ALONE if self.tables_alone else number
         text = json.dumps({"format": number, "xxh3": _checksum(body), "manifest": body}, indent=2) + "\n"
         temporary = version_dir / f".{FILE_NAME}.{os.getpid()}"
         with temporary.open("w", encoding="utf-8") as file:
@@ -157,6 +167,8 @@ class Manifest:
         for part in (manifest.schema, manifest.program):
             if part is not None:
                 part.read(version_dir)
+        for part in manifest.program_data:
+            part.verify(version_dir)
         return manifest
 
     def _to_json(self) -> dict[str, Any]:
@@ -167,6 +179,9 @@ class Manifest:
         for name in ("degrade", "limits"):
             if not fields[name]:
                 del fields[name]  # So that older builds read it.
+        if self.runtime == "torch":
+            for name in OF_RUNTIMES:
+                del fields[name]
         for lookup, spec in zip(fields["lookups"], self.lookups, strict=True):
             lookup["key"] = None if spec.key is None else spec.key.to_plain()
             for name in ("unpadded", "key", "kept_by"):
@@ -228,9 +243,10 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
         raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
     top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))
     number = top.integer("format", 0, MAX_INT64)
-    if number not in (FORMAT, FORMAT_OF_TABLES_ALONE):
+    if number not in (FORMAT, FORMAT_OF_TABLES_ALONE, FORMAT_OF_RUNTIMES):
         raise CorruptData(
-            f"{file}: format {number}; this build reads {FORMAT}, and {FORMAT_OF_TABLES_ALONE} of tables alone"
+            f"{file}: format {number}; this build reads {FORMAT}, {FORMAT_OF_TABLES_ALONE} of tables alone, and"
+            f" {FORMAT_OF_RUNTIMES} of what onnxruntime runs"
         )
     found, said = _checksum(document["manifest"]), top.text("xxh3")
     if found != said:
@@ -245,7 +261,10 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             document["manifest"].setdefault("limits", [])
             set_defaults(document["manifest"].get("outputs"), {"classes": []})
             set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None, "kept_by": None})
-        manifest = _manifest(top.inner("manifest", tuple(name for name in names_of(Manifest) if name != "identity")))
+        names = [name for name in names_of(Manifest) if name != "identity"]
+        if number == FORMAT:
+            names = [name for name in names if name not in OF_RUNTIMES]
+        manifest = _manifest(top.inner("manifest", tuple(names)), number)
     return replace(manifest, identity=identity_of(content))
 
 
@@ -271,7 +290,7 @@ def _items(fields: Fields, name: str, cls: type[T], read: Callable[[Fields], T])
     return tuple(read(item) for item in fields.items(name, names_of(cls)))
 
 
-def _manifest(fields: Fields) -> Manifest:
+def _manifest(fields: Fields, number: int) -> Manifest:
     manifest = Manifest(
         model=fields.checked("model", lambda value: check_name("model", value)),
         version=fields.integer("version", 1, MAX_VERSION),
@@ -286,6 +305,11 @@ def _manifest(fields: Fields) -> Manifest:
         degrade=read_steps(fields, "degrade"),
         limits=_items(fields, "limits", IdLimit, read_limit),
     )
+    if number == FORMAT_OF_RUNTIMES:
+        if (runtime := fields.text("runtime")) != "onnxruntime":
+            raise fields.error("runtime", f"is {runtime!r}; in format {number} it must be 'onnxruntime'")
+        data = _items(fields, "program_data", FileEntry, read_file_entry)
+        manifest = replace(manifest, runtime="onnxruntime", program_data=data)
     _check_references(fields, manifest)
     return manifest
 

@@ -119,7 +119,7 @@ def _make(copy: Path, remote: RemoteFolder, manifest_bytes: bytes) -> None:
     try:
         write_private(hidden / FILE_NAME, manifest_bytes)
         manifest = read_manifest(hidden / FILE_NAME)
-        for entry in (manifest.schema, manifest.program, manifest.samples):
+        for entry in (manifest.schema, manifest.program, manifest.samples, *manifest.program_data):
             if entry is not None:
                 write_private(_target(hidden, entry.path), _checked(remote, entry))
         for table in manifest.tables:

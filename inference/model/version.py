@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringpull.inference.degrade.levels import check_steps
-from ringpull.inference.model.dense import DenseProgram
+from ringpull.inference.model.dense_program import DenseProgram, load_program
 from ringpull.inference.model.manifest import FILE_NAME, Manifest, check_identity
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.schema.schema import Schema
@@ -35,13 +35,20 @@ class LoadedVersion:
 
     @classmethod
     def load(
-        cls, version_dir: Path, *, device: str | None = None, source: str = "", identity: str = ""
+        cls,
+        version_dir: Path,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        source: str = "",
+        identity: str = "",
     ) -> LoadedVersion:
         """Read and verify a version.
 
         Args:
             version_dir: The folder `NAME/VERSION/`.
             device: Device of the dense program; None: CUDA when there is one, else the CPU.
+            threads: CPU threads of the dense program; None: as many as its runtime takes by itself.
             source: Folder or URL that the files in `version_dir` are a copy of.
             identity: Identity that it must have; empty: any.
 
@@ -68,7 +75,7 @@ class LoadedVersion:
             check_steps(manifest.degrade, schema, [each.feature for each in manifest.lookups], manifest.version)
         except InvalidInput as exc:
             raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
-        program = DenseProgram.load(version_dir, manifest, device)
+        program = load_program(version_dir, manifest, device, threads=threads)
         return cls(version_dir, manifest, schema, program, samples, source)
 
     @property

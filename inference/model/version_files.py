@@ -6,6 +6,7 @@ import builtins
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import xxhash
 
@@ -13,6 +14,8 @@ from ringpull.ps.errors import CorruptData
 from ringpull.ps.store.file_errors import read_file, unreadable
 from ringpull.ps.store.links import resolved
 from ringpull.ps.url_parts import leads_elsewhere
+
+_CHUNK_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,8 @@ class FileEntry:
     @classmethod
     def of(cls, version_dir: Path, path: str) -> FileEntry:
         """Describe a file already written at `version_dir / path`."""
-        content = (version_dir / path).read_bytes()
-        return cls(path=path, bytes=len(content), xxh3=xxhash.xxh3_64_hexdigest(content))
+        file = version_dir / path
+        return cls(path=path, bytes=file.stat().st_size, xxh3=_checksum(file))
 
     def read(self, version_dir: Path) -> builtins.bytes:
         """Return the content, verified.
@@ -50,6 +53,32 @@ class FileEntry:
         if found != self.xxh3:
             raise CorruptData(f"{file}: the checksum of its content is {found}; the manifest says {self.xxh3}")
         return content
+
+    def verify(self, version_dir: Path) -> None:
+        """Check the content without holding it: of files that are mapped, and may be larger than memory.
+
+        Raises:
+            CorruptData: The file is missing, leaves the folder, or has another size or checksum.
+            Unavailable: It cannot be read now.
+        """
+        file = resolve(version_dir, self.path)
+        try:
+            size = file.stat().st_size
+            if size != self.bytes:
+                raise CorruptData(f"{file}: {size} bytes; the manifest says {self.bytes}")
+            found = _checksum(file)
+        except OSError as exc:
+            raise unreadable(file, exc) from exc
+        if found != self.xxh3:
+            raise CorruptData(f"{file}: the checksum of its content is {found}; the manifest says {self.xxh3}")
+
+
+def _checksum(file: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with file.open("rb") as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def is_folder(path: Path) -> bool:

@@ -293,6 +293,78 @@ class LookupResponse(_message.Message):
     request_id: str
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., vectors: _Optional[_Union[Tensor, _Mapping]] = ..., bytes: _Optional[_Union[BytesRows, _Mapping]] = ..., found: _Optional[bytes] = ..., missing: _Optional[int] = ..., lost: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
+class TopKRequest(_message.Message):
+    __slots__ = ("model", "table", "version", "label", "k", "metric", "vectors", "like", "query_table", "keep_self", "features", "output", "exclude", "among", "request_id")
+    class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        DOT: _ClassVar[TopKRequest.Metric]
+        COSINE: _ClassVar[TopKRequest.Metric]
+    DOT: TopKRequest.Metric
+    COSINE: TopKRequest.Metric
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    LIKE_FIELD_NUMBER: _ClassVar[int]
+    QUERY_TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SELF_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    AMONG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    table: str
+    version: int
+    label: str
+    k: int
+    metric: TopKRequest.Metric
+    vectors: Tensor
+    like: Column
+    query_table: str
+    keep_self: bool
+    features: PredictRequest
+    output: str
+    exclude: Column
+    among: Column
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., table: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ..., k: _Optional[int] = ..., metric: _Optional[_Union[TopKRequest.Metric, str]] = ..., vectors: _Optional[_Union[Tensor, _Mapping]] = ..., like: _Optional[_Union[Column, _Mapping]] = ..., query_table: _Optional[str] = ..., keep_self: bool = ..., features: _Optional[_Union[PredictRequest, _Mapping]] = ..., output: _Optional[str] = ..., exclude: _Optional[_Union[Column, _Mapping]] = ..., among: _Optional[_Union[Column, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class TopKResponse(_message.Message):
+    __slots__ = ("model", "version", "table", "keys", "raw_scores", "scores", "found", "missing", "lost", "lost_queries", "hashed", "filled", "unknown", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    RAW_SCORES_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    LOST_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    HASHED_FIELD_NUMBER: _ClassVar[int]
+    FILLED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    table: str
+    keys: Column
+    raw_scores: bytes
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    found: bytes
+    missing: int
+    lost: int
+    lost_queries: int
+    hashed: bool
+    filled: _containers.RepeatedCompositeFieldContainer[Filled]
+    unknown: _containers.RepeatedCompositeFieldContainer[Unknown]
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., keys: _Optional[_Union[Column, _Mapping]] = ..., raw_scores: _Optional[bytes] = ..., scores: _Optional[_Iterable[float]] = ..., found: _Optional[bytes] = ..., missing: _Optional[int] = ..., lost: _Optional[int] = ..., lost_queries: _Optional[int] = ..., hashed: bool = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., unknown: _Optional[_Iterable[_Union[Unknown, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class GetModelRequest(_message.Message):
     __slots__ = ("model", "version", "label")
     MODEL_FIELD_NUMBER: _ClassVar[int]

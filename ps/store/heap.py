@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.spec import MAX_BYTES_ROW, UInt64Array
+from ringpull.ps.store.checkpoint import grown_file, on_disk
 from ringpull.ps.store.raw_rows import gathered_pieces
 
 REFERENCE_BYTES: Final = 16
@@ -27,11 +28,15 @@ Bytes = NDArray[np.uint8]
 class Heap:
     """Buffer of rows, and a file for those that are in a run."""
 
-    def __init__(self, path: Path, buffer_bytes: int) -> None:
-        """Begin an empty file; removing it is the caller's."""
+    def __init__(self, path: Path, buffer_bytes: int, resumed_bytes: int | None = None) -> None:
+        """Begin an empty file, or go on with one of so many bytes; removing it is the caller's.
+
+        Raises:
+            CorruptData: It has fewer.
+        """
         self._path = path
-        self._file = path.open("xb")
-        self._end = 0
+        self._file = grown_file(path, resumed_bytes)
+        self._end = resumed_bytes or 0
         self._buffer = np.empty(max(buffer_bytes, MAX_BYTES_ROW), np.uint8)
         self._filled = 0
         self._mapped: Bytes = np.empty(0, np.uint8)
@@ -61,6 +66,10 @@ class Heap:
         numbers[order, 0] = self._end + np.cumsum(lengths) - lengths
         self._end += self._filled
         self._filled = 0
+
+    def checkpoint(self) -> int:
+        """Wait until the file is on the disk; return its bytes. The buffer is empty."""
+        return on_disk(self._file)
 
     def pieces(self, references: Bytes) -> Iterator[BytesRows]:
         """Yield the rows of these references, which are in the file, in pieces of a few MiB or of one row."""

@@ -12,12 +12,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
+from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.checkpoint import Checkpoint, grown_file, on_disk
 from ringpull.ps.store.raw_rows import ordered_pieces
 
 _TEXT_LENGTH: Final = struct.Struct("<I")
@@ -29,16 +32,27 @@ Interval = tuple[int, int]
 class Spill:
     """Sorted runs of (position, row, and for string tables where the string is)."""
 
-    def __init__(self, folder: Path, row_bytes: int, *, texts: bool) -> None:
-        """Begin empty files in the existing, empty `folder`; removing it is the caller's."""
+    def __init__(self, folder: Path, row_bytes: int, *, texts: bool, resumed: Checkpoint | None = None) -> None:
+        """Begin empty files in the existing, empty `folder`, or go on with those of a checkpoint; removing it is the
+        caller's.
+
+        Raises:
+            CorruptData: A file is shorter than at the checkpoint.
+        """
         self._folder = folder
         self._row_bytes = row_bytes
-        self._ends = [0]
+        self._ends = [0] if resumed is None else list(resumed.run_ends)
+        rows = None if resumed is None else resumed.rows
+
+        def opened_file(name: str, row_bytes: int) -> BinaryIO:
+            return opened.enter_context(grown_file(folder / name, None if rows is None else rows * row_bytes))
+
         with ExitStack() as opened:
-            self._positions_file = opened.enter_context((folder / "positions").open("xb"))
-            self._rows_file = opened.enter_context((folder / "rows").open("xb"))
-            self._text_pos_file = opened.enter_context((folder / "text_positions").open("xb")) if texts else None
-            self._texts_file = opened.enter_context((folder / "texts").open("x+b")) if texts else None
+            self._positions_file = opened_file("positions", POSITION_BYTES)
+            self._rows_file = opened_file("rows", row_bytes)
+            self._text_pos_file = opened_file("text_positions", POSITION_BYTES) if texts else None
+            texts_bytes = None if resumed is None else resumed.texts_bytes
+            self._texts_file = opened.enter_context(grown_file(folder / "texts", texts_bytes)) if texts else None
             opened.pop_all()
         self._positions: UInt64Array = np.empty(0, np.uint64)
         self._rows: NDArray[np.uint8] = np.empty((0, row_bytes), np.uint8)
@@ -49,9 +63,21 @@ class Spill:
         """Rows of all runs."""
         return self._ends[-1]
 
-    def append_texts(self, texts: Sequence[bytes]) -> UInt64Array:
+    def checkpoint(self) -> Checkpoint:
+        """Wait until the files are on the disk, and return what counts of them: all that was appended."""
+        files = (self._positions_file, self._rows_file, self._text_pos_file, self._texts_file)
+        sizes = [0 if file is None else on_disk(file) for file in files]
+        return Checkpoint(run_ends=tuple(self._ends), texts_bytes=sizes[-1])
+
+    def append_texts(self, texts: Sequence[bytes] | BytesRows) -> UInt64Array:
         """Keep strings, in the order given; return for each where `text` finds it, uint64 (N,)."""
         assert self._texts_file is not None
+        if isinstance(texts, BytesRows):
+            starts = np.uint64(self._texts_file.tell()) + (
+                texts.offsets[:-1] + _TEXT_LENGTH.size * np.arange(len(texts))
+            ).astype(np.uint64)
+            self._texts_file.write(_with_lengths(texts).data)
+            return starts
         lengths = np.fromiter(map(len, texts), np.uint64, len(texts)) + np.uint64(_TEXT_LENGTH.size)
         starts = np.uint64(self._texts_file.tell()) + np.cumsum(lengths) - lengths
         self._texts_file.write(b"".join([_TEXT_LENGTH.pack(len(text)) + text for text in texts]))
@@ -133,3 +159,15 @@ class Spill:
             if file is not None:
                 with suppress(OSError):
                     file.close()
+
+
+def _with_lengths(texts: BytesRows) -> NDArray[np.uint8]:
+    """Return strings end to end, the length of each before it, as `append_texts` writes them."""
+    size = _TEXT_LENGTH.size
+    prefixes = (texts.offsets[:-1] + size * np.arange(len(texts)))[:, np.newaxis] + np.arange(size)
+    out = np.empty(len(texts.data) + size * len(texts), np.uint8)
+    of_text = np.ones(len(out), bool)
+    of_text[prefixes] = False
+    out[prefixes] = np.diff(texts.offsets).astype("<u4").view(np.uint8).reshape(-1, size)
+    out[of_text] = texts.data
+    return out

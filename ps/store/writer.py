@@ -4,7 +4,9 @@
 ring order slice by slice and feeds them to `BaseWriter`. Two rows of one position meet there at the latest, so
 duplicates never pass unseen.
 
-The table's folder appears in one rename when it is complete; until then, and after a failure, there is none.
+The table's folder appears in one rename when it is complete; until then, and after a failure, there is none. Temporary
+files go with the writer, but for those in a folder that its caller gave: of these, a checkpoint says what counts, and
+another writer goes on with them.
 """
 
 from __future__ import annotations
@@ -14,18 +16,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
-from ringpull.ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
+from ringpull.ps.hashing import as_keys, keys_of, keys_of_strings, keys_of_texts, positions_of
 from ringpull.ps.spec import MAX_BYTES_ROW, Float32Array, KeyType, TableSpec, UInt64Array
 from ringpull.ps.store.base_writer import BaseWriter, TableSummary, hidden_folder, translated
+from ringpull.ps.store.checkpoint import Checkpoint
 from ringpull.ps.store.heap import REFERENCE_BYTES, Heap
-from ringpull.ps.store.raw_rows import RawRows, ordered_pieces, part_of
+from ringpull.ps.store.raw_rows import RawRows, lengths_of, ordered_pieces, part_of
 from ringpull.ps.store.row_codec import encode
 from ringpull.ps.store.spill import Spill
 
@@ -34,6 +37,10 @@ BUFFER_BYTES: Final = 64 << 20
 
 _CHUNK_ROWS: Final = 1 << 16
 """Rows of its input that `add` takes at a time: a large `add` takes no more memory than many small ones."""
+
+
+Keys = NDArray[Any] | Sequence[int] | Sequence[str] | BytesRows
+"""Keys of rows: integers, or strings, which as `BytesRows` are their UTF-8."""
 
 
 class TableWriter:
@@ -53,17 +60,23 @@ class TableWriter:
         *,
         default: Literal["zeros", "mean"] | Float32Array | None = None,
         buffer_bytes: int = BUFFER_BYTES,
+        scratch: Path | None = None,
+        resumed: Checkpoint | None = None,
     ) -> None:
-        """Begin an empty table.
+        """Begin an empty table, or go on with one.
 
         Args:
             folder: Where the table will be; must not exist. Temporary files of the table's size grow beside it.
             spec: What the rows are.
             default: The vector of unknown keys: zeros, the mean of all rows, or float32 (dim,). None: as `spec` says.
             buffer_bytes: How many bytes of rows to hold in memory.
+            scratch: Folder for the temporary files, on the same disk: empty, or as the writer of `resumed` left it. It
+                stays its caller's. None: a hidden one beside the table, which goes with the writer.
+            resumed: What `checkpoint` returned, of a writer with the same arguments.
 
         Raises:
             InvalidInput: `default` is not one of these.
+            CorruptData: `scratch` has less than `resumed` says.
             ExportError: The folder exists or cannot be made.
         """
         self.folder = folder
@@ -75,22 +88,28 @@ class TableWriter:
         self._rows = np.empty((capacity, row_bytes), np.uint8)
         self._text_pos = np.empty(capacity, np.uint64) if spec.key_type is KeyType.STRING else None
         self._filled = 0
-        self._added = 0
+        self._added = 0 if resumed is None else resumed.rows
+        if resumed is not None and self._sum is not None:
+            self._sum += np.array(resumed.sum)
         self._finished = False
-        self._hidden = hidden_folder(folder)
+        self._hidden = hidden_folder(folder) if scratch is None else None
+        files = scratch or self._hidden
+        assert files is not None
         try:
             with translated(spec.name, folder):
-                self._spill = Spill(self._hidden, row_bytes, texts=self._text_pos is not None)
-                self._heap = Heap(self._hidden / "heap", buffer_bytes // 2) if spec.is_bytes else None
+                self._spill = Spill(files, row_bytes, texts=self._text_pos is not None, resumed=resumed)
+                heap_bytes = None if resumed is None else resumed.heap_bytes
+                self._heap = Heap(files / "heap", buffer_bytes // 2, heap_bytes) if spec.is_bytes else None
         except BaseException:
-            shutil.rmtree(self._hidden, ignore_errors=True)
+            self._remove_hidden()
             raise
 
-    def add(self, keys: NDArray[Any] | Sequence[int] | Sequence[str], rows: Float32Array) -> None:
+    def add(self, keys: Keys, rows: Float32Array) -> None:
         """Add rows, in any order; nothing of the arguments is kept.
 
         Args:
-            keys: (n,): integers (an int64 is taken bit for bit), or strings for a table of string keys.
+            keys: (n,): integers (an int64 is taken bit for bit), or for a table of string keys strings, which may come
+                as `BytesRows`, their UTF-8.
             rows: float32 (n, dim).
 
         Raises:
@@ -106,12 +125,12 @@ class TableWriter:
         with translated(spec.name, self.folder):
             for begin in range(0, len(rows), _CHUNK_ROWS):
                 chunk = rows[begin : begin + _CHUNK_ROWS]
-                positions, text_pos = self._positions_of(checked[begin : begin + _CHUNK_ROWS])
+                positions, text_pos = self._positions_of(_some(checked, begin, begin + len(chunk)))
                 if self._sum is not None:
                     self._sum += chunk.sum(axis=0, dtype=np.float64)
                 self._add_chunk(positions, text_pos, encode(chunk, spec))
 
-    def add_bytes(self, keys: NDArray[Any] | Sequence[int] | Sequence[str], rows: BytesRows) -> None:
+    def add_bytes(self, keys: Keys, rows: BytesRows) -> None:
         """Add rows of bytes, in any order; nothing of the arguments is kept.
 
         Args:
@@ -128,8 +147,22 @@ class TableWriter:
         with translated(self._spec.name, self.folder):
             for begin in range(0, len(rows), _CHUNK_ROWS):
                 end = min(len(rows), begin + _CHUNK_ROWS)
-                positions, text_pos = self._positions_of(checked[begin:end])
+                positions, text_pos = self._positions_of(_some(checked, begin, end))
                 self._add_bytes_chunk(positions, text_pos, part_of(rows, begin, end))
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what another writer needs to go on behind the rows added so far, which are on the disk then.
+
+        Only of use where the temporary files stay: in a `scratch` of the caller's.
+
+        Raises:
+            ExportError: The disk is full.
+        """
+        with translated(self._spec.name, self.folder):
+            self._flush()
+            heap_bytes = 0 if self._heap is None else self._heap.checkpoint()
+            total = None if self._sum is None else tuple(self._sum.tolist())
+            return replace(self._spill.checkpoint(), heap_bytes=heap_bytes, sum=total)
 
     def finish(self) -> TableSummary:
         """Sort, write, sync, and let the table's folder appear.
@@ -152,12 +185,13 @@ class TableWriter:
                 return base.finish()
 
     def abort(self) -> None:
-        """Drop everything added so far and its temporary files; after `finish`, only those files."""
+        """Drop everything added so far and its temporary files; after `finish`, only those files. A `scratch` of the
+        caller's stays as it is."""
         self._finished = True
         self._spill.close()
         if self._heap is not None:
             self._heap.close()
-        shutil.rmtree(self._hidden, ignore_errors=True)
+        self._remove_hidden()
 
     def __enter__(self) -> Self:
         return self
@@ -172,12 +206,18 @@ class TableWriter:
             f"<TableWriter {self._spec.name} rows={self._added} runs_rows={self._spill.rows} finished={self._finished}>"
         )
 
-    def _check_keys(self, keys: NDArray[Any] | Sequence[int] | Sequence[str]) -> NDArray[Any] | Sequence[Any]:
+    def _remove_hidden(self) -> None:
+        if self._hidden is not None:
+            shutil.rmtree(self._hidden, ignore_errors=True)
+
+    def _check_keys(self, keys: Keys) -> Keys:
         name = self._spec.name
         if self._text_pos is not None:
             if isinstance(keys, np.ndarray) and (keys.ndim != 1 or keys.dtype.kind not in "UO"):
                 raise InvalidInput(f"table {name}: keys are {keys.dtype} {keys.shape}; they must be strings (n,)")
             return keys
+        if isinstance(keys, BytesRows):
+            raise InvalidInput(f"table {name}: keys are BytesRows; they must be integers (n,)")
         integers = np.asarray(keys)
         if integers.ndim != 1 or (integers.dtype.kind not in "iu" and integers.size):
             raise InvalidInput(f"table {name}: keys are {integers.dtype} {integers.shape}; they must be integers (n,)")
@@ -191,8 +231,11 @@ class TableWriter:
             what, how = ("bytes", "add_bytes") if spec.is_bytes else (f"vectors of {spec.row_type.value}", "add")
             raise InvalidInput(f"table {spec.name}: its rows are {what}; add them with {how}")
 
-    def _positions_of(self, keys: NDArray[Any] | Sequence[Any]) -> tuple[UInt64Array, UInt64Array | None]:
+    def _positions_of(self, keys: Keys) -> tuple[UInt64Array, UInt64Array | None]:
         """Return the positions of some keys and, of strings, where they are kept for messages."""
+        if isinstance(keys, BytesRows):
+            hashed = keys_of_texts(keys.data.tobytes(), lengths_of(keys))
+            return positions_of(hashed), self._spill.append_texts(keys)
         if self._text_pos is None:
             return positions_of(as_keys(np.ascontiguousarray(keys))), None
         texts = self._encode(keys)
@@ -265,16 +308,23 @@ class TableWriter:
         key = keys_of(self._positions[first : first + 1])[0]
         if self._text_pos is None:
             shown = key if self._spec.key_type is KeyType.UINT64 else key.astype(np.int64)
-            raise DuplicateKey(f"table {name}: key {shown} was given more than once")
-        one, other = (self._spill.text(int(self._text_pos[i])).decode() for i in (first, second))
+            raise DuplicateKey(f"table {name}: key {shown} was given more than once", key=int(key))
+        one, other = (
+            self._spill.text(int(self._text_pos[i])).decode(errors="backslashreplace") for i in (first, second)
+        )
         if one == other:
-            raise DuplicateKey(f"table {name}: key {one!r} was given more than once")
+            raise DuplicateKey(f"table {name}: key {one!r} was given more than once", key=int(key))
         raise HashCollision(
-            f"table {name}: the keys {one!r} and {other!r} have one hash, {int(key):#018x}; rename one of them"
+            f"table {name}: the keys {one!r} and {other!r} have one hash, {int(key):#018x}; rename one of them",
+            key=int(key),
         )
 
 
-def _check_bytes(table: str, keys: NDArray[Any] | Sequence[Any], rows: BytesRows) -> None:
+def _some(keys: Keys, begin: int, end: int) -> Keys:
+    return cast(BytesRows, part_of(keys, begin, end)) if isinstance(keys, BytesRows) else keys[begin:end]
+
+
+def _check_bytes(table: str, keys: Keys, rows: BytesRows) -> None:
     """Check rows of bytes and their offsets.
 
     Raises:
@@ -294,9 +344,14 @@ def _check_bytes(table: str, keys: NDArray[Any] | Sequence[Any], rows: BytesRows
     if len(lengths) and int(lengths.max()) > MAX_BYTES_ROW:
         longest = int(np.argmax(lengths))
         raise InvalidInput(
-            f"table {table}: the row of key {keys[longest]} has {int(lengths[longest])} bytes; a row may have at most"
-            f" {MAX_BYTES_ROW}"
+            f"table {table}: the row of key {_shown(keys, longest)} has {int(lengths[longest])} bytes; a row may have"
+            f" at most {MAX_BYTES_ROW}"
         )
+
+
+def _shown(keys: Keys, row: int) -> str:
+    key = keys[row]
+    return key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key)
 
 
 def _with_default(

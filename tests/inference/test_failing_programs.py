@@ -18,7 +18,7 @@ from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.export.model import export_model
 from ringpull.inference.head.pipeline import Pipeline, Scores
 from ringpull.inference.head.request.preparation import Preparation
-from ringpull.inference.model.dense import DenseProgram, ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor, load_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.program_errors import last_words
 from ringpull.inference.model.version import LoadedVersion
@@ -109,7 +109,7 @@ async def test_five_clients_are_answered_and_the_sixth_is_told_why(served: Serve
 
 def test_the_same_error_is_said_by_a_program_that_is_no_script(folder: Path) -> None:
     """torch raises an IndexError from Python, and a trace of its own from a script."""
-    program = DenseProgram.load(folder, Manifest.load(folder), "cpu")
+    program = load_program(folder, Manifest.load(folder), "cpu")
     inputs = [ProgramTensor(np.zeros((2, 4), np.float32)), ProgramTensor(np.zeros((2, 1), np.float32))]
     inputs.append(ProgramTensor(np.array([0, 99])))
     with pytest.raises(Exception) as raised:  # noqa: PT011 - of any root

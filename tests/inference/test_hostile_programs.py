@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpull.inference.model import pickles, program_check
-from ringpull.inference.model.dense import read_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.pickles import check_bytes
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_graph import is_operator
 from ringpull.inference.model.samples import Samples, TableSamples
+from ringpull.inference.model.torch_program import read_program
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.model.version_files import FileEntry
 from ringpull.inference.schema.features import Prepared, PreparedFeature
@@ -354,7 +354,9 @@ def test_no_product_code_unpickles() -> None:
                 if name in ("np.load", "numpy.load"):
                     assert told.get("allow_pickle") == "False", where
                 if name.endswith("export.load"):
-                    assert file.name == "dense.py", f"{where}: programs are read by `read_program`, which checks them"
+                    assert file.name == "torch_program.py", (
+                        f"{where}: programs are read by `read_program`, which checks them"
+                    )
             assert not re.search(
                 r"^\s*from (torch|numpy|pickle)[\w.]* import .*\bloads?\b", file.read_text("utf-8"), re.M
             )

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.model.dense import ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import IdLimit
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput

@@ -17,10 +17,9 @@ import xxhash
 
 from ringpull.inference.head.pipeline import Pipeline
 from ringpull.inference.head.request.preparation import Preparation
-from ringpull.inference.model import dense
-from ringpull.inference.model.dense import DenseProgram, read_program
 from ringpull.inference.model.manifest import FileEntry, Manifest
 from ringpull.inference.model.program_errors import exported_with, newer_torch
+from ringpull.inference.model.torch_program import TorchProgram, read_program
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData
 from tests.inference.fakes import ReferenceRouter
@@ -136,14 +135,14 @@ def test_want_of_memory_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPat
         raise error
 
     manifest = repacked(folder, by(NEWER))
-    monkeypatch.setattr(dense, "move_to_device_pass", fail)
+    monkeypatch.setattr("ringpull.inference.model.torch_program.move_to_device_pass", fail)
     with pytest.raises(type(error), match="no memory"):
-        DenseProgram.load(folder, manifest, "cpu")
+        TorchProgram.load(folder, manifest, "cpu")
 
 
 def test_a_newer_torchs_program_of_a_known_form_loads(folder: Path) -> None:
     manifest = repacked(folder, by(NEWER))
-    assert DenseProgram.load(folder, manifest, "cpu").writer == NEWER
+    assert TorchProgram.load(folder, manifest, "cpu").writer == NEWER
 
 
 @pytest.mark.parametrize("change", [unknown_operator, schema_of_tomorrow, another_shape])

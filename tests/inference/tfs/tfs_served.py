@@ -22,7 +22,7 @@ from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.services import services
 from ringpull.inference.head.predictor import Predictor
-from ringpull.inference.model.dense import ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb

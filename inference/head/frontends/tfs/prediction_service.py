@@ -24,6 +24,7 @@ from ringpull.inference.head.frontends.tfs.metadata import SIGNATURE_DEF, signat
 from ringpull.inference.head.frontends.tfs.model_specs import Named, named_by
 from ringpull.inference.head.frontends.tfs.signatures import (
     DEFAULT,
+    answered_as,
     class_labels,
     classified_output,
     for_each_row,
@@ -33,7 +34,8 @@ from ringpull.inference.head.frontends.tfs.signatures import (
     version_of,
 )
 from ringpull.inference.head.frontends.tfs.tensor_codec import planned_columns, read_tensors, shapes_of, write_tensor
-from ringpull.inference.head.predictor import InferenceRequest, OpenCall
+from ringpull.inference.head.predictor import OpenCall
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.prediction import Prediction
@@ -171,7 +173,7 @@ def _outputs_reply(signature: str, prediction: Prediction) -> bytes:
     reply = messages.PredictResponse()
     _name_version(reply.model_spec, signature, prediction)
     for name, values in prediction.outputs.items():
-        write_tensor(reply.outputs[name], values)
+        write_tensor(reply.outputs[answered_as(signature, name)], values)
     return bytes(reply.SerializeToString())
 
 

@@ -1,4 +1,4 @@
-"""The dense program: what is left of a model when its look-ups are pulls, run by torch on CUDA when there is one.
+"""The dense program of torch: an exported program, on CUDA when there is one.
 
 Loading trusts nothing: the file's checksum, what its archive holds (`program_check`), the number and widths of its
 inputs against the manifest's tables, and its outputs are checked before the first request. torch.export specialises
@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import inspect
 import io
+import threading
 import warnings
 import weakref
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.passes import move_to_device_pass
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts, described
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
@@ -57,25 +58,22 @@ _CHECKED_ROWS: Final = (2, 5, 64)
 """Numbers of rows on which a script must repeat the program; the first run of each also prepares it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ProgramTensor:
-    """One input of the dense program for one batch of B rows."""
+class TorchProgram:
+    """A loaded exported program (`DenseProgram`). One thread at a time may call `run`."""
 
-    values: NDArray[Any]
-    """Values, float32 or int64: (B, ...), or with `row_index` (R, ...), one per distinct row, as for a context."""
-    row_index: NDArray[np.int64] | None = None
-    """Entry of `values` that each row takes (B,); they are spread out on the device, so R rows travel and not B."""
-
-
-class DenseProgram:
-    """A loaded dense program. One thread at a time may call `run`; how many torch uses is the caller's choice."""
-
-    def __init__(self, program: ExportedProgram, manifest: Manifest, device: str, writer: str = "") -> None:
-        """Use `DenseProgram.load`."""
+    def __init__(
+        self, program: ExportedProgram, manifest: Manifest, device: str, writer: str = "", threads: int | None = None
+    ) -> None:
+        """Use `TorchProgram.load`."""
         self.device = device
         self.writer: Final = writer
         """Version of torch that exported it; empty: not known."""
         self.outputs = manifest.outputs
+        self.runtime: Final = RuntimeFacts(
+            name="torch", version=str(torch.__version__), provider=device, threads=threads
+        )
+        self._pinned: int | None = None
+        """Thread that torch computes in with so many threads; it is told in each that runs the program."""
         self._inputs = manifest.inputs
         self._target = torch.device(device)
         placeholders = _user_inputs(program)
@@ -88,8 +86,13 @@ class DenseProgram:
             weakref.finalize(self, _let_go_of, weights).atexit = False
 
     @classmethod
-    def load(cls, version_dir: Path, manifest: Manifest, device: str | None = None) -> DenseProgram:
+    def load(
+        cls, version_dir: Path, manifest: Manifest, device: str | None = None, *, threads: int | None = None
+    ) -> TorchProgram:
         """Load the program of a version onto `device` (default: CUDA when there is one, else the CPU).
+
+        Args:
+            threads: CPU threads that torch computes with; None: as many as it takes by itself.
 
         Raises:
             CorruptData: The file is damaged, is no program that this torch reads, or its inputs or outputs are not
@@ -112,7 +115,7 @@ class DenseProgram:
             program = _program_of(content, file)
             _check_inputs(file, program, manifest)
             _check_outputs(file, program, manifest)
-            return cls(program, manifest, device, writer)
+            return cls(program, manifest, device, writer, threads)
         except (MemoryError, torch.OutOfMemoryError):  # which says nothing of the file
             raise
         except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
@@ -123,22 +126,12 @@ class DenseProgram:
             raise CorruptData(f"{file}: {why} ({said})") from exc
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
-        """Run the program on a batch.
-
-        Args:
-            inputs: One for each of the manifest's `inputs`, in their order.
-            rows: B, at least 1.
-
-        Returns:
-            float32 (B, ...) by output name, owned by the caller.
-
-        Raises:
-            InvalidInput: The number of inputs or of their rows is wrong.
-        """
+        """Run the program on a batch; see `DenseProgram.run`."""
         if len(inputs) != len(self._inputs) or rows < 1:
             raise InvalidInput(
                 f"{len(inputs)} inputs of {rows} rows; the dense program takes {len(self._inputs)} of 1 or more"
             )
+        self._pin_threads()
         with torch.inference_mode():
             tensors = [self._tensor(each, entry, rows) for each, entry in zip(inputs, self._inputs, strict=True)]
             results = self._run_in_parts(tensors, rows) if self.device == "cpu" else self._run(*tensors)
@@ -146,6 +139,11 @@ class DenseProgram:
                 output.name: np.ascontiguousarray(result[:rows].to("cpu", torch.float32).numpy())
                 for output, result in zip(self.outputs, results, strict=True)
             }
+
+    def _pin_threads(self) -> None:
+        if self.runtime.threads is not None and self._pinned != (thread := threading.get_ident()):
+            torch.set_num_threads(self.runtime.threads)
+            self._pinned = thread
 
     def _run_in_parts(self, tensors: Sequence[Tensor], rows: int) -> Sequence[Tensor]:
         parts = -(-rows // CPU_ROWS)
@@ -163,12 +161,12 @@ class DenseProgram:
             tensor = tensor.index_select(0, torch.from_numpy(index).to(self._target))
         if len(tensor) != rows:
             raise InvalidInput(
-                f"input {_described(entry)} of the dense program has {len(tensor)} rows; the batch has {rows}"
+                f"input {described(entry)} of the dense program has {len(tensor)} rows; the batch has {rows}"
             )
         return tensor if rows >= MIN_ROWS else torch.cat([tensor] * MIN_ROWS)
 
     def __repr__(self) -> str:
-        return f"<DenseProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
+        return f"<TorchProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
 
 
 def _module_of(program: ExportedProgram) -> torch.nn.Module:
@@ -189,11 +187,6 @@ def _let_go_of(tensors: Sequence[Tensor]) -> None:
     with torch.no_grad(), _disable_current_modes():
         for tensor in tensors:
             tensor.set_(torch.UntypedStorage())  # type: ignore[no-untyped-call]
-
-
-def pin_threads(threads: int) -> None:
-    """Let torch compute on so many threads; call it in the thread that will run programs, before it does."""
-    torch.set_num_threads(threads)
 
 
 def read_program(version_dir: Path, entry: FileEntry) -> ExportedProgram:
@@ -280,7 +273,7 @@ def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> N
         raise CorruptData(f"{file}: takes {len(values)} inputs; the manifest names {len(manifest.inputs)}")
     for value, entry in zip(values, manifest.inputs, strict=True):
         if not isinstance(value, Tensor) or value.dim() == 0:
-            raise CorruptData(f"{file}: its input for {_described(entry)} is not a tensor with rows")
+            raise CorruptData(f"{file}: its input for {described(entry)} is not a tensor with rows")
         if entry.lookup is None:
             continue
         lookup = manifest.lookups[entry.lookup]
@@ -289,7 +282,7 @@ def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> N
         if value.dtype != torch.float32 or value.dim() not in ranks or value.shape[-1] != dim:
             shape = ", ".join(str(size) if isinstance(size, int) else "rows" for size in value.shape)
             raise CorruptData(
-                f"{file}: its input for {_described(entry)} is {value.dtype} ({shape}), but table {lookup.table} has"
+                f"{file}: its input for {described(entry)} is {value.dtype} ({shape}), but table {lookup.table} has"
                 f" float32 rows of {dim} numbers"
             )
 
@@ -301,7 +294,3 @@ def _check_outputs(file: Path, program: ExportedProgram, manifest: Manifest) -> 
     expected = [output.shape for output in manifest.outputs]
     if shapes != expected:
         raise CorruptData(f"{file}: gives outputs of the shapes {shapes} per row; the manifest says {expected}")
-
-
-def _described(entry: ProgramInput) -> str:
-    return f"lookup {entry.lookup}" if entry.argument is None else f"argument {entry.argument!r}"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ringpull.inference.export.model import export_model
-from ringpull.inference.model.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
+from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from ringpull.inference.model.torch_program import CPU_ROWS, TorchProgram, scripted
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -39,8 +40,8 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def program(version: Path) -> DenseProgram:
-    return DenseProgram.load(version, Manifest.load(version), "cpu")
+def program(version: Path) -> TorchProgram:
+    return TorchProgram.load(version, Manifest.load(version), "cpu")
 
 
 def inputs_of(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,7 +54,7 @@ def inputs_of(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 64, CPU_ROWS, CPU_ROWS + 1, 2 * CPU_ROWS + 76])
-def test_any_number_of_rows(program: DenseProgram, rows: int) -> None:
+def test_any_number_of_rows(program: TorchProgram, rows: int) -> None:
     user, history, age = inputs_of(rows)
     outputs = program.run([ProgramTensor(user), ProgramTensor(history), ProgramTensor(age)], rows)
     assert outputs["score"].shape == (rows,)
@@ -65,7 +66,7 @@ def test_any_number_of_rows(program: DenseProgram, rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-def test_context_is_spread_over_its_rows(program: DenseProgram, rows: int) -> None:
+def test_context_is_spread_over_its_rows(program: TorchProgram, rows: int) -> None:
     """A context value travels once per request; rows 0, 1, 1, ... take it by index."""
     user, history, age = inputs_of(rows)
     index = np.minimum(np.arange(rows), 1)
@@ -75,7 +76,7 @@ def test_context_is_spread_over_its_rows(program: DenseProgram, rows: int) -> No
         assert np.array_equal(spread[name], values)
 
 
-def test_read_only_arrays_are_taken(program: DenseProgram) -> None:
+def test_read_only_arrays_are_taken(program: TorchProgram) -> None:
     arrays = [np.frombuffer(array.tobytes(), np.float32).reshape(array.shape) for array in inputs_of(3)]
     index = np.arange(3)
     index.flags.writeable = False
@@ -83,7 +84,7 @@ def test_read_only_arrays_are_taken(program: DenseProgram) -> None:
     assert outputs["score"].shape == (3,)
 
 
-def test_the_wrong_number_of_inputs_or_rows(program: DenseProgram) -> None:
+def test_the_wrong_number_of_inputs_or_rows(program: TorchProgram) -> None:
     user, history, age = map(ProgramTensor, inputs_of(3))
     with pytest.raises(InvalidInput, match="2 inputs of 3 rows; the dense program takes 3"):
         program.run([user, history], 3)
@@ -93,22 +94,22 @@ def test_the_wrong_number_of_inputs_or_rows(program: DenseProgram) -> None:
         program.run([user, history, age], 0)
 
 
-def test_it_says_where_it_runs(program: DenseProgram) -> None:
-    assert repr(program) == "<DenseProgram 3 inputs, 2 outputs, on cpu>"
+def test_it_says_where_it_runs(program: TorchProgram) -> None:
+    assert repr(program) == "<TorchProgram 3 inputs, 2 outputs, on cpu>"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 def test_cuda_where_there_is_none(version: Path) -> None:
     manifest = Manifest.load(version)
-    assert DenseProgram.load(version, manifest).device == "cpu"
+    assert TorchProgram.load(version, manifest).device == "cpu"
     with pytest.raises(InvalidInput, match="torch finds no CUDA"):
-        DenseProgram.load(version, manifest, "cuda")
+        TorchProgram.load(version, manifest, "cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_gives_what_the_cpu_gives(version: Path, program: DenseProgram) -> None:
-    on_gpu = DenseProgram.load(version, Manifest.load(version))
+def test_cuda_gives_what_the_cpu_gives(version: Path, program: TorchProgram) -> None:
+    on_gpu = TorchProgram.load(version, Manifest.load(version))
     assert on_gpu.device == "cuda"
     user, history, age = inputs_of(7)
     tensors = [ProgramTensor(user[:2], np.arange(7) % 2), ProgramTensor(history), ProgramTensor(age)]
@@ -128,7 +129,7 @@ def test_a_flipped_byte(version: Path, tmp_path: Path) -> None:
         damaged[place] ^= 0x10
         (tmp_path / "dense.pt2").write_bytes(damaged)
         with pytest.raises(CorruptData, match=r"dense\.pt2: the checksum"):
-            DenseProgram.load(tmp_path, manifest)
+            TorchProgram.load(tmp_path, manifest)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a program", b"PK\x03\x04" + bytes(100)], ids=["empty", "text", "zip"])
@@ -136,7 +137,7 @@ def test_a_file_that_is_no_program(version: Path, tmp_path: Path, content: bytes
     (tmp_path / "dense.pt2").write_bytes(content)
     manifest = dataclasses.replace(Manifest.load(version), program=FileEntry.of(tmp_path, "dense.pt2"))
     with pytest.raises(CorruptData, match=r"dense\.pt2: not a program that torch .* reads"):
-        DenseProgram.load(tmp_path, manifest)
+        TorchProgram.load(tmp_path, manifest)
 
 
 def with_table(manifest: Manifest, dim: int) -> Manifest:
@@ -151,7 +152,7 @@ def test_widths_that_disagree_with_the_tables(version: Path) -> None:
         rf"input for lookup 0 is torch\.float32 \(rows, {DIM}\), but table user has float32 rows of {DIM + 1} numbers"
     )
     with pytest.raises(CorruptData, match=match):
-        DenseProgram.load(version, manifest)
+        TorchProgram.load(version, manifest)
 
 
 def test_a_pooled_input_cannot_be_a_sequence(version: Path) -> None:
@@ -159,16 +160,16 @@ def test_a_pooled_input_cannot_be_a_sequence(version: Path) -> None:
     user, _ = manifest.lookups
     pooled = LookupSpec(table="item", feature="history", pooling=Pooling.SUM)
     with pytest.raises(CorruptData, match=r"input for lookup 1 is torch\.float32 \(rows, 3, 4\)"):
-        DenseProgram.load(version, dataclasses.replace(manifest, lookups=(user, pooled)))
+        TorchProgram.load(version, dataclasses.replace(manifest, lookups=(user, pooled)))
 
 
 def test_inputs_and_outputs_that_are_not_the_manifests(version: Path) -> None:
     manifest = Manifest.load(version)
     more = (*manifest.inputs, ProgramInput(kind="argument", argument="more"))
     with pytest.raises(CorruptData, match="takes 3 inputs; the manifest names 4"):
-        DenseProgram.load(version, dataclasses.replace(manifest, inputs=more))
+        TorchProgram.load(version, dataclasses.replace(manifest, inputs=more))
     with pytest.raises(CorruptData, match=r"gives outputs of the shapes \[\(\), \(4,\)\] per row"):
-        DenseProgram.load(version, dataclasses.replace(manifest, outputs=(ProgramOutput(name="a", shape=()),)))
+        TorchProgram.load(version, dataclasses.replace(manifest, outputs=(ProgramOutput(name="a", shape=()),)))
 
 
 class Doubled(nn.Module):

@@ -1,0 +1,132 @@
+"""`ringpull import onnx`: an ONNX graph becomes tables and what onnxruntime runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
+from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.folders import as_folder
+from ringpull.deploy.view.console import print_json, print_line
+from ringpull.extras import needing
+from ringpull.ps.errors import InvalidInput
+
+
+def onnx(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The graph: FILE.onnx, external data beside it.")],
+    out_dir: Annotated[
+        Path,
+        typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
+    ],
+    version: Annotated[
+        int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py|.json",
+            help="The features: Python with a `schema` (and perhaps `keys`, `arguments`, `tables`, `outputs`), or"
+            " JSON. Default: they are guessed, and printed.",
+        ),
+    ] = None,
+    guess: Annotated[
+        bool, typer.Option("--guess", help="Print the guessed schema, to be corrected, and write nothing.")
+    ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ROWS.parquet",
+            help="Rows of features that are scored by both before anything is written; columns called like an output"
+            " are compared too.",
+        ),
+    ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT=ARGUMENT", help="What an input of the graph is given; repeatable."),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=SERVED]", help="An output to serve, and under which name; repeatable."),
+    ] = None,
+    row_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
+    ] = None,
+    max_dense_bytes: Annotated[
+        int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import an ONNX graph: what it looks up by ids becomes tables, onnxruntime runs the rest.
+
+    The graph is run on made-up rows, and what it looks up is found by what comes out, however it is written. Scores
+    before and after are compared, at the edges of every table too; where they differ, nothing is written.
+    """
+    as_folder("OUT_DIR", out_dir)
+    with needing("import", "ringpull import onnx"):
+        from ringpull.inference.export.table_options import TableOptions
+        from ringpull.inference.importers.check_file import read_check_file
+        from ringpull.inference.importers.onnx.guess import guess_schema
+        from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
+        from ringpull.inference.importers.onnx.source import read_source
+    from ringpull.inference.model.manifest import versions
+
+    if guess:
+        guessed = guess_schema(read_source(file))
+        print_line(guessed.text)
+        for note in guessed.notes:
+            typer.echo(note, err=True)
+        return
+    given = None if schema is None else read_schema_file(schema)
+    more: dict[str, Any] = {} if given is None else dict(given.more)
+    options: dict[str, TableOptions] = dict(more.pop("tables", None) or {})
+    for table, wanted in row_types_of(row_type or []).items():
+        options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
+    more["arguments"] = {**(more.get("arguments") or {}), **_pairs("--argument", argument or [])}
+    if output:
+        more["outputs"] = _pairs("--output", output, alone=True)
+    number = max(versions(out_dir), default=0) + 1 if version is None else version
+    report = import_onnx(
+        file,
+        _schema_of(given),
+        out_dir,
+        number,
+        tables=options,
+        max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
+        check_columns=None if check is None else read_check_file(check),
+        quiet=as_json,
+        **more,
+    )
+    if as_json:
+        print_json(
+            {
+                "model": report.manifest.model,
+                "version": number,
+                "folder": str(out_dir / str(number)),
+                "tables": [asdict(each) for each in report.tables],
+                "check": None if report.check is None else asdict(report.check),
+            }
+        )
+    else:
+        print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+
+
+def _schema_of(given: SchemaFile | None) -> Any:
+    return None if given is None else given.schema
+
+
+def _pairs(option: str, given: Sequence[str], *, alone: bool = False) -> dict[str, str]:
+    """Return NAME=OTHER by name; where a name may be alone, it is its own other."""
+    pairs = {}
+    for each in given:
+        name, equals, other = each.rpartition("=") if "=" in each else (each, "", each)
+        if not name or not other or not (equals or alone):
+            raise InvalidInput(f"{option} {each!r}: write NAME=OTHER")
+        pairs[name] = other
+    return pairs

@@ -1,0 +1,117 @@
+"""Probing of a graph: it is run on ids that were made up, every tensor seen, for several numbers of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.importers.onnx.binding import FRONT, Bound
+from ringpull.inference.importers.onnx.elements import Elements
+from ringpull.inference.importers.onnx.layout import READ_ROWS
+from ringpull.inference.importers.onnx.reading import Fed, Reading, read_graph
+from ringpull.inference.importers.onnx.sessions import GraphFailed
+from ringpull.inference.importers.onnx.source import SourceGraph
+from ringpull.inference.schema.arguments import Argument, sequence_mask
+from ringpull.inference.schema.kinds import Dense, IdSequence
+from ringpull.inference.schema.schema import Schema
+
+Array = NDArray[Any]
+
+_SEVERAL_IDS: Final = 2
+"""Ids that are drawn first; where a graph has no rows for them, all are 0, or 1."""
+
+RAGGED_IDS: Final = (13, 18, 16)
+"""Ids that features of many have in each reading."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probed:
+    """Readings of a graph for different numbers of rows, and the elements of them all."""
+
+    readings: tuple[Reading, ...]
+    elements: Elements
+
+
+def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
+    """Read a graph whose inputs are the schema's arguments.
+
+    Raises:
+        GraphFailed: It fails, whatever ids it is given.
+    """
+    elements = Elements()
+    ragged = any(each.part == "values" for bound_input in bound.inputs for each in bound_input.members)
+    # With the rows of the first and other ids, sizes are seen that are those of ids, not of rows.
+    counts = (*READ_ROWS, READ_ROWS[0]) if ragged else READ_ROWS
+    failure: GraphFailed | None = None
+    for first, last in ((0, _SEVERAL_IDS), (0, 1), (1, 2)):
+        try:
+            readings = []
+            for number, rows in enumerate(counts):
+                random = np.random.default_rng(number)
+                maker = _Maker(schema, rows, RAGGED_IDS[number], first, last, random)
+                fed = maker.fed(bound, elements)
+                readings.append(read_graph(source, fed, rows, elements))
+            return Probed(tuple(readings), elements)
+        except GraphFailed as exc:
+            failure = exc
+    assert failure is not None
+    raise failure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Maker:
+    """Maker of arguments of one run."""
+
+    schema: Schema
+    rows: int
+    ids: int
+    """Ids of each feature of many."""
+    first: int
+    last: int
+    """Ids are from the first on, below the last."""
+    random: np.random.Generator
+
+    def fed(self, bound: Bound, elements: Elements) -> dict[str, Fed]:
+        """Return what each argument is given."""
+        made: Mapping[str, Argument] = {each.name: each for bound_input in bound.inputs for each in bound_input.members}
+        return {FRONT + name: self._fed(each, elements) for name, each in made.items()}
+
+    def _fed(self, argument: Argument, elements: Elements) -> Fed:
+        name, rows = argument.features[0], self.rows
+        feature = self.schema[name]
+        match argument.part:
+            case "id":
+                numbers = np.array([elements.sent(name, row) for row in range(rows)], np.int64)
+                return Fed(self._ids((rows,)), numbers)
+            case "sequence" if isinstance(feature, IdSequence):
+                length = feature.length
+                places = [elements.sent(name, row, place) for row in range(rows) for place in range(length)]
+                ids = self._ids((rows, length))
+                mask = sequence_mask(self._lengths(length), feature)
+                ids = np.where(mask, ids, feature.pad)
+                return Fed(ids, np.array(places, np.int64).reshape(rows, length))
+            case "values":
+                return Fed(
+                    self._ids((self.ids,)), np.array([elements.sent(name, row) for row in range(self.ids)], np.int64)
+                )
+            case "offsets":
+                offsets = np.sort(np.append(np.arange(0, self.ids, -(-self.ids // rows)), [self.ids] * rows))[:rows]
+                last = getattr(feature, "include_last_offset", True)
+                return Fed(np.append(offsets, self.ids) if last else offsets)
+            case "lengths" if isinstance(feature, IdSequence):
+                return Fed(self._lengths(feature.length))
+            case "weights":
+                return Fed(self.random.random(self.ids, np.float32))
+        width = feature.width if isinstance(feature, Dense) else 1
+        values = self.random.random((rows, width), np.float32)
+        return Fed(values[:, 0] if argument.part == "number" else values)
+
+    def _ids(self, shape: tuple[int, ...]) -> Array:
+        return self.random.integers(self.first, self.last, shape)
+
+    def _lengths(self, length: int) -> Array:
+        return np.maximum(1, length - np.arange(self.rows) % length)

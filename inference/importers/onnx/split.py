@@ -1,0 +1,192 @@
+"""Split of a graph: its tables, the rest of it, and how both serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from ringpull.inference.export.kept_weight import LARGE_BYTES, KeptWeight
+from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.ranges import IdRange
+from ringpull.inference.export.table_options import TableOptions
+from ringpull.inference.importers.onnx.bags import add_bags
+from ringpull.inference.importers.onnx.binding import FRONT, Bound, bind_inputs, bound_model
+from ringpull.inference.importers.onnx.cutting import CutGraph, Use, cut_graph, table_names
+from ringpull.inference.importers.onnx.outputs import chosen_outputs, program_outputs
+from ringpull.inference.importers.onnx.pools import add_pools, lookup_inputs
+from ringpull.inference.importers.onnx.probing import Probed, probe
+from ringpull.inference.importers.onnx.proof import prove_keys
+from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
+from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
+from ringpull.inference.importers.onnx.sessions import GraphFailed
+from ringpull.inference.importers.onnx.source import SourceGraph
+from ringpull.inference.importers.version_writer import OnnxVersion
+from ringpull.inference.model.manifest import IdLimit, ProgramInput, ProgramOutput
+from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.byte_size import size
+from ringpull.ps.errors import ExportError
+
+Array = NDArray[Any]
+RowReader = Callable[[int, int], Array]
+"""What gives rows [begin, end) of a table that is not in the graph, (n, ...)."""
+
+_TOLD_REASONS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """A graph in two parts, and how they serve."""
+
+    source: SourceGraph
+    schema: Schema
+    """Schema that the graph takes."""
+    bound: Bound
+    outputs: Mapping[str, str]
+    """Tensors that are served, by name."""
+    program_outputs: tuple[ProgramOutput, ...]
+    cut: CutGraph
+    uses: tuple[Use, ...]
+    """Look-ups of the rest, in the order of its inputs."""
+    rest: SourceGraph
+    tables: Mapping[str, ServedTable]
+    serving: Serving
+    kept: tuple[KeptWeight, ...]
+    large: tuple[KeptWeight, ...]
+    type_limits: tuple[IdRange, ...]
+
+    @classmethod
+    def of(
+        cls,
+        source: SourceGraph,
+        schema: Schema,
+        arguments: Mapping[str, str],
+        outputs: Sequence[str] | Mapping[str, str] | None,
+        keys: Mapping[str, Keys],
+        options: Mapping[str, TableOptions],
+        max_dense_bytes: int,
+        weights: Mapping[str, RowReader] | None,
+    ) -> Split:
+        """Split a graph."""
+        chosen = chosen_outputs(source, outputs)
+        tensors = list(dict.fromkeys(chosen.values()))
+        bound = bind_inputs(source, schema, arguments)
+        model = bound_model(source, bound, schema)
+        try:
+            probed = probe(model, bound, schema)
+        except GraphFailed as exc:
+            raise ExportError(
+                f"{exc}. It was given ids 0 and 1 of every feature: does the schema fit the graph?"
+            ) from exc
+        described = program_outputs(chosen, probed.readings)
+        cut = cut_graph(model, schema, probed.readings, probed.elements, bound.within())
+        schema = _never_empty(schema, add_bags(model, cut, schema, probed))
+        prove_keys(model, cut, schema)
+        add_pools(model, cut, schema, tensors)
+        rest = rest_of(model, cut, lookup_inputs(cut, schema), tensors)
+        rest = pruned(with_free_sizes(rest, probed.readings), tensors)
+        rest, numbers = numbered(rest)
+        uses = tuple(cut.uses[number] for number in numbers)
+        names = table_names([tensor for tensor in cut.tables if any(use.table == tensor for use in uses)])
+        kept, large = _kept(probed, cut, rest, names, max_dense_bytes)
+        reasons = {each.name: each.reason for each in kept if not each.copy}
+        served = served_tables(cut, names, keys, options, reasons)
+        served = {tensor: replace(each, read=(weights or {}).get(tensor)) for tensor, each in served.items()}
+        taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
+        serving = plan_serving(cut, uses, schema, served, taken)
+        limits = tuple(IdRange((each,), 0, None, high, None, low) for each, (low, high) in bound.within().items())
+        return cls(
+            source, schema, bound, chosen, described, cut, uses, rest, served, serving, kept, large, limits
+        )  # fmt: skip
+
+    def parts(self) -> OnnxVersion:
+        """Return what is written."""
+        inputs = []
+        for each in self.rest.graph.input:
+            if each.name.startswith(LOOKUP):
+                inputs.append(ProgramInput(kind="lookup", lookup=int(each.name.removeprefix(LOOKUP))))
+            else:
+                inputs.append(ProgramInput(kind="argument", argument=each.name.removeprefix(FRONT)))
+        features = {
+            tensor: list(dict.fromkeys(self.cut.feature_of(use) for use in self.uses if use.table == tensor))
+            for tensor in self.tables
+        }
+        return OnnxVersion(
+            schema=self.serving.schema,
+            rest=whole(self.rest),
+            tables={each.name: each.imported(features[tensor]) for tensor, each in self.tables.items()},
+            lookups=self.serving.lookups,
+            inputs=tuple(inputs),
+            outputs=self.program_outputs,
+            limits=self.limits(),
+            kept=self.kept,
+            large=self.large,
+        )
+
+    def limits(self) -> tuple[IdLimit, ...]:
+        """Return the ids that the graph takes, of features that are not looked up by raw ids."""
+        opened = [tensor for tensor, each in self.tables.items() if each.keys.raw or each.options.default is not None]
+        return self.cut.all_limits(self.serving.schema, opened, self.type_limits)
+
+
+def _feature(schema: Schema, argument: str) -> str:
+    return schema.argument_names()[argument.removeprefix(FRONT)].features[0]
+
+
+def _never_empty(schema: Schema, names: set[str]) -> Schema:
+    """Return the schema with features whose rows may not be empty: the graph makes no number of an empty bag."""
+    features: list[Feature] = [
+        replace(each, never_empty=True, missing=None if each.missing == () else each.missing)
+        if each.name in names and isinstance(each, Sparse | IdSequence)
+        else each
+        for each in schema.features
+    ]
+    return Schema(features, schema.stacks) if names else schema
+
+
+def _kept(
+    probed: Probed, cut: CutGraph, rest: SourceGraph, names: Mapping[str, str], most: int
+) -> tuple[tuple[KeptWeight, ...], tuple[KeptWeight, ...]]:
+    """Return the weights that are looked up and stay, and other large ones, and why.
+
+    Raises:
+        ExportError: What is looked up and stays is too large.
+    """
+    values = probed.readings[0].values
+    there = {each.name for each in rest.graph.initializer} | {each for node in rest.graph.node for each in node.output}
+    reasons: dict[str, list[str]] = {}
+    for site, reason in cut.left:
+        if site.table in there:
+            reasons.setdefault(site.table, []).append(f"{reason} (node {site.node.name or site.output})")
+    for tensor in names:
+        if tensor in there and tensor not in reasons:
+            users = list(dict.fromkeys(node.op_type for node in rest.graph.node if tensor in node.input))
+            if users:
+                reasons[tensor] = [f"all its rows are also used by {', '.join(users)}"]
+    kept = []
+    plain = table_names(list(dict.fromkeys([*names, *reasons])))
+    for tensor, told in reasons.items():
+        reason = "; ".join(list(dict.fromkeys(told))[:_TOLD_REASONS])
+        weight = KeptWeight(names.get(tensor, plain[tensor]), values[tensor].nbytes, reason, copy=tensor in names)
+        if weight.bytes > most:
+            problem = (
+                "its look-ups are a table, but a copy would have to stay" if weight.copy else "it cannot be a table"
+            )
+            raise ExportError(
+                f"table {weight.name}: {size(weight.bytes)} cannot stay in the dense program (the limit is"
+                f" {size(most)}; max_dense_bytes raises it), and {problem}, because {reason}"
+            )
+        kept.append(weight)
+    large = [
+        KeptWeight(tensor, array.nbytes, f"all of it is used by {_users(rest, tensor)}", copy=tensor in names)
+        for tensor, array in rest.weights.items()
+        if array.nbytes >= LARGE_BYTES and tensor not in reasons
+    ]
+    return tuple(kept), tuple(sorted(large, key=lambda each: -each.bytes))
+
+
+def _users(rest: SourceGraph, tensor: str) -> str:
+    return ", ".join(dict.fromkeys(node.op_type for node in rest.graph.node if tensor in node.input)) or "inner graphs"
