@@ -118,7 +118,7 @@ class TopKRequest:
 
     model: str
     table: str
-    """Table whose rows are ranked."""
+    """Table whose rows are ranked; empty: the one that an output of the model is made for."""
     k: int
     metric: Metric = "dot"
     version: int = 0
@@ -202,9 +202,11 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, table: str) -> None:
         raise InvalidInput(f"vectors: vectors[{row}] holds NaN or an infinity")
 
 
-def without_own(lists: KeyLists | None, own: NDArray[np.uint64]) -> KeyLists:
-    """Return lists of what is excluded with each query's own key (Q,) besides."""
+def with_more(lists: KeyLists | None, more: NDArray[np.uint64]) -> KeyLists:
+    """Return lists, one for each of Q queries, with more keys (Q, m) besides."""
+    queries, count = more.shape
+    begins = np.arange(queries + 1, dtype=np.int64) * count
     if lists is None:
-        return KeyLists(own, np.arange(len(own) + 1, dtype=np.int64))
-    offsets = lists.offsets + np.arange(len(own) + 1)
-    return KeyLists(np.insert(lists.keys, lists.offsets[1:], own), offsets)
+        return KeyLists(more.ravel(), begins)
+    ends = np.repeat(lists.offsets[1:], count)
+    return KeyLists(np.insert(lists.keys, ends, more.ravel()), lists.offsets + begins)
