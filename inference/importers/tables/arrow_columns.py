@@ -46,7 +46,7 @@ def kind_of(kind: pa.DataType) -> Kind:
         return Kind.BYTES
     if pa.types.is_floating(plain):
         return Kind.NUMBER
-    if is_list(plain) and _is_number(plain.value_type):
+    if is_list(plain) and pa.types.is_floating(plain.value_type):
         return Kind.VECTOR
     if pa.types.is_struct(plain) and {plain.field(i).name for i in range(plain.num_fields)} == UDT_FIELDS:
         return Kind.VECTOR
@@ -133,8 +133,8 @@ def vectors_of(array: pa.Array, dim: int, column: str, at: At) -> Float32Array:
     kind = array.type
     if pa.types.is_struct(kind):
         return _udt(array, dim, column, at)
-    if not is_list(kind) or not _is_number(kind.value_type):
-        raise InvalidInput(f"{at(0)}: vectors (column {column}) are {kind}; they must be lists of numbers")
+    if kind_of(kind) is not Kind.VECTOR:
+        raise InvalidInput(f"{at(0)}: vectors (column {column}) are {kind}; they must be lists of floats")
     if pa.types.is_fixed_size_list(kind):
         _check_lengths(np.full(len(array), kind.list_size), dim, column, at)
     else:
@@ -192,7 +192,7 @@ def _flat(lists: pa.Array, column: str, at: At, row_of: Callable[[int], int]) ->
 def _udt(array: pa.StructArray, dim: int, column: str, at: At) -> Float32Array:
     """Return Spark's vectors, those that are sparse with their zeros."""
     if kind_of(array.type) is not Kind.VECTOR:
-        raise InvalidInput(f"{at(0)}: vectors (column {column}) are {array.type}; they must be lists of numbers")
+        raise InvalidInput(f"{at(0)}: vectors (column {column}) are {array.type}; they must be lists of floats")
     fields = array.flatten()
     kinds, sizes, indices, values = (
         fields[array.type.get_field_index(name)] for name in ("type", "size", "indices", "values")

@@ -158,7 +158,9 @@ def open_table(where: str, options: ReadOptions) -> ParquetTable:
     assert schema is not None
     _check_types(files[0].path, chosen, schema)
     dim = _dim(files, counts, chosen, where)
-    return ParquetTable(where, files, tuple(counts), chosen, schema, dim)
+    table = ParquetTable(where, files, tuple(counts), chosen, schema, dim)
+    options.check_own_type(table.key_type, where)
+    return table
 
 
 @contextmanager

@@ -37,19 +37,49 @@ class ReadOptions:
     header: bool | None = None
     """Whether a text file's first line names its columns; None: whether it looks like that."""
     delimiter: str | None = None
-    """Character between the columns of a text file; None: the one that fits its first line."""
+    """Character between the columns of a text file; None: the one that fits its first lines."""
+    id_type: str | None = None
+    """Type of the keys, a value of `KeyType`, where the source does not say it itself, as a text does not; None: as its
+    first rows look."""
+    ids: str | None = None
+    """File with the keys of a tensor's rows, in their order: a line each, or `.npy`; None: as `id` says, or the numbers
+    of rows."""
+    query: str | None = None
+    """SELECT whose result is the table, of a database."""
+    table: str | None = None
+    """Table of a database; None: the only one there is."""
+    keys: str | None = None
+    """Keys of a store: a pattern with one `*`, which stands for the id, or the name of one hash of all rows."""
+    encoding: str | None = None
+    """How a vector lies in one value of a store or a database, a name of `cells.ENCODINGS`; None: by what the first
+    looks like."""
 
     def check_alone(self) -> Self:
-        """Return these options, unless vectors and values are both asked for.
+        """Return these options, unless they contradict each other by themselves.
 
         Raises:
-            InvalidInput: They are.
+            InvalidInput: They do.
         """
+        if self.id_type is not None and self.id_type not in tuple(KeyType):
+            raise InvalidInput(f"id_type is {self.id_type!r}; it must be one of {', '.join(KeyType)}")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
+            raise InvalidInput(f"delimiter is {self.delimiter!r}; it must be one character, and no quote or line end")
         if self.vector and self.value is not None:
             raise InvalidInput(
                 f"vector is {', '.join(self.vector)} and value is {self.value}; a table has vectors, or rows of bytes"
             )
         return self
+
+    def check_own_type(self, own: KeyType, where: str) -> None:
+        """Check that the keys are asked for with the type that a source says they have.
+
+        Raises:
+            InvalidInput: They are not.
+        """
+        if self.id_type not in (None, own.value):
+            raise InvalidInput(
+                f"{where}: its keys are {own.value}; they cannot be read with the id_type {self.id_type}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, has_many
 from ringpull.inference.head.frontends.tfs import messages
-from ringpull.inference.head.frontends.tfs.signatures import DEFAULT, PREDICT_METHOD, names_of, number_of
+from ringpull.inference.head.frontends.tfs.signatures import PREDICT_METHOD, named_outputs, names_of, number_of
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.schema.kinds import Dense, IdSequence, MadeFeature
 from ringpull.ps.errors import InvalidInput, NotFound
@@ -26,11 +26,10 @@ DTYPES: Final = {"int64": "DT_INT64", "uint64": "DT_UINT64", "float32": "DT_FLOA
 def signature_map(served: ServedVersion) -> Any:
     """Return the signatures of a version, a `tensorflow.serving.SignatureDefMap`."""
     inputs = {name: _info(name, dtype, shape) for name, dtype, shape in _inputs(served.loaded)}
-    outputs = {each.name: _info(each.name, "DT_FLOAT", each.shape) for each in served.loaded.manifest.outputs}
 
     def signature(name: str) -> Any:
-        given = outputs if name == DEFAULT else {name: outputs[name]}
-        return messages.SignatureDef(inputs=inputs, outputs=given, method_name=PREDICT_METHOD)
+        outputs = {key: _info(key, "DT_FLOAT", each.shape) for key, each in named_outputs(served, name).items()}
+        return messages.SignatureDef(inputs=inputs, outputs=outputs, method_name=PREDICT_METHOD)
 
     return messages.SignatureDefMap(signature_def={name: signature(name) for name in names_of(served)})
 

@@ -24,6 +24,7 @@ from ringpull.inference.head.frontends.tfs.metadata import SIGNATURE_DEF, signat
 from ringpull.inference.head.frontends.tfs.model_specs import Named, named_by
 from ringpull.inference.head.frontends.tfs.signatures import (
     DEFAULT,
+    answered_as,
     class_labels,
     classified_output,
     for_each_row,
@@ -172,7 +173,7 @@ def _outputs_reply(signature: str, prediction: Prediction) -> bytes:
     reply = messages.PredictResponse()
     _name_version(reply.model_spec, signature, prediction)
     for name, values in prediction.outputs.items():
-        write_tensor(reply.outputs[name], values)
+        write_tensor(reply.outputs[answered_as(signature, name)], values)
     return bytes(reply.SerializeToString())
 
 

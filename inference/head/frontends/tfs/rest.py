@@ -34,6 +34,7 @@ from ringpull.inference.head.frontends.tfs.rest_requests import (
     signature_of,
 )
 from ringpull.inference.head.frontends.tfs.signatures import (
+    answered_as,
     class_labels,
     classified_output,
     for_each_row,
@@ -123,7 +124,8 @@ def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Li
         # In the order of the export: answers are the same to the character, whichever head makes them.
         outputs = outputs_of(served, signature) or tuple(each.name for each in served.loaded.manifest.outputs)
         tensors, rows = predict_tensors(document, features, limits)
-        written = rest_answers.columns if rows is None else rest_answers.predictions
+        answer = rest_answers.columns if rows is None else rest_answers.predictions
+        written = lambda given: answer({answered_as(signature, name): each for name, each in given.items()})  # noqa: E731
     elif path.verb == "classify":
         scores = classified_output(served, signature)
         outputs, labels = (scores.name,), class_labels(scores)

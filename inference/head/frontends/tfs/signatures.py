@@ -1,8 +1,10 @@
 """Signatures of a model: which version is asked for, and which of its outputs answer.
 
 A model has the signature `serving_default` (also asked for by an empty name): all outputs. And one signature for each
-output, of the output's name. Classify and Regress need one output: that of the signature, or the only one that fits.
-What does not fit is answered with the codes, and where clients look at them with the words, of TensorFlow Serving.
+output, of the output's name. An imported SavedModel has more, each with outputs of its own: these are called
+SIGNATURE:OUTPUT, here answered as OUTPUT, and none of `serving_default`'s. Classify and Regress need one output: that
+of the signature, or the only one that fits. What does not fit is answered with the codes, and where clients look at
+them with the words, of TensorFlow Serving.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
 
 DEFAULT: Final = "serving_default"
 PREDICT_METHOD: Final = "tensorflow/serving/predict"
+OF: Final = ":"
+"""What lies between the name of a signature and that of its output, in the name of an output that is of one alone."""
 DEFAULTS: Final = frozenset({"", DEFAULT, PREDICT_METHOD, "tensorflow/serving/classify", "tensorflow/serving/regress"})
 """Names of the default signature: TensorFlow Serving's own examples ask for its methods' names."""
 
@@ -75,7 +79,7 @@ def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequen
     """
     outputs = _of_signature(served, signature)
     if not output_filter:
-        return () if len(outputs) == len(served.outputs) else outputs
+        return () if len(outputs) == len(served.outputs) else tuple(outputs.values())
     for name in islice(output_filter, len(outputs) + 1):  # Of any more, one is named twice.
         if name not in outputs:
             known = ",".join(sorted(outputs))
@@ -85,7 +89,12 @@ def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequen
             )
     if len(output_filter) > len(outputs) or len(set(output_filter)) != len(output_filter):
         raise InvalidInput("output_filter: duplicate output tensor alias: name each output once")
-    return tuple(output_filter)
+    return tuple(outputs[name] for name in output_filter)
+
+
+def answered_as(signature: str, output: str) -> str:
+    """Return the name under which a signature has an output."""
+    return output.removeprefix(signature + OF) if signature else output
 
 
 def classified_output(served: ServedVersion, signature: str = "") -> ProgramOutput:
@@ -131,14 +140,17 @@ def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return scores.reshape(-1)
 
 
-def _of_signature(served: ServedVersion, signature: str) -> tuple[str, ...]:
-    """Return the outputs of a signature."""
+def _of_signature(served: ServedVersion, signature: str) -> dict[str, str]:
+    """Return the outputs of a signature, by the name that it has for each."""
     if served.loaded.program is None:
         raise predicts_nothing(served)
     if signature in DEFAULTS:
-        return tuple(served.outputs)
+        return {name: name for name in served.outputs if OF not in name} or {name: name for name in served.outputs}
+    own = {answered_as(signature, name): name for name in served.outputs if name.startswith(signature + OF)}
+    if own:
+        return own
     if signature in served.outputs:
-        return (signature,)
+        return {signature: signature}
     raise UnmetCondition(
         f'Serving signature key "{signature}" not found. {served.loaded.name} has: {", ".join(names_of(served))}'
     )
@@ -146,14 +158,22 @@ def _of_signature(served: ServedVersion, signature: str) -> tuple[str, ...]:
 
 def names_of(served: ServedVersion) -> list[str]:
     """Return the names of the signatures of a version."""
-    return [DEFAULT, *(each.name for each in served.loaded.manifest.outputs if each.name != DEFAULT)]
+    outputs = [each.name for each in served.loaded.manifest.outputs]
+    own = dict.fromkeys(name.partition(OF)[0] for name in outputs if OF in name)
+    return list(dict.fromkeys([DEFAULT, *own, *(name for name in outputs if OF not in name)]))
+
+
+def named_outputs(served: ServedVersion, signature: str) -> dict[str, ProgramOutput]:
+    """Return the outputs of a signature that a version has, by the name that it has for each."""
+    described = {each.name: each for each in served.loaded.manifest.outputs}
+    return {name: described[output] for name, output in _of_signature(served, signature).items()}
 
 
 def _only(
     served: ServedVersion, signature: str, verb: str, what: str, fits: Callable[[tuple[int, ...]], bool]
 ) -> ProgramOutput:
     try:
-        names = _of_signature(served, signature)
+        names = set(_of_signature(served, signature).values())
     except UnmetCondition as exc:  # TensorFlow Serving has another code for it here than for Predict.
         raise InvalidInput(f"No signature was found with the name: {signature}. {exc}") from exc
     outputs = [each for each in served.loaded.manifest.outputs if each.name in names]

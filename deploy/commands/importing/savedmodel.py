@@ -1,0 +1,157 @@
+"""`ringpull import savedmodel`: a SavedModel of TensorFlow becomes tables and what onnxruntime runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.folders import as_folder
+from ringpull.deploy.view.console import print_json, print_line
+from ringpull.extras import needing
+from ringpull.ps.errors import InvalidInput
+
+_MAX_TEXTS_BYTES: Final = 1 << 30
+
+
+def savedmodel(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The SavedModel: the folder of saved_model.pb.")],
+    out_dir: Annotated[
+        Path,
+        typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
+    ],
+    version: Annotated[
+        int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
+    ] = None,
+    signature: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A signature to serve; repeatable. Default: serving_default, and all that take the same inputs.",
+        ),
+    ] = None,
+    tags: Annotated[str, typer.Option(metavar="TAG,...", help="Tags of the graph. Default: serve.")] = "",
+    length: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=NUMBER", help="Values a row of an input that the SavedModel takes any of; repeatable."
+        ),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=FILE",
+            help="Texts that an input may have, one a line, where the model hashes them; repeatable.",
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ROWS.parquet",
+            help="Rows of inputs that are scored by both before anything is written; columns called like an output are"
+            " compared too.",
+        ),
+    ] = None,
+    row_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
+    ] = None,
+    max_dense_bytes: Annotated[
+        int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Interpreter of an environment that has tensorflow-cpu, tf-keras and tf2onnx. Default: this one's.",
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that TensorFlow may take for one answer, of which there are a few.")
+    ] = 1_800.0,
+    as_json: AsJson = False,
+) -> None:
+    """Import a SavedModel of TensorFlow: what it looks up by ids becomes tables, onnxruntime runs the rest.
+
+    TensorFlow runs in a process of its own, now and never when it is served; its scores and those of what was made are
+    compared, and where they differ, nothing is written. Clients of TensorFlow Serving ask as they did.
+    """
+    as_folder("OUT_DIR", out_dir)
+    with needing("import", "ringpull import savedmodel"):
+        from ringpull.inference.export.table_options import TableOptions
+        from ringpull.inference.importers.check_file import read_check_file
+        from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES
+        from ringpull.inference.importers.savedmodel.model import import_savedmodel
+    from ringpull.inference.model.manifest import versions
+
+    number = max(versions(out_dir), default=0) + 1 if version is None else version
+    report = import_savedmodel(
+        folder,
+        out_dir,
+        number,
+        signatures=signature,
+        tags=tags.split(",") if tags else None,
+        lengths=lengths_of(length or []),
+        texts=texts_of(texts or []),
+        tables={table: TableOptions(row_type=wanted) for table, wanted in row_types_of(row_type or []).items()},
+        max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
+        check_columns=None if check is None else read_check_file(check),
+        python=python,
+        timeout_s=timeout_s,
+        quiet=as_json,
+    )
+    if as_json:
+        print_json(
+            {
+                "model": report.manifest.model,
+                "version": number,
+                "folder": str(out_dir / str(number)),
+                "tables": [asdict(each) for each in report.tables],
+                "check": None if report.check is None else asdict(report.check),
+            }
+        )
+    else:
+        print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+
+
+def lengths_of(given: Sequence[str]) -> dict[str, int]:
+    """Return numbers by input, from INPUT=NUMBER each.
+
+    Raises:
+        InvalidInput: One is not of this form.
+    """
+    lengths = {}
+    for each in given:
+        name, _, number = each.rpartition("=")
+        if not name or not number.isdecimal() or not 1 <= int(number[:9]) or len(number) > 9:
+            raise InvalidInput(f"--length {each!r}: write INPUT=NUMBER, such as genres=5")
+        lengths[name] = int(number)
+    return lengths
+
+
+def texts_of(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return the lines of files by input, from INPUT=FILE each.
+
+    Raises:
+        InvalidInput: One is not of this form, or its file cannot be read.
+    """
+    texts = {}
+    for each in given:
+        name, _, file = each.partition("=")
+        if not name or not file:
+            raise InvalidInput(f"--texts {each!r}: write INPUT=FILE, a file of one text a line")
+        try:
+            if Path(file).stat().st_size > _MAX_TEXTS_BYTES:
+                raise InvalidInput(f"--texts {file}: has more than 1 GiB")
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise InvalidInput(f"--texts {file}: cannot be read as UTF-8: {exc}") from exc
+        if not lines:
+            raise InvalidInput(f"--texts {file}: is empty; give one text a line")
+        texts[name] = list(dict.fromkeys(lines))
+    return texts

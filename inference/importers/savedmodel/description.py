@@ -1,0 +1,184 @@
+"""What a converter tells of a SavedModel, as values, and the schema that its inputs are.
+
+An input keeps its name, so a client of TensorFlow Serving sends what it sent. Of a value a row comes a Sparse or Dense
+feature, of several whole numbers or texts an IdSequence, of several floats a Dense one. Texts, and ids that a table of
+look-ups numbers, have the vocabulary that was found in the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Hash, Transform, Vocabulary
+from ringpull.ps.errors import InvalidInput, RingpullError
+
+DEFAULT: Final = "serving_default"
+"""Signature whose outputs keep their names; those of others are called SIGNATURE:OUTPUT."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """One input of a SavedModel."""
+
+    name: str
+    tensor: str | None
+    """Input of the ONNX graph; None: no output needs it."""
+    dtype: str
+    """TensorFlow's name of its type."""
+    shape: tuple[int | None, ...]
+    """Shape, the first dimension being the row; None: of any size."""
+    known: tuple[Any, ...] | None
+    """Texts or ids that codes stand for, from code 1 on; None: it is given as it is."""
+    pad: int | None
+    """Code or id that stands for none in a bag; None: it is not known."""
+
+    @property
+    def width(self) -> int:
+        """Number of values a row, where that is said."""
+        return math.prod(each or 1 for each in self.shape[1:])
+
+    def values(self, argument: NDArray[Any], rows: int) -> NDArray[Any]:
+        """Return what the SavedModel takes of an argument of the schema."""
+        if self.tensor is None:
+            shape = (rows, *(each or 1 for each in self.shape[1:]))
+            return np.full(shape, "") if self.dtype == "string" else np.zeros(shape, self.dtype)
+        wide = -1 if self.shape[1:] == (None,) else self.width
+        shaped = argument.reshape(rows) if len(self.shape) == 1 else argument.reshape(rows, wide)
+        if len(self.shape) > 2:
+            shaped = argument.reshape(rows, *(each or 1 for each in self.shape[1:]))
+        return shaped if self.known is not None else shaped.astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """One output of a SavedModel."""
+
+    signature: str
+    name: str
+    tensor: str
+    """Output of the ONNX graph."""
+
+    @property
+    def served_as(self) -> str:
+        """Name under which it is served."""
+        return self.name if self.signature == DEFAULT else f"{self.signature}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class BigVariable:
+    """Values of one variable, in a file."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """All that a converter tells of a SavedModel."""
+
+    inputs: tuple[ModelInput, ...]
+    outputs: tuple[ModelOutput, ...]
+    variables: tuple[BigVariable, ...]
+    signatures: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Description:
+        """Return what a converter told as JSON."""
+        inputs = tuple(
+            ModelInput(
+                each["name"],
+                each["tensor"],
+                each["dtype"],
+                tuple(each["shape"]),
+                None if each["known"] is None else tuple(each["known"]),
+                each["pad"],
+            )
+            for each in told["inputs"]
+        )
+        outputs = tuple(ModelOutput(each["signature"], each["name"], each["tensor"]) for each in told["outputs"])
+        variables = tuple(
+            BigVariable(each["tensor"], tuple(each["shape"]), each["dtype"], Path(each["file"]), each["offset"])
+            for each in told["variables"]
+        )
+        return cls(inputs, outputs, variables, tuple(told["signatures"]), tuple(told["notes"]))
+
+    def schema(self, lengths: Mapping[str, int] | None = None) -> Schema:
+        """Return the schema of the inputs.
+
+        Args:
+            lengths: Number of values a row, by input, where the SavedModel takes any.
+
+        Raises:
+            InvalidInput: An input has a name that no feature can have, or any number of values and no length is given.
+        """
+        given = dict(lengths or {})
+        if unknown := sorted(given.keys() - {each.name for each in self.inputs}):
+            there = ", ".join(each.name for each in self.inputs)
+            raise InvalidInput(f"--length {unknown[0]}: there is no such input; there are: {there}")
+        return Schema([_feature(each, given.get(each.name)) for each in self.inputs])
+
+
+def _feature(given: ModelInput, length: int | None) -> Feature:
+    if None in given.shape[2:] or (None in given.shape[1:] and len(given.shape) > 2):
+        raise InvalidInput(f"input {given.name}: has the shape {given.shape}; at most its second dimension may be free")
+    try:
+        if given.dtype.startswith(("float", "bfloat", "bool")):
+            return _numbers(given, length)
+        return _ids(given, length)
+    except RingpullError as exc:
+        raise InvalidInput(
+            f"input {given.name}: {exc}; save the SavedModel with a signature that calls it otherwise"
+        ) from exc
+
+
+def _numbers(given: ModelInput, length: int | None) -> Dense:
+    missing = 0.0 if given.tensor is None else None
+    if given.shape[1:] == (None,) and length is None and given.tensor is not None:
+        raise InvalidInput("takes any number of values a row; say how many: --length INPUT=NUMBER")
+    width = length or given.width
+    return Dense(given.name, width=width, flat=len(given.shape) == 1, missing=missing)
+
+
+def _ids(given: ModelInput, length: int | None) -> Sparse | IdSequence:
+    text = given.dtype == "string"
+    dtype: Any = "string" if text else "int64"
+    transforms = _transforms(given)
+    missing: Any = None if given.tensor is not None else "" if text else 0
+    if given.shape[1:] in ((), (1,)):
+        return Sparse(given.name, dtype=dtype, transforms=transforms, missing=missing)
+    if given.shape[1:] == (None,) and length is None and given.tensor is not None:
+        raise InvalidInput("takes any number of values a row; say how many at most: --length INPUT=NUMBER")
+    pad = given.pad if given.pad is not None else _empty_text(given)
+    return IdSequence(
+        given.name,
+        length=length or given.width,
+        dtype=dtype,
+        pad=pad,
+        transforms=transforms,
+        missing=() if given.tensor is None else None,
+    )
+
+
+def _empty_text(given: ModelInput) -> int:
+    """Return what stands for none where nothing says so: the empty text, or 0."""
+    known: Sequence[Any] = given.known or ()
+    return known.index("") + 1 if given.dtype == "string" and "" in known else 0
+
+
+def _transforms(given: ModelInput) -> tuple[Transform, ...]:
+    if given.known is None:
+        return ()
+    return (Vocabulary(given.known),) if given.known else (Hash(1),)  # of no known text every one is unknown: code 0
