@@ -86,7 +86,8 @@ def take_queries(captured: Captured, wanted: Collection[str]) -> tuple[Captured,
     editor = Editor(captured)
     end = next(node for node in editor.graph.nodes if node.op == "output")
     results: list[fx.Node] = list(end.args[0])
-    outputs, ranked = list(captured.outputs), []
+    outputs = list(captured.outputs)
+    ranked: list[RankedOutput] = []
     for place, name in enumerate(names):
         if name not in wanted:
             continue

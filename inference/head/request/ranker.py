@@ -21,8 +21,9 @@ from ringpull.inference.model.manifest import Manifest, ProgramOutput, TableEntr
 from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType, Pooling
+from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS
 from ringpull.router.lookup import Lookup
-from ringpull.router.top_k import MAX_LISTED_KEYS, KeyLists, TopKQuery, TopKResult
+from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
 
 BYTES_OF_COST: Final = 512
 """Bytes of rows that shards look at in the time in which a head reads a byte of a prediction's message: some 8 GB/s
