@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "loadtest": "Predictions",
     "export": "Models, before they are served",
     "import": "Models, before they are served",
+    "compose": "Models, before they are served",
     "inspect": "Models, before they are served",
     "plan": "Models, before they are served",
     "load": "A change while it serves",

@@ -165,9 +165,19 @@ class ExportReport:
             if each.computed is not None:
                 console.print(f"{each.name} was computed once, at export: {each.computed}", markup=False)
 
+    @property
+    def sentences(self) -> list[str]:
+        """What is told of weights that stay, and of outputs that are queries, a sentence each."""
+        ranked = [
+            f"{each.name} gives queries, by which the rows of table {each.ranks.table} are ranked (top-k)"
+            for each in self.manifest.outputs
+            if each.ranks is not None
+        ]
+        return [*ranked, *(kept.sentence for kept in (*self.kept, *self.large))]
+
     def _print_dense(self, console: Console) -> None:
-        for kept in (*self.kept, *self.large):
-            console.print(kept.sentence, markup=False)
+        for sentence in self.sentences:
+            console.print(sentence, markup=False)
         if self.manifest.program is not None:
             inputs = len(self.manifest.inputs)
             taken = self.manifest.program.bytes + sum(each.bytes for each in self.manifest.program_data)

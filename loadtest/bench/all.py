@@ -25,6 +25,7 @@ from ringpull.loadtest.process import unwound_by_sigterm
 BENCHES = (
     "kernel",
     "row_types",
+    "topk",
     "routing",
     "wire",
     "shard",

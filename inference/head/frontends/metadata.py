@@ -34,7 +34,12 @@ def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str
         version=manifest.version,
         versions=versions,
         features=[_feature(each) for each in loaded.schema.features if isinstance(each, Sparse | Dense | IdSequence)],
-        outputs=[pb.OutputInfo(name=output.name, shape=output.shape) for output in manifest.outputs],
+        outputs=[
+            pb.OutputInfo(
+                name=output.name, shape=output.shape, ranks="" if output.ranks is None else output.ranks.table
+            )
+            for output in manifest.outputs
+        ],
         tables=[
             pb.TableInfo(
                 name=entry.spec.name,
