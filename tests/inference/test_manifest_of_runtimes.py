@@ -69,7 +69,8 @@ def test_a_runtime_that_is_not_known(folder: Path) -> None:
     with pytest.raises(CorruptData, match="runtime: is 'tomorrow'; in format 3 it must be 'onnxruntime'"):
         Manifest.load(folder)
     rewrite(
-        folder, lambda body: body.update(runtime="onnxruntime", program_data=[{"path": "../x", "bytes": 1, "xxh3": ""}])
+        folder,
+        lambda body: body.update(runtime="onnxruntime", program_data=[{"path": "../x", "bytes": 1, "xxh3": "0"}]),
     )
     with pytest.raises(CorruptData, match="stay inside"):
         Manifest.load(folder)
