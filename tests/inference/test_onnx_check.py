@@ -74,6 +74,7 @@ def test_every_kind_of_weight_is_taken() -> None:
     assert check(graph).nodes == 1
 
 
+@pytest.mark.medium
 @settings(max_examples=40, deadline=None)
 @given(cut=st.integers(0, 400), flip=st.integers(0, 255), data=st.data())
 def test_any_damage_is_read_or_refused(cut: int, flip: int, data: st.DataObject) -> None:

@@ -31,13 +31,9 @@ from tests.inference.export.versions import Exported
 from tests.inference.onnx_models import DIM, GENRE, WEIGHT, WIDTH, graph_of
 from tests.reference import assert_close
 
-F, D, H, I4, I8 = (
-    TensorProto.FLOAT,
-    TensorProto.DOUBLE,
-    TensorProto.FLOAT16,
-    TensorProto.INT32,
-    TensorProto.INT64,
-)
+pytestmark = pytest.mark.medium
+
+F, D, I8 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +317,6 @@ class Clicks(nn.Module):
         return self.out(torch.cat([self.user(user), self.tags(tags), age], 1)).sigmoid()
 
 
-@pytest.mark.medium
 def test_it_gives_what_torchs_program_of_the_same_model_gives(tmp_path: Path) -> None:
     torch.manual_seed(2)
     module, schema = Clicks().eval(), Schema([Sparse("user"), Sparse("tags"), Dense("age", width=WIDTH)])
@@ -349,7 +344,6 @@ def test_it_gives_what_torchs_program_of_the_same_model_gives(tmp_path: Path) ->
     assert (runtime.name, runtime.version, runtime.provider) == ("torch", torch.__version__, "cpu")
 
 
-@pytest.mark.medium
 def test_a_head_of_such_versions_loads_no_torch(version: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import ringpull.inference.head.process;"
