@@ -85,6 +85,23 @@ def test_an_index_becomes_a_key_with_what_it_does_beyond_the_table(tmp_path: Pat
     assert_edges(version, model, "x", EDGES, (1,))
 
 
+def test_ids_that_a_cast_would_make_others_are_refused(tmp_path: Path) -> None:
+    """2^32 + 3 is 3 to a graph that casts to int32, which nobody means; all that int32 holds is as in the graph."""
+    nodes = [node("Cast", ["x"], ["i"], to=INT32), node("Gather", ["W", "i"], ["y"])]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W})
+    version = imported(tmp_path, model)
+    assert_edges(version, model, "x", EDGES, ())
+    assert not taken(version, {"x": np.array([2**32 + 3])}, 1)
+
+
+def test_ids_that_no_bounds_tell_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [node("Mod", ["x", "size"], ["i"]), node("Gather", ["W", "i"], ["y"])]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W, "size": N + 20})
+    report = import_onnx(model, Schema([Sparse("x")]), tmp_path / "m", 1)
+    assert not report.manifest.limits
+    assert "no bounds tell" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_row_that_is_not_there_is_zeros_where_the_graph_says_so(tmp_path: Path) -> None:
     """OneHot times a weight is a look-up, and beyond its depth zeros."""
     nodes = [node("OneHot", ["x", "depth", "values"], ["hot"], axis=-1), node("MatMul", ["hot", "W"], ["y"])]
