@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from ringpull import Dense, IdSequence, Schema, Sparse
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import Pooling
@@ -327,3 +328,18 @@ def test_given_scores_are_compared(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the scores of"):
         import_onnx(model, schema, tmp_path / "m", 2, quiet=True, check_columns={**columns, "y": scores + 1})
     assert not (tmp_path / "m" / "2").exists()
+
+
+def test_functions_are_looked_into_and_defaults_open_a_table(tmp_path: Path) -> None:
+    """A Gather inside a function of the graph is a look-up; with a default declared, ids beyond the table get that."""
+    domain = helper.make_opsetid("mine", 1)
+    inner = [node("Gather", ["table", "ids"], ["rows"])]
+    own = helper.make_function("mine", "Embed", ["table", "ids"], ["rows"], inner, [helper.make_opsetid("", 17)])
+    nodes = [node("Embed", ["W", "x"], ["y"], domain="mine")]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W})
+    model.opset_import.append(domain)
+    model.functions.append(own)
+    version = imported(tmp_path, model, tables={"W": TableOptions(default="mean")})
+    assert not version.manifest.limits
+    found = version.score({"x": np.array([3, N + 5, -1])}, 3)["y"]
+    np.testing.assert_allclose(found, [W[3], W.mean(0), W[-1]], rtol=1e-5, atol=1e-6)
