@@ -34,6 +34,7 @@ BENCHES = (
     "ready",
     "stage_budget",
     "small",
+    "imports",
     "metrics_cost",
     "token_cost",
     "tls_cost",
