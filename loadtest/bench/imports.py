@@ -33,7 +33,7 @@ from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.source import ReadOptions
 
 def anonymous_kib():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) for line in open("/proc/self/status", encoding="utf-8") if line.startswith("RssAnon"))
 
 source, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 warm = sys.argv[4]  # a small source of the same kind: packages are imported and kernels compiled before the clock runs
@@ -95,7 +95,7 @@ def csv(folder: Path, keys: NDArray[np.int64], rows: NDArray[np.float32]) -> Pat
 
 def text_vectors(folder: Path, keys: NDArray[np.int64], rows: NDArray[np.float32]) -> Path:
     """Write them as CSV, each vector a text."""
-    with (folder / "v.csv").open("w") as file:
+    with (folder / "v.csv").open("w", encoding="utf-8") as file:
         file.write("id,vector\n")
         for key, row in zip(keys.tolist(), rows, strict=True):
             file.write(f'{key},"[{", ".join(map(str, row.tolist()))}]"\n')
@@ -153,7 +153,7 @@ def scratch_folder() -> Iterator[Path]:
 def measured(source: Path, warm: Path, out: Path, options: dict[str, Any]) -> tuple[float, float]:
     """Import a source in a process of its own; return rows a second, and MiB at most."""
     command = [sys.executable, "-c", IMPORT, str(source), str(out), json.dumps(options), str(warm)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     rows, took_s, peak_mib = json.loads(ran.stdout.splitlines()[-1])
     assert rows == ROWS
     return rows / took_s, peak_mib
