@@ -94,9 +94,6 @@ def import_onnx(
                 console.print(note, markup=False, style="yellow")
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
         split = Split.of(source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes)
-    if console is not None:
-        for note in split.notes():
-            console.print(note, markup=False, style="yellow")
     if reference is None:
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
