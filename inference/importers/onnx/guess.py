@@ -179,7 +179,16 @@ def _guessed(
         ways = [looked_up.get(part) for part in parts]
         if all(way == ways[0] for way in ways):
             return [IdSequence(name, columns)], []
+    if looked_up is not None and not any(looked_up.get(part) for part in parts) and _pools_in_loops(source):
+        return [IdSequence(name, columns)], []
     return [Sparse(part) for part in parts], parts
+
+
+def _pools_in_loops(source: SourceGraph) -> bool:
+    """Return whether rows are gathered inside loops, as torch's EmbeddingBag does of all ids of a row."""
+    return any(
+        node.op_type == "Gather" for outer in source.graph.node for inner in subgraphs(outer) for node in inner.node
+    )
 
 
 def _of_floats(

@@ -137,8 +137,8 @@ def _check_names(where: str, model: ModelProto) -> None:
         _check_texts(where, f"node {node.name!r:.60}", (*texts, *(each.name for each in node.attribute)))
     values = (*model.graph.input, *model.graph.output)
     entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    tensors = (*(each.name for each in (*values, *_all_tensors(model.graph))), *(each.value for each in entries))
-    _check_texts(where, "a tensor", (model.graph.name, *tensors))
+    named = [each.name for each in values] + [each.name for each in _all_tensors(model.graph)]
+    _check_texts(where, "a tensor", (model.graph.name, *named, *(each.value for each in entries)))
 
 
 def _check_texts(where: str, what: str, texts: Iterable[Any]) -> None:
