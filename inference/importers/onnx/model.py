@@ -25,7 +25,7 @@ from ringpull.inference.importers.onnx.guess import guess_schema
 from ringpull.inference.importers.onnx.one_row import open_reshapes
 from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
-from ringpull.inference.importers.onnx.source import read_source
+from ringpull.inference.importers.onnx.source import all_nodes, read_source
 from ringpull.inference.importers.onnx.split import Split
 from ringpull.inference.importers.version_writer import CheckRows, Reference, write_onnx_version
 from ringpull.inference.schema.columns import Column, as_column
@@ -35,6 +35,10 @@ from ringpull.ps.errors import ExportError, InvalidInput
 
 Array = NDArray[Any]
 MAX_DENSE_BYTES: Final = 64 << 20
+_DYNAMIC: Final = (
+    "The graph has DynamicQuantizeLinear, which takes one scale of all rows of a batch, so that a row's score depends"
+    " on the others; import the graph as it was before it was quantised, or quantise it statically"
+)
 
 
 def import_onnx(
@@ -99,7 +103,19 @@ def import_onnx(
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
     check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})
-    return write_onnx_version(split.parts(), out_dir, version, reference=reference, check=check, name=name, quiet=quiet)
+    try:
+        return write_onnx_version(
+            split.parts(), out_dir, version, reference=reference, check=check, name=name, quiet=quiet
+        )
+    except ExportError as exc:
+        raise _explained(exc, split) from exc.__cause__
+
+
+def _explained(error: ExportError, split: Split) -> ExportError:
+    """Return an error with what of the graph may be its cause."""
+    if any(each.op_type == "DynamicQuantizeLinear" for each in all_nodes(split.rest.graph)):
+        return ExportError(f"{error}. {_DYNAMIC}")
+    return error
 
 
 def _given(split: Split, columns: Mapping[str, Column]) -> tuple[Prepared | None, dict[str, Array]]:

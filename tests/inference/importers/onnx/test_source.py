@@ -15,7 +15,7 @@ from ringpull import Schema, Sparse
 from ringpull.inference.importers.onnx import source
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.inference.importers.onnx.source import read_source
-from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullError
 from tests.inference.export.versions import Exported
 from tests.inference.importers.onnx.graphs import FLOAT, INT, graph, node, rows
 
@@ -128,6 +128,19 @@ def test_what_cannot_be_imported_is_named() -> None:
         with pytest.raises(InvalidInput, match=said):
             import_onnx(model, None, "nowhere", 1, quiet=True)
     assert not Path("nowhere").exists()
+
+
+def test_one_scale_of_all_rows_is_named(tmp_path: Path) -> None:
+    """What onnxruntime's dynamic quantisation makes of a net scores a row by the others of its batch."""
+    nodes = [
+        node("Gather", ["W", "x"], ["e"]),
+        node("DynamicQuantizeLinear", ["e"], ["q", "scale", "zero"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 8])], {"W": W})
+    with pytest.raises(ExportError, match=r"other rows of its batch.*DynamicQuantizeLinear"):
+        import_onnx(model, None, tmp_path / "out", 1, quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def _without_rank(model: ModelProto) -> None:
