@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "loadtest": "Predictions",
     "export": "Models, before they are served",
     "import": "Models, before they are served",
+    "compose": "Models, before they are served",
     "inspect": "Models, before they are served",
     "plan": "Models, before they are served",
     "load": "A change while it serves",
@@ -49,7 +50,9 @@ COMMANDS: Final = {
 """Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`
 (`top-k`: `top_k`), but for those that have commands of their own (`COMMANDS_OF`)."""
 
-COMMANDS_OF: Final[dict[str, dict[str, str]]] = {"import": {"onnx": "Models", "savedmodel": "Models", "table": "Tables"}}
+COMMANDS_OF: Final[dict[str, dict[str, str]]] = {
+    "import": {"onnx": "Models", "savedmodel": "Models", "table": "Tables"}
+}
 """Command -> its own commands, each with its group in the help: the function and the module of its name in
 `ringpull.deploy.commands.importing`."""
 

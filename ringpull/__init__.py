@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ringpull.inference.export.report import ExportReport as ExportReport
     from ringpull.inference.export.table_options import TableOptions as TableOptions
     from ringpull.inference.export.tables_alone import export_tables as export_tables
+    from ringpull.inference.importers.compose.composing import compose as compose
     from ringpull.inference.prediction import Filled as Filled
     from ringpull.inference.prediction import Prediction as Prediction
     from ringpull.inference.prediction import Timings as Timings
@@ -56,6 +57,7 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.export.report": ("ExportReport",),
     "ringpull.inference.export.table_options": ("TableOptions",),
     "ringpull.inference.export.tables_alone": ("export_tables",),
+    "ringpull.inference.importers.compose.composing": ("compose",),
     "ringpull.inference.prediction": ("Filled", "Prediction", "Timings"),
     "ringpull.inference.rows_answer": ("RowsAnswer",),
     "ringpull.inference.schema.columns": ("Ragged",),

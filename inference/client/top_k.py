@@ -21,7 +21,7 @@ class TopKCalls(Connections, ABC):
     def top_k(
         self,
         model: str,
-        table: str,
+        table: str = "",
         query: Any = None,
         k: int = 10,
         *,
@@ -44,7 +44,8 @@ class TopKCalls(Connections, ABC):
         Exact: every row is looked at. Give the queries in one way: `query`, `like` or `features`.
 
         Args:
-            table: Table whose rows are ranked.
+            table: Table whose rows are ranked; default: the one that an output of the model is made for
+                (`export_model(..., ranked=[...])`), of queries by features.
             query: Vector (dim,), or queries (Q, dim).
             k: Rows wanted for each query.
             like: Key, or keys (Q,), whose rows are the queries.
@@ -100,7 +101,7 @@ class AsyncTopKCalls(Connections, ABC):
     async def top_k(
         self,
         model: str,
-        table: str,
+        table: str = "",
         query: Any = None,
         k: int = 10,
         *,

@@ -398,12 +398,14 @@ class FeatureInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: bool = ..., weighted: bool = ..., optional: bool = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ..., never_empty: bool = ...) -> None: ...
 
 class OutputInfo(_message.Message):
-    __slots__ = ("name", "shape")
+    __slots__ = ("name", "shape", "ranks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    ranks: str
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., ranks: _Optional[str] = ...) -> None: ...
 
 class TableInfo(_message.Message):
     __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features", "key_type")
@@ -426,7 +428,7 @@ class TableInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., key_type: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels")
+    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels", "program")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -442,6 +444,7 @@ class Model(_message.Message):
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     versions: _containers.RepeatedScalarFieldContainer[int]
@@ -450,7 +453,22 @@ class Model(_message.Message):
     tables: _containers.RepeatedCompositeFieldContainer[TableInfo]
     server_version: str
     labels: _containers.ScalarMap[str, int]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    program: Program
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ..., program: _Optional[_Union[Program, _Mapping]] = ...) -> None: ...
+
+class Program(_message.Message):
+    __slots__ = ("runtime", "version", "provider", "device", "threads")
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    runtime: str
+    version: str
+    provider: str
+    device: str
+    threads: int
+    def __init__(self, runtime: _Optional[str] = ..., version: _Optional[str] = ..., provider: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -35,7 +35,7 @@ MAX_UINT32: Final = 2**32 - 1
 
 def encode_top_k(
     model: str,
-    table: str,
+    table: str = "",
     query: Any = None,
     k: int = 10,
     *,

@@ -204,10 +204,12 @@ def decode_request(frame: Frame) -> Request:
                 identity=fields.number("identity", _MAX_UINT),
             )
         case Kind.TOP_K:
-            request = _top_k_request(fields, frame)
+            request = _top_k_request(fields, frame.arrays)
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")
     fields.end()
+    if isinstance(request, TopKRequest):
+        request.check()
     return request
 
 
@@ -351,8 +353,9 @@ def _lookups(items: list[Any], positions: int, lengths: int, weights: int) -> tu
     return tuple(lookups)
 
 
-def _top_k_request(fields: _Fields, frame: Frame) -> TopKRequest:
-    request = TopKRequest(
+def _top_k_request(fields: _Fields, arrays: tuple[Any, ...]) -> TopKRequest:
+    vectors, ranges, lengths, positions = arrays
+    return TopKRequest(
         model=fields.text("model"),
         version=fields.number("version"),
         epoch=fields.number("epoch"),
@@ -361,14 +364,12 @@ def _top_k_request(fields: _Fields, frame: Frame) -> TopKRequest:
         count=fields.number("queries", MAX_QUERIES),
         cosine=bool(fields.number("cosine", 1)),
         among=bool(fields.number("among", 1)),
-        vectors=frame.arrays[0],
-        ranges=frame.arrays[1],
-        lengths=frame.arrays[2],
-        positions=frame.arrays[3],
+        vectors=vectors,
+        ranges=ranges,
+        lengths=lengths,
+        positions=positions,
         identity=fields.number("identity", _MAX_UINT),
     )
-    request.check()
-    return request
 
 
 def _slots(item: Any) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.model.dense_program import ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.router.lookup import Absent, Lookup, LookupResult
@@ -93,6 +93,7 @@ class EchoProgram:
         self.runs: list[tuple[Sequence[ProgramTensor], int]] = []
         self.device = "cpu"
         self.writer = ""
+        self.runtime = RuntimeFacts(name="torch", version="2.9.1", provider="cpu", threads=1)
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         self.runs.append((inputs, rows))

@@ -29,6 +29,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from tests.inference import onnx_models
 from tests.inference.export.versions import Exported
 from tests.inference.onnx_models import DIM, GENRE, WEIGHT, WIDTH, graph_of
+from tests.reference import assert_close
 
 F, D, H, I4, I8 = (
     TensorProto.FLOAT,
@@ -47,6 +48,9 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(version: Path) -> DenseProgram:
     return load_program(version, Manifest.load(version), "cpu", threads=1)
+
+
+GOLDEN = Path(__file__).parent.parent / "golden/format-3/models/ranker/1"
 
 
 def tensors(rows: int, seed: int = 1) -> list[ProgramTensor]:
@@ -353,3 +357,19 @@ def test_a_version_loads_with_its_program(version: Path) -> None:
     found = LoadedVersion.load(version, device="cpu", threads=1)
     assert isinstance(found.program, OnnxProgram)
     assert found.samples is not None
+
+
+def test_a_version_of_the_first_build_that_had_them_is_read() -> None:
+    golden = Exported(GOLDEN)
+    assert (golden.manifest.runtime, golden.manifest.program_data) == ("onnxruntime", ())
+    columns = {
+        "user": np.array([0, onnx_models.USERS - 1, onnx_models.USERS]),
+        "tags": [[1, 1], [], [29, 30]],
+        "age": np.arange(9, dtype=np.float32).reshape(3, 3),
+        "genre": np.array([4, 0, 2]),
+    }
+    schema = onnx_models.SCHEMA
+    assert golden.schema.to_json() == schema.to_json()
+    found = golden.score(columns, 3)
+    for name, values in onnx_models.scores(schema.arguments(schema.prepare(columns, 3))).items():
+        assert_close(found[name], values, largest=10.0)

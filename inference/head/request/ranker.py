@@ -16,13 +16,14 @@ from ringpull.inference.head.pipeline import Scores
 from ringpull.inference.head.request.in_flight import InFlight
 from ringpull.inference.head.request.row_reader import Puller, RowReader
 from ringpull.inference.head.request.rows_by_key import REPLY_BYTES, check_key_type
-from ringpull.inference.head.request.top_k import FLOAT32_BYTES, KEY_BYTES, TopKRequest, check_vectors, without_own
-from ringpull.inference.model.manifest import Manifest, TableEntry
+from ringpull.inference.head.request.top_k import FLOAT32_BYTES, KEY_BYTES, TopKRequest, check_vectors, with_more
+from ringpull.inference.model.manifest import Manifest, ProgramOutput, TableEntry
 from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType, Pooling
+from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS
 from ringpull.router.lookup import Lookup
-from ringpull.router.top_k import MAX_LISTED_KEYS, TopKQuery, TopKResult
+from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
 
 BYTES_OF_COST: Final = 512
 """Bytes of rows that shards look at in the time in which a head reads a byte of a prediction's message: some 8 GB/s
@@ -37,8 +38,8 @@ class RankPlan:
     """Table whose rows are ranked."""
     query_table: TableEntry | None
     """Table that has the queries by key; None: they are no keys."""
-    output: str
-    """Output that is the queries; empty: they are none."""
+    output: ProgramOutput | None
+    """Output that is the queries; None: they are none."""
     rows: int
     """Rows that are looked at, each as often as there are queries for it."""
     room: int
@@ -70,7 +71,7 @@ class Ranker:
         self._model, self._version = manifest.model, manifest.version
         self._reader = reader
         self._router = router
-        self._shapes: Final[Mapping[str, tuple[int, ...]]] = {each.name: each.shape for each in manifest.outputs}
+        self._outputs: Final[Mapping[str, ProgramOutput]] = {each.name: each for each in manifest.outputs}
         self._in_flight = InFlight()
 
     def __repr__(self) -> str:
@@ -85,19 +86,27 @@ class Ranker:
             LimitExceeded: It asks for too much at once, or the reply would be too long.
         """
         self._in_flight.check_open()
-        entry = self._reader.entry(request.table)
+        entry = self._reader.entry(request.table or self._table_of(request))
         spec = entry.spec
         if spec.is_bytes:
             raise InvalidInput(f"table {spec.name} has rows of bytes, which are no vectors and have no score")
         request.check()
-        query_table, output = None, ""
+        query_table, output = None, None
         if request.vectors is not None:
             check_vectors(request.vectors, spec.dim, spec.name)
         elif request.like is not None:
             query_table = self._query_table(request, entry)
         else:
             output = self._output(request.output, entry)
-        queries, listed, rows = request.queries, 0, entry.rows * request.queries
+            if output.ranks is not None and output.ranks.table == spec.name and request.metric != "dot":
+                raise InvalidInput(
+                    f"metric: output {output.name} is made for dot products, which are the model's scores"
+                )
+        queries, rows = request.queries, entry.rows * request.queries
+        left_out = _left_out(output, entry)
+        listed = len(left_out) * queries
+        if left_out and request.exclude is not None:
+            self._check_excluded(request, listed)
         for name, lists in (("exclude", request.exclude), ("among", request.among)):
             if lists is not None:
                 check_key_type(name, lists.key_type, spec)
@@ -120,37 +129,52 @@ class Ranker:
             has = f"vectors of {spec.dim} numbers" if spec.dim else "rows of bytes"
             raise InvalidInput(f"query_table: {spec.name} has {has}; the rows of {ranked.spec.name} have {dim}")
         check_key_type("like", request.like.key_type, spec)
-        if entry is ranked and not request.like.keep_self and request.exclude is not None:
-            self._check_listed(len(request.exclude.keys), request)
+        if entry is ranked and not request.like.keep_self:
+            self._check_excluded(request, request.queries)
         return entry
 
-    def _check_listed(self, keys: int, request: TopKRequest) -> None:
-        each = request.queries if request.exclude is not None and request.exclude.offsets is None else 1
-        if keys * each + request.queries > MAX_LISTED_KEYS:
-            raise LimitExceeded(f"exclude: {keys * each} keys, and those of the queries; the most is {MAX_LISTED_KEYS}")
-
-    def _output(self, name: str, ranked: TableEntry) -> str:
-        """Return the output that is the queries of a table."""
-        dim, table = ranked.spec.dim, ranked.spec.name
-        if not self._shapes:
-            raise InvalidInput(
-                f"features: {self._model}/{self._version} has tables only, and computes no query of them"
+    @staticmethod
+    def _check_excluded(request: TopKRequest, more: int) -> None:
+        exclude = request.exclude
+        given = 0 if exclude is None else len(exclude.keys) * (request.queries if exclude.offsets is None else 1)
+        if given + more > MAX_LISTED_KEYS:
+            raise LimitExceeded(
+                f"exclude: {given} keys, and {more} that are left out anyhow; the most is {MAX_LISTED_KEYS} in all"
             )
+
+    def _table_of(self, request: TopKRequest) -> str:
+        """Return the table that is ranked by an output, of a request that names none."""
+        tables = {each.name: each.ranks.table for each in self._outputs.values() if each.ranks is not None}
+        named = {tables[request.output]} if request.output in tables else set(tables.values())
+        if request.columns is None or len(named) != 1:
+            known = ", ".join(self._reader.tables) or "none"
+            raise InvalidInput(f"table: name the one whose rows are ranked; {self._model}/{self._version} has: {known}")
+        return named.pop()
+
+    def _output(self, name: str, ranked: TableEntry) -> ProgramOutput:
+        """Return the output that is the queries of a table: the one that is named, made for it, or fits alone."""
+        dim, table = ranked.spec.dim, ranked.spec.name
+        version, outputs = f"{self._model}/{self._version}", self._outputs
+        if not outputs:
+            raise InvalidInput(f"features: {version} has tables only, and computes no query of them")
         if name:
-            if name not in self._shapes:
-                known = ", ".join(sorted(self._shapes))
-                raise InvalidInput(f"output: {self._model}/{self._version} has no output {name!r:.80}; it has: {known}")
-            if self._shapes[name] != (dim,):
+            if name not in outputs:
                 raise InvalidInput(
-                    f"output: {name} has rows of the shape {self._shapes[name]}; those of table {table} have {dim}"
-                    " numbers"
+                    f"output: {version} has no output {name!r:.80}; it has: {', '.join(sorted(outputs))}"
                 )
-            return name
-        fitting = [each for each, shape in self._shapes.items() if shape == (dim,)]
+            if outputs[name].shape != (dim,):
+                shape = outputs[name].shape
+                raise InvalidInput(
+                    f"output: {name} has rows of the shape {shape}; those of table {table} have {dim} numbers"
+                )
+            return outputs[name]
+        made = [each for each in outputs.values() if each.ranks is not None and each.ranks.table == table]
+        fitting = made if len(made) == 1 else [each for each in outputs.values() if each.shape == (dim,)]
         if len(fitting) != 1:
+            names = ", ".join(sorted(each.name for each in fitting))
             raise InvalidInput(
-                f"output: {len(fitting)} outputs of {self._model}/{self._version} have as many numbers as rows of table"
-                f" {table}, {dim}; name the one that is the query{': ' if fitting else ''}{', '.join(sorted(fitting))}"
+                f"output: {len(fitting)} outputs of {version} have as many numbers as rows of table {table}, {dim};"
+                f" name the one that is the query{': ' if fitting else ''}{names}"
             )
         return fitting[0]
 
@@ -177,15 +201,12 @@ class Ranker:
         with self._in_flight:
             queries = await self._queries(request, plan, scores, deadline_s)
             many = len(queries.vectors)
-            exclude = None if request.exclude is None else request.exclude.laid_out(many)
-            if request.like is not None and plan.query_table is plan.table and not request.like.keep_self:
-                exclude = without_own(exclude, request.like.keys)
             query = TopKQuery(
-                table=request.table,
+                table=plan.table.spec.name,
                 vectors=queries.vectors,
                 k=request.k,
                 metric=request.metric,
-                exclude=exclude,
+                exclude=_excluded(request, plan, many),
                 among=None if request.among is None else request.among.laid_out(many),
             )
             result = await self._router.top_k(self._model, self._version, query, deadline_s=deadline_s)
@@ -195,8 +216,9 @@ class Ranker:
         if request.vectors is not None:
             return Queries(np.ascontiguousarray(request.vectors))
         if scores is not None:
-            vectors = np.ascontiguousarray(scores.outputs[plan.output], np.float32)
-            _check_finite(vectors, f"output {plan.output} of row")
+            assert plan.output is not None
+            vectors = np.ascontiguousarray(scores.outputs[plan.output.name], np.float32)
+            _check_finite(vectors, f"output {plan.output.name} of row")
             return Queries(vectors, scores=scores)
         assert request.like is not None
         assert plan.query_table is not None
@@ -213,7 +235,7 @@ class Ranker:
         return TopK(
             model=self._model,
             version=self._version,
-            table=request.table,
+            table=plan.table.spec.name,
             keys=result.keys.view(np.int64) if key_type is KeyType.INT64 else result.keys,
             scores=result.scores,
             counts=result.counts,
@@ -230,6 +252,22 @@ class Ranker:
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered, for at most `timeout_s`."""
         await self._in_flight.close(timeout_s)
+
+
+def _excluded(request: TopKRequest, plan: RankPlan, queries: int) -> KeyLists | None:
+    """Return what is excluded for each query: keys of the request, a key's own row, what the model does not score."""
+    found = None if request.exclude is None else request.exclude.laid_out(queries)
+    if request.like is not None and plan.query_table is plan.table and not request.like.keep_self:
+        found = with_more(found, request.like.keys[:, None])
+    if left_out := _left_out(plan.output, plan.table):
+        found = with_more(found, np.tile(np.array(left_out, np.int64).view(np.uint64), (queries, 1)))
+    return found
+
+
+def _left_out(output: ProgramOutput | None, table: TableEntry) -> tuple[int, ...]:
+    """Return the keys of rows that the model does not score, of an output that is made for a table."""
+    ranks = None if output is None else output.ranks
+    return ranks.left_out if ranks is not None and ranks.table == table.spec.name else ()
 
 
 def _check_finite(vectors: NDArray[np.float32], what: str) -> None:

@@ -17,7 +17,8 @@ from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.wire.column_codec import LENGTHS, ColumnBytes
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType
-from ringpull.router.top_k import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES, METRICS, KeyLists, Metric
+from ringpull.ps.wire.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES
+from ringpull.router.top_k import METRICS, KeyLists, Metric
 
 FLOAT32_BYTES: Final = 4
 KEY_BYTES: Final = 8
@@ -118,7 +119,7 @@ class TopKRequest:
 
     model: str
     table: str
-    """Table whose rows are ranked."""
+    """Table whose rows are ranked; empty: the one that an output of the model is made for."""
     k: int
     metric: Metric = "dot"
     version: int = 0
@@ -202,9 +203,11 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, table: str) -> None:
         raise InvalidInput(f"vectors: vectors[{row}] holds NaN or an infinity")
 
 
-def without_own(lists: KeyLists | None, own: NDArray[np.uint64]) -> KeyLists:
-    """Return lists of what is excluded with each query's own key (Q,) besides."""
+def with_more(lists: KeyLists | None, more: NDArray[np.uint64]) -> KeyLists:
+    """Return lists, one for each of Q queries, with more keys (Q, m) besides."""
+    queries, count = more.shape
+    begins = np.arange(queries + 1, dtype=np.int64) * count
     if lists is None:
-        return KeyLists(own, np.arange(len(own) + 1, dtype=np.int64))
-    offsets = lists.offsets + np.arange(len(own) + 1)
-    return KeyLists(np.insert(lists.keys, lists.offsets[1:], own), offsets)
+        return KeyLists(more.ravel(), begins)
+    ends = np.repeat(lists.offsets[1:], count)
+    return KeyLists(np.insert(lists.keys, ends, more.ravel()), lists.offsets + begins)

@@ -53,4 +53,4 @@ def asked_of(request: Request, catalog: Catalog) -> dict[str, Any]:
         version = numbered(model, at["version"])
     elif "label" in at:
         version = number_of(catalog, model, at["label"])
-    return {"model": model, "table": at["table"], "version": version, "label": ""}
+    return {"model": model, "table": at.get("table", ""), "version": version, "label": ""}

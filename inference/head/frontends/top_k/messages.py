@@ -17,8 +17,9 @@ from ringpull.inference.wire.messages import decode_tensor, read_column
 from ringpull.inference.wire.top_k_codec import METRICS
 from ringpull.ps.errors import InvalidInput, LimitExceeded, ProtocolError
 from ringpull.ps.hashing import UInt64Array
-from ringpull.router.top_k import MAX_LISTED_KEYS, MAX_QUERIES, Metric
+from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS, MAX_QUERIES
 from ringpull.router.top_k import METRICS as ROUTED
+from ringpull.router.top_k import Metric
 
 _METRICS: Final[dict[int, Metric]] = {int(METRICS[name]): name for name in ROUTED}
 

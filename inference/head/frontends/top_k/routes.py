@@ -1,6 +1,8 @@
 """The rows of a table with the largest scores, over HTTP.
 
-    POST /v1/models/MODEL[/versions/N|/labels/LABEL]/tables/TABLE:top_k
+    POST /v1/models/MODEL[/versions/N|/labels/LABEL][/tables/TABLE]:top_k
+
+Without a table it is the one that an output of the model is made for.
 
 Errors are TensorFlow Serving's, `{"error": TEXT}`, as elsewhere below `/v1/models/`.
 """
@@ -22,7 +24,9 @@ from ringpull.inference.wire.json_reading import parse_json
 from ringpull.inference.wire.json_writing import JsonWriter
 
 PATHS: Final = tuple(
-    f"/v1/models/{{model}}{which}/tables/{{table}}:top_k" for which in ("", "/versions/{version}", "/labels/{label}")
+    f"/v1/models/{{model}}{which}{table}:top_k"
+    for which in ("", "/versions/{version}", "/labels/{label}")
+    for table in ("/tables/{table}", "")
 )
 
 

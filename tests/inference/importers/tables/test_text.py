@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringpull.inference.importers.tables import text
 from ringpull.inference.importers.tables.formats import format_of, open_source
 from ringpull.inference.importers.tables.source import ReadOptions
-from ringpull.inference.importers.tables.text import BLOCK_BYTES
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import KeyType
 from tests.inference.importers.tables.reading import read, read_source
@@ -44,10 +44,10 @@ def as_float32(rows: dict[Any, list[float]]) -> dict[Any, list[float]]:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts_are_found_out(tmp_path: Path, name: str) -> None:
-    text, expected = LAYOUTS[name]
-    (tmp_path / name).write_text(text, newline="")
+    content, expected = LAYOUTS[name]
+    (tmp_path / name).write_text(content, newline="")
     assert read(tmp_path / name) == as_float32(expected)
-    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
     assert format_of(str(tmp_path / f"{name}.gz")) == "text"
     assert read(tmp_path / f"{name}.gz") == as_float32(expected)
 
@@ -76,7 +76,7 @@ ROWS = "".join(f"{key},{key},1\n" for key in range(50))
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "why"),
+    ("content", "options", "why"),
     [
         (f"id,v0,v1\n{ROWS}99,1\n", {}, "line 52: Expected 3 columns, got 2"),
         (f"id,v0,v1\n{ROWS}99,1,x\n", {}, "line 52: .* invalid value 'x'"),
@@ -96,16 +96,25 @@ ROWS = "".join(f"{key},{key},1\n" for key in range(50))
         ("word\nother\n", {}, "no columns can be seen"),
         ("id,v\n", {"header": True}, "has no rows"),
         ("", {}, "its files are empty"),
-        (f"id,v\n1,2\n3,{'2' * (BLOCK_BYTES + 9)}\n2,3\n", {"value": "v"}, "a line is longer than 8,388,608 bytes"),
         (f"id,v\nx,{'2' * (2 << 20)}\n", {"value": "v"}, "line 2: the row of key 'x' has 2097152 bytes"),
     ],
 )
 def test_what_no_table_can_hold_is_named_by_its_line(
-    tmp_path: Path, text: str, options: dict[str, Any], why: str
+    tmp_path: Path, content: str, options: dict[str, Any], why: str
 ) -> None:
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_text(content)
     with pytest.raises(InvalidInput, match=why):
         read(tmp_path / "t.csv", **options)
+
+
+def test_a_line_is_at_most_a_few_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1 << 17)
+    (tmp_path / "t.csv").write_text(f"id,v\n1,2\n3,{'2' * (1 << 20)}\n2,3\n")
+    with pytest.raises(InvalidInput, match=r"t\.csv: a line is longer than 131,072 bytes"):
+        read(tmp_path / "t.csv", value="v")
+    (tmp_path / "t.csv").write_text(f"id,{'v' * (1 << 20)}\n1,2\n")
+    with pytest.raises(InvalidInput, match=r"its first line is longer than 131,072 bytes"):
+        read(tmp_path / "t.csv", value="v")
 
 
 def test_a_negative_key_and_its_like_of_64_bits_are_both_taken_bit_for_bit(tmp_path: Path) -> None:
