@@ -51,6 +51,7 @@ def import_onnx(
     reference: Reference | None = None,
     weights: Mapping[str, RowReader] | None = None,
     folder: Path | None = None,
+    within: Mapping[str, tuple[int, int]] | None = None,
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_scores: Mapping[str, Array] | None = None,
@@ -73,6 +74,7 @@ def import_onnx(
         reference: The source's own scoring; default: onnxruntime on the graph as it was.
         weights: What gives the rows of initializers that are not in the graph, by name; it needs a `reference`.
         folder: Folder of external data, where the graph is not given as a file.
+        within: Prepared ids [low, high) that the source takes, by feature; others are refused by the feature's name.
         check_rows: Made-up rows for the check; 0: none.
         check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
             them, and compared; others that are no feature are let be.
@@ -95,7 +97,9 @@ def import_onnx(
             for note in guess.notes:
                 console.print(note, markup=False, style="yellow")
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
-        split = Split.of(source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, weights)
+        split = Split.of(
+            source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, weights, within or {}
+        )
     if reference is None:
         if weights:
             raise InvalidInput("weights: rows that are not in the graph need a reference, the source's own scoring")

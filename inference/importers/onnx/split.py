@@ -69,6 +69,7 @@ class Split:
         options: Mapping[str, TableOptions],
         max_dense_bytes: int,
         weights: Mapping[str, RowReader] | None,
+        within: Mapping[str, tuple[int, int]],
     ) -> Split:
         """Split a graph."""
         chosen = chosen_outputs(source, outputs)
@@ -97,7 +98,9 @@ class Split:
         served = {tensor: replace(each, read=(weights or {}).get(tensor)) for tensor, each in served.items()}
         taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
         serving = plan_serving(cut, uses, schema, served, taken)
-        limits = tuple(IdRange((each,), 0, None, high, None, low) for each, (low, high) in bound.within().items())
+        limits = tuple(
+            IdRange((each,), 0, None, high, None, low) for each, (low, high) in {**bound.within(), **within}.items()
+        )
         return cls(
             source, schema, bound, chosen, described, cut, uses, rest, served, serving, kept, large, limits
         )  # fmt: skip
