@@ -48,7 +48,9 @@ COMMANDS: Final = {
 """Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`, but
 for those that have commands of their own (`COMMANDS_OF`)."""
 
-COMMANDS_OF: Final[dict[str, dict[str, str]]] = {"import": {"onnx": "Models", "savedmodel": "Models", "table": "Tables"}}
+COMMANDS_OF: Final[dict[str, dict[str, str]]] = {
+    "import": {"onnx": "Models", "savedmodel": "Models", "table": "Tables"}
+}
 """Command -> its own commands, each with its group in the help: the function and the module of its name in
 `ringpull.deploy.commands.importing`."""
 

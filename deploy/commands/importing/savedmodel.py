@@ -128,7 +128,7 @@ def lengths_of(given: Sequence[str]) -> dict[str, int]:
     lengths = {}
     for each in given:
         name, _, number = each.rpartition("=")
-        if not name or not number.isdecimal() or not 1 <= int(number[:9]) or len(number) > 9:
+        if not name or not number.isdecimal() or int(number[:9]) < 1 or len(number) > 9:
             raise InvalidInput(f"--length {each!r}: write INPUT=NUMBER, such as genres=5")
         lengths[name] = int(number)
     return lengths

@@ -3,7 +3,8 @@
     {"do": "convert", "folder": ..., "out": ..., "tags": [..], "signatures": [..], "texts": {..}, "big_bytes": ...}
     {"do": "score", "rows": "rows.npz", "scores": "scores.npz"}
 
-An answer is `{"answer": ...}`, or `{"refused": kind, "message": ...}`. What TensorFlow prints goes to standard error.
+An answer is `{"answer": ...}`, `{"refused": kind, "message": ...}`, or `{"missing": package}`. What TensorFlow prints
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -91,15 +93,20 @@ def _example(row: Mapping[str, NDArray[Any]]) -> bytes:
 
 def answer(session: Session, line: str) -> dict[str, Any]:
     """Return the answer to one line."""
-    from ringpull.inference.importers.savedmodel.converter.refusing import Refused
+    from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
 
     job = json.loads(line)
     try:
         return {"answer": getattr(session, job["do"])(job)}
     except Refused as exc:
         return {"refused": exc.kind, "message": str(exc)}
-    except MemoryError:
-        return {"refused": "invalid", "message": "there is not enough memory for it"}
+    except ModuleNotFoundError as exc:
+        return {"missing": exc.name}
+    except Exception as exc:  # of libraries, and of graphs that nobody thought of: the process lives to say so
+        if isinstance(exc, MemoryError):
+            return {"refused": "invalid", "message": "there is not enough memory for it"}
+        traceback.print_exc()
+        return {"refused": "refused", "message": f"it cannot be converted: {type(exc).__name__}: {brief(exc)}"}
 
 
 def main() -> None:
