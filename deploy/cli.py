@@ -33,9 +33,11 @@ COMMANDS: Final = {
     "stop": "A deployment",
     "predict": "Predictions",
     "lookup": "Predictions",
+    "top-k": "Predictions",
     "loadtest": "Predictions",
     "export": "Models, before they are served",
     "import": "Models, before they are served",
+    "compose": "Models, before they are served",
     "inspect": "Models, before they are served",
     "plan": "Models, before they are served",
     "load": "A change while it serves",
@@ -45,8 +47,8 @@ COMMANDS: Final = {
     "label": "A change while it serves",
     "rebalance": "A change while it serves",
 }
-"""Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`, but
-for those that have commands of their own (`COMMANDS_OF`)."""
+"""Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`
+(`top-k`: `top_k`), but for those that have commands of their own (`COMMANDS_OF`)."""
 
 COMMANDS_OF: Final[dict[str, dict[str, str]]] = {
     "import": {"onnx": "Models", "savedmodel": "Models", "table": "Tables"}
@@ -75,7 +77,8 @@ class LazyCommands(TyperGroup):
     def load(self, name: str) -> Any:
         if name in COMMANDS_OF:
             return typer.main.get_command(_import_group)
-        function = getattr(import_module(f"{self.package}.{name}"), name)
+        called = name.replace("-", "_")
+        function = getattr(import_module(f"{self.package}.{called}"), called)
         alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         alone.command(name, rich_help_panel=self.table[name])(function)
         return typer.main.get_command(alone)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringpull.ps.errors import CorruptData
-from ringpull.ps.identity import differ, number_of
+from ringpull.ps.errors import CorruptData, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
+from ringpull.ps.identity import differ, number_of, text_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.table import Table
+from ringpull.ps.wire.messages import PullRequest
+from ringpull.ps.wire.top_k_messages import TopKRequest
 
 
 @dataclass(slots=True)
@@ -107,3 +109,54 @@ def mixes(before: Mapping[str, ServedTable], bases: Mapping[str, Base]) -> bool:
     return any(
         name in before and differ(before[name].table.base.identity, base.identity) for name, base in bases.items()
     )
+
+
+def opened_version(state: ShardState, shard: int, model: str, version: int) -> OpenVersion:
+    """Return an open version.
+
+    Raises:
+        NotFound: It is not open.
+        Unavailable: It should be open, and could not be opened.
+    """
+    opened = state.versions.get((model, version))
+    if opened is None:
+        raise not_open(state, shard, model, version)
+    return opened
+
+
+def table_of(tables: Mapping[str, ServedTable], model: str, version: int, name: str) -> ServedTable:
+    """Return a table of an open version.
+
+    Raises:
+        NotFound: It has none of this name.
+    """
+    served = tables.get(name)
+    if served is None:
+        raise NotFound(f"model {model}, version {version}: there is no table {name!r}; it has {sorted(tables)}")
+    return served
+
+
+def check_identity(opened: OpenVersion, shard: int, request: PullRequest | TopKRequest) -> None:
+    """Refuse a request that means another content than the open version has.
+
+    Raises:
+        OtherContent: It does.
+    """
+    if request.identity != opened.identity and request.identity and opened.identity:
+        what = f"{request.model}/{request.version} on shard {shard}"
+        raise OtherContent.found(what, text_of(opened.identity), text_of(request.identity))
+
+
+def not_open(state: ShardState, shard: int, model: str, version: int) -> RingpullError:
+    """Return the error for a version that is not open."""
+    message = f"model {model!r}, version {version} is not open on shard {shard}"
+    reason = state.refusals.get((model, version))
+    if reason is not None and (model, version) in state.assigned:
+        return Unavailable(f"{message}: {reason}")  # Another replica may have it.
+    return NotFound(message)
+
+
+def not_owner(state: ShardState, shard: int, table: str, slot: int) -> NotOwner:
+    """Return the error for a slot that is not served."""
+    message = f"shard {shard} does not own slot {slot} of table {table} at epoch {state.epoch}"
+    return NotOwner(message, epoch=state.epoch)

@@ -53,6 +53,9 @@ from ringpull.ps.wire.threads import LookupThreads
 
 Result = TypeVar("Result")
 
+SCAN_NICE: Final = 10
+"""How much scans of whole tables give way to pulls: they take what processor time these leave, and little else."""
+
 TIDY_AFTER_S: Final = 30.0
 """Time for which copies that are no longer served stay on disk."""
 
@@ -124,6 +127,7 @@ class ShardProcess:
         self._versions: frozenset[tuple[str, int]] | None = None
         self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
         self._lookups, self._streams = LookupThreads(threads), LookupThreads(1, name="stream")
+        self._scans = LookupThreads(1, name="scan", nice=SCAN_NICE)
         self._loop, self._thread = _running_loop(f"shard-{shard}")
         self._server = self._new_server(admission, tally := ServerTally() if metrics else None)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
@@ -138,6 +142,7 @@ class ShardProcess:
             self._lookups,
             hello=self._hello,
             streams=self._streams,
+            scans=self._scans,
             admission_limits=admission,
             tally=tally,
             tls=self._tls,
@@ -410,6 +415,7 @@ class ShardProcess:
         # Look-ups end first, because their answers go through the loop.
         self._lookups.close()
         self._streams.close()
+        self._scans.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
+from ringpull.ps.errors import InvalidInput, OtherContent
 from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, identity_in, number_of, text_of
 from ringpull.ps.open_versions import (
@@ -30,10 +30,15 @@ from ringpull.ps.open_versions import (
     ServedTable,
     ShardState,
     TableKey,
+    check_identity,
     check_keys,
     is_content_of,
     mixes,
+    not_open,
+    not_owner,
     open_base,
+    opened_version,
+    table_of,
 )
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.ring import SlotRange
@@ -43,6 +48,7 @@ from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.table import Table
+from ringpull.ps.store.top_k import scan_cost, scan_table
 from ringpull.ps.transfer.source import read_block
 from ringpull.ps.wire.messages import (
     DescribeReply,
@@ -54,6 +60,7 @@ from ringpull.ps.wire.messages import (
     ShardStatistics,
     TableStatistics,
 )
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 
 class Shard:
@@ -233,7 +240,7 @@ class Shard:
         with self._control:
             versions = dict(self._state.versions)
             if versions.pop((model, version), None) is None:
-                raise self._not_open(self._state, model, version)
+                raise not_open(self._state, self._shard, model, version)
             self._state = replace(self._state, versions=versions)
 
     def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> bool:
@@ -290,25 +297,46 @@ class Shard:
             Unavailable: A key's slot is owned, but its rows are not stored here; another replica may answer.
         """
         state = self._state
-        opened = self._opened(state, request.model, request.version)
-        if request.identity != opened.identity and request.identity and opened.identity:
-            raise OtherContent.found(
-                f"{request.model}/{request.version} on shard {self._shard}",
-                text_of(opened.identity),
-                text_of(request.identity),
-            )
+        opened = opened_version(state, self._shard, request.model, request.version)
+        check_identity(opened, self._shard, request)
         tables = opened.tables
-        served = [self._table(tables, request.model, request.version, lookup.table) for lookup in request.lookups]
+        served = [table_of(tables, request.model, request.version, lookup.table) for lookup in request.lookups]
         try:
             reply = pull_tables([each.table for each in served], [each.mask for each in served], request)
         except SlotNotOwned as exc:
-            raise self._not_owner(state, exc.table, exc.slot) from exc
+            raise not_owner(state, self._shard, exc.table, exc.slot) from exc
         with self._counting:
             self._requests += 1
             for each, lookup, missing in zip(served, request.lookups, reply.missing.tolist(), strict=True):
                 each.counts.keys += lookup.keys
                 each.counts.missing += missing
         return reply
+
+    def top_k(self, request: TopKRequest, go_on: Callable[[], None] = lambda: None) -> TopKReply:
+        """Return the rows of the requested slots of one table that score highest.
+
+        Args:
+            go_on: Called again and again; what it raises ends the scan.
+
+        Raises:
+            RingpullError: Any that `pull` raises, of a slot in place of a key; InvalidInput: queries do not fit.
+        """
+        state = self._state
+        opened = opened_version(state, self._shard, request.model, request.version)
+        check_identity(opened, self._shard, request)
+        served = table_of(opened.tables, request.model, request.version, request.table)
+        try:
+            reply = scan_table(served.table, served.mask, request, go_on)
+        except SlotNotOwned as exc:
+            raise not_owner(state, self._shard, exc.table, exc.slot) from exc
+        with self._counting:
+            self._requests += 1
+        return reply
+
+    def top_k_cost(self, request: TopKRequest) -> float:
+        """Return what a request costs (`scan_cost`); 0 where it would fail."""
+        served = self._served_table((request.model, request.version, request.table))
+        return 0.0 if served is None else scan_cost(served.table, request)
 
     def range_pull(self, request: RangePullRequest) -> RangePullReply:
         """Return the next block of a slot range: stored rows, bit for bit, in the order of their positions.
@@ -457,8 +485,8 @@ class Shard:
     def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[ServedTable, SlotRange]:
         """Return the table and the slots that a request about a range names, all of them owned here."""
         state = self._state
-        opened = self._opened(state, request.model, request.version)
-        served = self._table(opened.tables, request.model, request.version, request.table)
+        opened = opened_version(state, self._shard, request.model, request.version)
+        served = table_of(opened.tables, request.model, request.version, request.table)
         found = served.table.base.identity
         if differ(found, request.identity):
             what = f"table {request.table} of {request.model}/{request.version} on shard {self._shard}"
@@ -468,28 +496,5 @@ class Shard:
             raise InvalidInput(f"{verb}: slots {begin} to {end} are not a range within 0..{SLOTS}")
         if served.mask is not None and not served.mask[begin:end].all():
             slot = begin + int(np.argmin(served.mask[begin:end]))
-            raise self._not_owner(state, request.table, slot)
+            raise not_owner(state, self._shard, request.table, slot)
         return served, SlotRange(begin, end)
-
-    def _opened(self, state: ShardState, model: str, version: int) -> OpenVersion:
-        opened = state.versions.get((model, version))
-        if opened is None:
-            raise self._not_open(state, model, version)
-        return opened
-
-    def _table(self, tables: Mapping[str, ServedTable], model: str, version: int, name: str) -> ServedTable:
-        served = tables.get(name)
-        if served is None:
-            raise NotFound(f"model {model}, version {version}: there is no table {name!r}; it has {sorted(tables)}")
-        return served
-
-    def _not_open(self, state: ShardState, model: str, version: int) -> RingpullError:
-        message = f"model {model!r}, version {version} is not open on shard {self._shard}"
-        reason = state.refusals.get((model, version))
-        if reason is not None and (model, version) in state.assigned:
-            return Unavailable(f"{message}: {reason}")  # Another replica may have it.
-        return NotFound(message)
-
-    def _not_owner(self, state: ShardState, table: str, slot: int) -> NotOwner:
-        message = f"shard {self._shard} does not own slot {slot} of table {table} at epoch {state.epoch}"
-        return NotOwner(message, epoch=state.epoch)

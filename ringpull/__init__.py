@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ringpull.inference.export.report import ExportReport as ExportReport
     from ringpull.inference.export.table_options import TableOptions as TableOptions
     from ringpull.inference.export.tables_alone import export_tables as export_tables
+    from ringpull.inference.importers.compose.composing import compose as compose
     from ringpull.inference.prediction import Filled as Filled
     from ringpull.inference.prediction import Prediction as Prediction
     from ringpull.inference.prediction import Timings as Timings
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ringpull.inference.schema.transforms import Log as Log
     from ringpull.inference.schema.transforms import Normalize as Normalize
     from ringpull.inference.schema.transforms import Vocabulary as Vocabulary
+    from ringpull.inference.top_k_answer import TopK as TopK
     from ringpull.ps.bytes_rows import BytesRows as BytesRows
 
     Sequence = IdSequence
@@ -55,12 +57,14 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.export.report": ("ExportReport",),
     "ringpull.inference.export.table_options": ("TableOptions",),
     "ringpull.inference.export.tables_alone": ("export_tables",),
+    "ringpull.inference.importers.compose.composing": ("compose",),
     "ringpull.inference.prediction": ("Filled", "Prediction", "Timings"),
     "ringpull.inference.rows_answer": ("RowsAnswer",),
     "ringpull.inference.schema.columns": ("Ragged",),
     "ringpull.inference.schema.kinds": ("Cross", "Dense", "IdSequence", "Sparse"),
     "ringpull.inference.schema.schema": ("Schema",),
     "ringpull.inference.schema.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
+    "ringpull.inference.top_k_answer": ("TopK",),
     "ringpull.ps.bytes_rows": ("BytesRows",),
 }
 _OLD_NAMES: Final = {"Sequence": "IdSequence"}

@@ -19,7 +19,7 @@ import numpy as np
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
 from ringpull.ps.spec import Pooling, TableSpec
-from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.batch import Batch
 from ringpull.router.connections import Connect, Connections
@@ -32,11 +32,13 @@ from ringpull.router.partition import Part
 from ringpull.router.pull import Pull, ServedTable, ServedVersion
 from ringpull.router.route_planning import RoutePlanner
 from ringpull.router.routes import Refresh, Routes
+from ringpull.router.scan import Scan
 from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
 from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
 from ringpull.router.top_k import TopKQuery, TopKResult
+from ringpull.router.top_k_merge import merged
 
 
 class Router:
@@ -71,6 +73,10 @@ class Router:
         self._calls = ShardCalls(self._connections, self._health, self._tally, chosen, clock=clock)
         self._routes = Routes(refresh, self._want, deployment=deployment, clock=clock)
         self._planner = RoutePlanner(self._routes, self._health, self._calls.loads)
+        self._scan_calls = ShardCalls(
+            self._connections, self._health, self._tally, chosen.for_scans(), clock=clock, tells_health=False
+        )
+        self._scan_planner = RoutePlanner(self._routes, self._health, self._scan_calls.loads)
         self._in_flight = InFlightByEpoch()
         self._served: dict[tuple[str, int], ServedVersion] = {}
 
@@ -85,6 +91,7 @@ class Router:
         view = copy(self)
         view._tally = Tally()
         view._calls = self._calls.counted_by(view._tally)
+        view._scan_calls = self._scan_calls.counted_by(view._tally)
         return view
 
     def update(self, shard_map: ShardMap) -> bool:
@@ -190,7 +197,28 @@ class Router:
             DeadlineExceeded: Not all rows were looked at in time.
             Unavailable: No live shard could answer for some slots of a table whose policy is `error`.
         """
-        raise NotImplementedError
+        self._tally.pulls += 1
+        try:
+            return await self._top_k(model, version, query, deadline_s)
+        except BaseException:
+            self._tally.failed += 1
+            raise
+
+    async def _top_k(self, model: str, version: int, query: TopKQuery, deadline_s: float) -> TopKResult:
+        now_s = self._clock()
+        if deadline_s <= now_s:
+            raise DeadlineExceeded("no time was left to ask the shards")
+        served = self._version(model, version)
+        table = served.tables.get(query.table)
+        if table is None:
+            raise NotFound(f"{model}/{version} has no table {query.table!r}; it has {sorted(served.tables)}")
+        query.check(table.spec)
+        answer_by_s = self._settings.answer_by_s(now_s, deadline_s)
+        scan = Scan(model, version, table.spec, query, answer_by_s, served.identity)
+        answers = await ScatterGather(scan, self._scan_planner, self._scan_calls, self._in_flight).answers()
+        replies = [reply for _, reply in answers if reply is not None]
+        lost = sum(part.size for part, reply in answers if reply is None)
+        return merged(replies, len(query.vectors), query.k, lost=lost, epoch=self.epoch)
 
     async def _pull(
         self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float, max_reply_bytes: int
@@ -266,7 +294,7 @@ def _tables(
     return tables
 
 
-def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:
+def _merged(pull: Pull, answers: Sequence[Answer[Part, PullReply]]) -> list[LookupResult]:
     if pull.max_reply_bytes:
         nbytes = sum(reply.data.nbytes for _, reply in answers if reply is not None)
         if nbytes > pull.max_reply_bytes:  # before they are copied once more
@@ -284,5 +312,5 @@ def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:
     return merge.results()
 
 
-def _by_shard(answer: Answer) -> int:
+def _by_shard(answer: Answer[Part, PullReply]) -> int:
     return answer[0].shard or 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ringpull.ps.wire.messages import PullReply, PullRequest
+from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 from ringpull.router.lookup import Lookup, LookupResult
 
 TableKey = tuple[str, str]
@@ -30,10 +31,11 @@ class RouterCounters:
     """Counts of one router."""
 
     pulls: int = 0
+    """Pulls, and scans for top-k."""
     failed: int = 0
-    """Pulls that raised, cancelled ones included."""
+    """Those that raised, cancelled ones included."""
     messages: int = 0
-    """Pull requests sent to shards."""
+    """Requests of pulls and scans sent to shards."""
     sent_bytes: int = 0
     """Bytes of arrays in requests; headers are not counted."""
     received_bytes: int = 0
@@ -63,14 +65,21 @@ class Tally:
         self._tables: dict[str, dict[str, list[int]]] = {}
         """The fields of `TableCounters`, by model, then table."""
 
-    def sent(self, request: PullRequest) -> None:
+    def sent(self, request: Request) -> None:
         """Count one message to a shard."""
         self.messages += 1
-        self.sent_bytes += request.positions.nbytes + request.lengths.nbytes + request.weights.nbytes
+        if isinstance(request, PullRequest):
+            self.sent_bytes += request.positions.nbytes + request.lengths.nbytes + request.weights.nbytes
+        elif isinstance(request, TopKRequest):
+            self.sent_bytes += request.vectors.nbytes + request.ranges.nbytes
+            self.sent_bytes += request.lengths.nbytes + request.positions.nbytes
 
-    def received(self, reply: PullReply) -> None:
+    def received(self, reply: Reply) -> None:
         """Count one answer."""
-        self.received_bytes += reply.values.nbytes + reply.missing.nbytes + reply.found.nbytes + reply.absent.nbytes
+        if isinstance(reply, PullReply):
+            self.received_bytes += reply.values.nbytes + reply.missing.nbytes + reply.found.nbytes + reply.absent.nbytes
+        elif isinstance(reply, TopKReply):
+            self.received_bytes += reply.counts.nbytes + reply.positions.nbytes + reply.scores.nbytes
 
     def looked_up(self, model: str, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
         """Count the merged look-ups of one pull."""

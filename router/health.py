@@ -171,10 +171,14 @@ class Health:
         if condition.failures >= self._settings.eject_failures or isinstance(error, Stranger):
             self._eject(address, condition, error)
 
-    def slow(self, address: ShardAddress, asked_s: float) -> Condition:
-        """Note that a shard asked at `asked_s` is slow; return its condition, to wait for changes of it."""
+    def slow(self, address: ShardAddress, asked_s: float, *, counts: bool = True) -> Condition:
+        """Note that a shard asked at `asked_s` is slow; return its condition, to wait for changes of it.
+
+        Args:
+            counts: Whether it is a reason to eject it, if there are more; else it is only pinged.
+        """
         condition = self._in_trouble(address, asked_s)
-        condition.slow_answers += 1
+        condition.slow_answers += counts
         if self._is_always_slow(condition):
             condition.stop()  # an answer to a ping that is under way would readmit it at once
             self._eject(address, condition, Unavailable(f"{condition.slow_answers} answers in a row were late"))

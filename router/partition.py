@@ -56,6 +56,11 @@ class Part:
     targets: Int64Array
     """(vectors,): where the vector of each sub-bag, or of each key when unpooled, goes among the look-up's outputs."""
 
+    @property
+    def size(self) -> int:
+        """Number of keys."""
+        return self.positions.size
+
     def lookups(self) -> list[int]:
         """Return the indexes of the look-ups that this part has keys of: those of `request`, in its order."""
         return np.flatnonzero(self.keys).tolist()

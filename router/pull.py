@@ -1,4 +1,4 @@
-"""Pull as a value: what all its messages, retries and hedges have in common.
+"""Pull as a value: the question about keys, and what all its messages, retries and hedges have in common.
 
 Made once by `Router.pull`, after everything a caller can get wrong was checked; nothing of it changes afterwards.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ringpull.ps.errors import NotAnswered, RingpullError, Unavailable
+from ringpull.ps.errors import NotAnswered, ProtocolError, Unavailable
 from ringpull.ps.spec import Float32Array, OnUnavailable, TableSpec
+from ringpull.ps.wire.messages import PullReply, PullRequest, Reply
 from ringpull.router.batch import Batch, Int64Array
-from ringpull.router.partition import Part
-from ringpull.router.shard_map import ShardAddress
-
-Exclusions = Mapping[ShardAddress, RingpullError]
-"""Shards that are not asked, and why."""
+from ringpull.router.partition import Part, divide, partition
+from ringpull.router.question import Exclusions
+from ringpull.router.replicas import Placement, least_loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,40 @@ class Pull:
     max_reply_bytes: int = 0
     """Most bytes of rows of bytes in all answers; 0: any."""
 
+    @property
+    def size(self) -> int:
+        """Keys of all look-ups."""
+        return self.batch.keys.size
+
+    def parts(self, batches: Sequence[Batch], placement: Placement, waiting: Int64Array) -> list[Part]:
+        """Return parts by the owners of a map: see `partition`."""
+        replicas = placement.replicas(self.model, self.batch.tables)
+        full_copy = least_loaded(waiting)
+        return [part for batch in batches for part in partition(batch, replicas, full_copy, placement.owners, waiting)]
+
+    def as_batch(self, part: Part) -> Batch:
+        """Return the keys of a part, to be asked for anew."""
+        return part.as_batch()
+
+    def divide(self, part: Part, table: str, slots: Sequence[tuple[int, int]]) -> tuple[Batch | None, Batch | None]:
+        """Return the keys of a part in these slots of a table, and all others; None: there are none."""
+        return divide(part, table, slots)
+
+    def request(self, part: Part, epoch: int) -> PullRequest:
+        """Return the message that asks for a part, by the map of this epoch."""
+        return part.request(self.model, self.version, epoch, self.identity, self.max_reply_bytes)
+
+    def checked(self, part: Part, reply: Reply) -> PullReply:
+        """Return the answer to a part.
+
+        Raises:
+            ProtocolError: It is none.
+        """
+        if not isinstance(reply, PullReply):
+            raise ProtocolError(f"shard {part.shard} answered a pull with {type(reply).__name__}")
+        part.check_reply(reply, self.dims)
+        return reply
+
     def strict_tables(self, parts: Sequence[Part]) -> list[str]:
         """Return the tables that have keys in these parts and do not allow them to be lost, sorted by name."""
         specs = [self.tables[index].spec for part in parts for index in part.lookups()]
@@ -66,9 +99,23 @@ class Pull:
             Unavailable: They do not; names the tables, and why each shard of `excluded` was not asked. It is
                 `NotAnswered` where only some keys of the pull are to blame, which are damaged.
         """
-        strict = self.strict_tables(parts)
-        if strict:
-            why = "; ".join(f"shard {address.shard}: {error}" for address, error in excluded.items())
-            damaged = any(isinstance(error, NotAnswered) for error in excluded.values())
-            kind = NotAnswered if damaged else Unavailable
-            raise kind(f"no live shard could answer for keys of {', '.join(strict)} ({why})")
+        check_may_be_lost(self.strict_tables(parts), excluded, "keys")
+
+
+def check_may_be_lost(strict: Sequence[str], excluded: Exclusions, things: str) -> None:
+    """Refuse to lose things of tables that do not allow that.
+
+    Args:
+        strict: These tables.
+        excluded: Shards that were not asked.
+        things: What is lost, as the error calls it.
+
+    Raises:
+        Unavailable: There are such tables.
+        NotAnswered: There are, and only some of the things are to blame, which are damaged.
+    """
+    if strict:
+        why = "; ".join(f"shard {address.shard}: {error}" for address, error in excluded.items())
+        damaged = any(isinstance(error, NotAnswered) for error in excluded.values())
+        kind = NotAnswered if damaged else Unavailable
+        raise kind(f"no live shard could answer for {things} of {', '.join(strict)} ({why})")

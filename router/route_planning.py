@@ -1,37 +1,36 @@
-"""Route planning: takes keys, gives parts of them with the shard to ask for each.
+"""Route planning: takes things to ask about, keys mostly, gives parts of them with the shard to ask for each.
 
-A plan is made by the newest map; keys without an owner there that may be asked go by the map before it, while a move
-drains. Every key is in exactly one part of a plan, also those that no shard can be asked for.
+A plan is made by the newest map; things without an owner there that may be asked go by the map before it, while a move
+drains. Each is in exactly one part of a plan, also those that no shard can be asked about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic
 
-from ringpull.router.batch import Batch
 from ringpull.router.health import Health
-from ringpull.router.partition import Part, partition
-from ringpull.router.pull import Exclusions, Pull
-from ringpull.router.replicas import Loads, Placement, least_loaded
+from ringpull.router.question import BatchT, Exclusions, PartT, Question
+from ringpull.router.replicas import Loads, Placement
 from ringpull.router.routes import Routes
 from ringpull.router.shard_map import ShardAddress, Stamp
 
 
 @dataclass(frozen=True, slots=True)
-class RoutePlan:
-    """Parts of a pull and the shards they are asked of, by the map of one moment."""
+class RoutePlan(Generic[PartT]):
+    """Parts of a question and the shards they are asked of, by the map of one moment."""
 
     stamp: Stamp
-    parts: Sequence[tuple[Placement, Part]]
+    parts: Sequence[tuple[Placement, PartT]]
     """Parts with a shard to ask, each with the map it goes by: the newest one, or the one before it."""
-    unowned: Sequence[Part]
+    unowned: Sequence[PartT]
     """Parts without an owner that may be asked."""
     excluded: Exclusions
 
 
 class RoutePlanner:
-    """Plans the rounds of all pulls of a router."""
+    """Plans the rounds of all questions of one kind of a router."""
 
     def __init__(self, routes: Routes, health: Health, loads: Loads) -> None:
         self._routes = routes
@@ -39,9 +38,14 @@ class RoutePlanner:
         self._loads = loads
 
     def plan(
-        self, pull: Pull, batches: Sequence[Batch], excluded: Exclusions, *, spare_ejected: bool = False
-    ) -> RoutePlan:
-        """Return whom to ask for these keys of a pull, the shards in `excluded` left out.
+        self,
+        question: Question[BatchT, PartT, Any],
+        batches: Sequence[BatchT],
+        excluded: Exclusions,
+        *,
+        spare_ejected: bool = False,
+    ) -> RoutePlan[PartT]:
+        """Return whom to ask about these things of a question, the shards in `excluded` left out.
 
         Ejected shards are asked only for what no other shard has; if `spare_ejected`, not even for that.
 
@@ -49,10 +53,11 @@ class RoutePlanner:
             Unavailable: There is no map.
         """
         current, ejected = self._routes.current(), self._health.ejected
-        parts, unowned = self._assign(pull, batches, current, {**excluded, **ejected} if ejected else excluded)
+        parts, unowned = self._assign(question, batches, current, {**excluded, **ejected} if ejected else excluded)
         if unowned and ejected and not spare_ejected:
             excluded = {**excluded, **self._health.given_up}
-            more, unowned = self._assign(pull, [part.as_batch() for part in unowned], current, excluded)
+            again = [question.as_batch(part) for part in unowned]
+            more, unowned = self._assign(question, again, current, excluded)
             parts += more
         return RoutePlan(current.shard_map.stamp, parts, unowned, excluded)
 
@@ -65,22 +70,23 @@ class RoutePlanner:
         self._routes.ask_soon()
 
     def _assign(
-        self, pull: Pull, batches: Sequence[Batch], current: Placement, spared: Collection[ShardAddress]
-    ) -> tuple[list[tuple[Placement, Part]], list[Part]]:
-        """Give keys to owners by this map, else to those by the map before it; return what is unowned, too."""
-        parts: list[tuple[Placement, Part]] = []
-        unowned: list[Part] = []
+        self,
+        question: Question[BatchT, PartT, Any],
+        batches: Sequence[BatchT],
+        current: Placement,
+        spared: Collection[ShardAddress],
+    ) -> tuple[list[tuple[Placement, PartT]], list[PartT]]:
+        """Give things to owners by this map, else to those by the map before it; return what is unowned, too."""
+        parts: list[tuple[Placement, PartT]] = []
+        unowned: list[PartT] = []
         placement: Placement | None = current
         while batches and placement is not None:
-            replicas = placement.replicas(pull.model, pull.batch.tables)
             waiting = self._loads.waiting(placement, spared)
-            full_copy = least_loaded(waiting)
             unowned = []
-            for batch in batches:
-                for part in partition(batch, replicas, full_copy, placement.owners, waiting):
-                    if part.shard is None:
-                        unowned.append(part)
-                    else:
-                        parts.append((placement, part))
-            batches, placement = [part.as_batch() for part in unowned], placement.previous
+            for part in question.parts(batches, placement, waiting):
+                if part.shard is None:
+                    unowned.append(part)
+                else:
+                    parts.append((placement, part))
+            batches, placement = [question.as_batch(part) for part in unowned], placement.previous
         return parts, unowned

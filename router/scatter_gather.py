@@ -1,4 +1,5 @@
-"""Scatter-gather: asks shards for the keys of one pull until each is answered, or lost by its table's policy.
+"""Scatter-gather: asks shards about the keys of one pull, or the slots of one scan, until each is answered, or lost by
+its table's policy. What is said here of a pull and of keys goes for both: see `question.py`.
 
 A pull goes in rounds. A round takes keys, plans which shard to ask for which, and asks all of them at once.
 
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, NamedTuple, TypeGuard
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeGuard, TypeVar
 
 from ringpull.ps.errors import (
     ConnectionLost,
@@ -29,14 +31,11 @@ from ringpull.ps.errors import (
     RingpullError,
     Unavailable,
 )
-from ringpull.ps.wire.messages import PullReply
-from ringpull.router.batch import Batch
 from ringpull.router.connections import NotReached
 from ringpull.router.event_loop import let_answers_in, wake
 from ringpull.router.health import Condition
 from ringpull.router.in_flight import InFlightByEpoch
-from ringpull.router.partition import Part, divide
-from ringpull.router.pull import Exclusions, Pull
+from ringpull.router.question import BatchT, Exclusions, PartT, Question, ReplyT
 from ringpull.router.route_planning import RoutePlan, RoutePlanner
 from ringpull.router.shard_calls import ShardCalls
 from ringpull.router.shard_map import ShardAddress, Stamp
@@ -47,25 +46,34 @@ _STALL_FACTOR: Final = 1.5
 _MAX_STALLED_WAITS: Final = 4
 """Times a pull waits anew for that reason, at most: a shard may be stopped as well."""
 
-Answer = tuple[Part, PullReply | None]
+Answer = tuple[PartT, ReplyT | None]
 """A part and its answer. None: no shard could answer, and the tables' policy allows for that."""
 
+_T = TypeVar("_T")
 
-class _Call(NamedTuple):
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call(Generic[PartT, ReplyT]):
     """A part being asked of its shard."""
 
-    part: Part
+    part: PartT
     address: ShardAddress
     stamp: Stamp
     """Stamp of the map that it was planned by."""
     asked_s: float
-    answer: asyncio.Task[PullReply | RingpullError]
+    answer: asyncio.Task[ReplyT | RingpullError]
 
 
-class ScatterGather:
-    """The rounds of one pull."""
+class ScatterGather(Generic[BatchT, PartT, ReplyT]):
+    """The rounds of one pull, or of another question."""
 
-    def __init__(self, pull: Pull, planner: RoutePlanner, calls: ShardCalls, in_flight: InFlightByEpoch) -> None:
+    def __init__(
+        self,
+        pull: Question[BatchT, PartT, ReplyT],
+        planner: RoutePlanner,
+        calls: ShardCalls,
+        in_flight: InFlightByEpoch,
+    ) -> None:
         self._pull = pull
         self._planner = planner
         self._calls = calls
@@ -73,7 +81,7 @@ class ScatterGather:
         self._down: dict[ShardAddress, RingpullError] = {}
         """Shards that failed in this pull: not asked again in it."""
 
-    async def answers(self) -> list[Answer]:
+    async def answers(self) -> list[Answer[PartT, ReplyT]]:
         """Return answers to all keys of the pull, each key in exactly one.
 
         Raises:
@@ -81,14 +89,14 @@ class ScatterGather:
             DeadlineExceeded: A shard could, but not in time.
             RingpullError: Any shard would say the same.
         """
-        self._calls.count_asked(self._pull.batch.keys.size)
+        self._calls.count_asked(self._pull.size)
         return await self._round(self._planner.plan(self._pull, [self._pull.batch], self._down), {})
 
     # -- rounds --------------------------------------------------------------------------------------------------------
 
-    async def _round(self, plan: RoutePlan, slow_shards: Exclusions) -> list[Answer]:
+    async def _round(self, plan: RoutePlan[PartT], slow_shards: Exclusions) -> list[Answer[PartT, ReplyT]]:
         """Ask for all parts, and anew for those that fail or are slow; return answers to exactly these keys."""
-        answers: list[Answer] = []
+        answers: list[Answer[PartT, ReplyT]] = []
         if plan.unowned:
             if not plan.excluded or any(_is_gone(error) for error in plan.excluded.values()):
                 self._planner.ask_for_map()
@@ -100,12 +108,12 @@ class ScatterGather:
         self._in_flight.begin(plan.stamp.epoch)
         try:
             await self._wait_until_answered_or_slow(calls)
-            failed: list[tuple[_Call, RingpullError]] = []
-            slow: list[_Call] = []
+            failed: list[tuple[_Call[PartT, ReplyT], RingpullError]] = []
+            slow: list[_Call[PartT, ReplyT]] = []
             for call in calls:
                 if not call.answer.done():
                     slow.append(call)
-                elif isinstance(outcome := call.answer.result(), PullReply):
+                elif not isinstance(outcome := call.answer.result(), RingpullError):
                     answers.append((call.part, outcome))
                 else:
                     failed.append((call, outcome))
@@ -123,7 +131,7 @@ class ScatterGather:
             self._in_flight.end(plan.stamp.epoch)
         return answers
 
-    def _ask_all(self, plan: RoutePlan) -> list[_Call]:
+    def _ask_all(self, plan: RoutePlan[PartT]) -> list[_Call[PartT, ReplyT]]:
         loop, now_s = asyncio.get_running_loop(), self._calls.clock()
         calls = []
         for placement, part in plan.parts:
@@ -132,7 +140,7 @@ class ScatterGather:
             calls.append(_Call(part, placement.addresses[part.shard], plan.stamp, now_s, answer))
         return calls
 
-    async def _wait_until_answered_or_slow(self, calls: Sequence[_Call]) -> None:
+    async def _wait_until_answered_or_slow(self, calls: Sequence[_Call[PartT, ReplyT]]) -> None:
         """Wait until all are answered, or those that are not are slow."""
         loop, clock, delay_s = asyncio.get_running_loop(), self._calls.clock, self._calls.slow_after_s
         # By hand, with one timer a pull: half of what `asyncio.wait` costs, and this is the way of every pull.
@@ -163,10 +171,12 @@ class ScatterGather:
             # It is this loop that is slow. To hedge would give it more to do, when it has too much already.
             over = loop.create_future()
 
-    async def _retry(self, failed: Sequence[tuple[_Call, RingpullError]], slow_shards: Exclusions) -> list[Answer]:
+    async def _retry(
+        self, failed: Sequence[tuple[_Call[PartT, ReplyT], RingpullError]], slow_shards: Exclusions
+    ) -> list[Answer[PartT, ReplyT]]:
         """Return answers to parts whose shards gave none: from other owners, or by a newer map."""
-        lost: list[Answer] = []
-        retries: list[Batch] = []
+        lost: list[Answer[PartT, ReplyT]] = []
+        retries: list[BatchT] = []
         refused: dict[ShardAddress, RingpullError] = {}
         for call, error in failed:
             # A version that is registered here and not open there was retired: the shard is ahead of us.
@@ -181,7 +191,7 @@ class ScatterGather:
                 continue
             else:
                 raise error
-            retries.append(call.part.as_batch())
+            retries.append(self._pull.as_batch(call.part))
         stamp = failed[0][0].stamp
         if refused and not await self._renew_map(stamp):
             # The map we have is the newest there is, and its owner does not answer: as good as down.
@@ -199,10 +209,12 @@ class ScatterGather:
             self._calls.count_retries(len(retries))
         return lost + await self._round(plan, slow_shards)
 
-    async def _divide(self, call: _Call, error: NotAnswered, slow_shards: Exclusions) -> list[Answer]:
+    async def _divide(
+        self, call: _Call[PartT, ReplyT], error: NotAnswered, slow_shards: Exclusions
+    ) -> list[Answer[PartT, ReplyT]]:
         """Return answers to a part whose shard does not answer for some slots of a table: for these, damaged there,
         from other owners, and for all other keys from whomever they are asked of best, which may be this shard."""
-        refused, others = divide(call.part, error.table, error.slots)
+        refused, others = self._pull.divide(call.part, error.table, error.slots)
         if refused is None:  # It was not asked for any of them: it is not to be believed.
             return await self._retry([(call, Unavailable(str(error)))], slow_shards)
         self._calls.count_retries(1)
@@ -219,7 +231,7 @@ class ScatterGather:
         half_s = (self._pull.answer_by_s - now_s) / 2
         return await self._planner.renew_map(stamp, now_s + half_s, sparingly=sparingly)
 
-    def _check_time_may_be_up(self, call: _Call, error: DeadlineExceeded) -> None:
+    def _check_time_may_be_up(self, call: _Call[PartT, ReplyT], error: DeadlineExceeded) -> None:
         """Raise unless the tables of a part that was not answered in time allow its keys to be lost."""
         silent = self._calls.silent_since(call.address, call.asked_s)
         if silent:
@@ -232,7 +244,7 @@ class ScatterGather:
 
     # -- slow parts ----------------------------------------------------------------------------------------------------
 
-    async def _answer_slow(self, call: _Call, slow_shards: Exclusions) -> list[Answer]:
+    async def _answer_slow(self, call: _Call[PartT, ReplyT], slow_shards: Exclusions) -> list[Answer[PartT, ReplyT]]:
         """Return answers to a part that is slow: from its shard, or from the other owners."""
         condition = self._calls.mark_slow(call.address, call.asked_s)
         error = Unavailable(f"late after {self._elapsed_s(call) * 1e3:.0f} ms")
@@ -243,7 +255,7 @@ class ScatterGather:
         if call.answer.done():
             return await self._settle(call, call.answer.result(), slow_shards)
         excluded = {**self._down, **slow_shards}
-        plan = self._planner.plan(self._pull, [call.part.as_batch()], excluded, spare_ejected=True)
+        plan = self._planner.plan(self._pull, [self._pull.as_batch(call.part)], excluded, spare_ejected=True)
         if not plan.parts or self._pull.strict_tables(plan.unowned):
             # No other shard has these keys.
             return await self._settle(call, await _until_given_up(call, condition), slow_shards)
@@ -267,15 +279,17 @@ class ScatterGather:
             self._calls.count_hedge_won()
         return answers
 
-    async def _settle(self, call: _Call, outcome: PullReply | RingpullError, slow_shards: Exclusions) -> list[Answer]:
+    async def _settle(
+        self, call: _Call[PartT, ReplyT], outcome: ReplyT | RingpullError, slow_shards: Exclusions
+    ) -> list[Answer[PartT, ReplyT]]:
         """Return the answer that a shard gave in the end, or answers to its part from elsewhere."""
-        if isinstance(outcome, PullReply):
+        if not isinstance(outcome, RingpullError):
             return [(call.part, outcome)]
         if _in_part(outcome):
             return await self._divide(call, outcome, slow_shards)
         return await self._retry([(call, outcome)], slow_shards)
 
-    def _elapsed_s(self, call: _Call) -> float:
+    def _elapsed_s(self, call: _Call[PartT, ReplyT]) -> float:
         return self._calls.clock() - call.asked_s
 
 
@@ -290,13 +304,13 @@ def _in_part(error: RingpullError) -> TypeGuard[NotAnswered]:
 
 
 async def _first_complete(
-    own: asyncio.Task[PullReply | RingpullError], others: asyncio.Task[list[Answer]]
-) -> list[Answer] | None:
+    own: asyncio.Task[ReplyT | RingpullError], others: asyncio.Task[list[Answer[PartT, ReplyT]]]
+) -> list[Answer[PartT, ReplyT]] | None:
     """Return the answers of other owners to a slow part, or None where what its own shard said counts."""
     pending: set[asyncio.Task[Any]] = {own, others}
     while pending:
         _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        if own.done() and isinstance(own.result(), PullReply):
+        if own.done() and not isinstance(own.result(), RingpullError):
             return None
         if others.done() and others.exception() is None and all(reply is not None for _, reply in others.result()):
             return others.result()
@@ -304,7 +318,7 @@ async def _first_complete(
     return others.result() if others.exception() is None else None
 
 
-async def _until_given_up(call: _Call, condition: Condition) -> PullReply | RingpullError:
+async def _until_given_up(call: _Call[PartT, ReplyT], condition: Condition) -> ReplyT | RingpullError:
     """Return what a slow shard says in the end, or why it was given up."""
     while not call.answer.done():
         if condition.given_up is not None:
@@ -313,7 +327,7 @@ async def _until_given_up(call: _Call, condition: Condition) -> PullReply | Ring
     return call.answer.result()
 
 
-async def _all(coming: Sequence[Coroutine[Any, Any, list[Answer]]]) -> list[list[Answer]]:
+async def _all(coming: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
     """Run together; the first error ends all."""
     if len(coming) == 1:
         return [await coming[0]]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Final
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import SLOTS
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+
+SCAN_CAP_S: Final = 1.0
+"""Time after which every shard is slow to scan; also the delay until times of scans are learnt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,10 @@ class RouterSettings:
             raise InvalidInput(
                 f"router: backoff_max_s is {self.backoff_max_s}, below backoff_first_s, {self.backoff_first_s}"
             )
+
+    def for_scans(self) -> RouterSettings:
+        """Return the same settings for scans of tables, of which all may be slow: no answer is before `SCAN_CAP_S`."""
+        return replace(self, hedge_cap_s=max(self.hedge_cap_s, SCAN_CAP_S), hedge_burst_keys=SLOTS)
 
     def answer_by_s(self, now_s: float, deadline_s: float) -> float:
         """Return until when shards may answer a pull that has until `deadline_s`."""

@@ -1,7 +1,8 @@
 """Calls to shards: one part asked of one shard, and every account that a router keeps of its shards.
 
 All pulls of a router ask through one `ShardCalls`. What it learns from each call is entered here and in no other place:
-keys in flight, answer times, hedge budget, health, counters. So nothing is counted twice, and routing, waiting and
+keys in flight, answer times, hedge budget, health, counters. (Scans, which take as long as their table is large, have
+another one, with times and a budget of their own.) So nothing is counted twice, and routing, waiting and
 hedging read the same numbers. Pings (`health.py`) and statistics are no pulls, and count in none of these.
 """
 
@@ -9,19 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from copy import copy
-from typing import Final
+from typing import Any, Final
 
-from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, ProtocolError, RingpullError, Unavailable
-from ringpull.ps.wire.messages import PullReply
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, RingpullError, Unavailable
 from ringpull.router.connections import Connections, NotReached
 from ringpull.router.counters import Tally
 from ringpull.router.health import Condition, Health
 from ringpull.router.hedging import AnswerTimes, HedgeBudget
-from ringpull.router.partition import Part
-from ringpull.router.pull import Pull
+from ringpull.router.question import AnyPart, PartT, Question, ReplyT
 from ringpull.router.replicas import Loads, Placement
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress
@@ -40,7 +40,14 @@ class ShardCalls:
         settings: RouterSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
+        tells_health: bool = True,
     ) -> None:
+        """Begin with nothing asked.
+
+        Args:
+            tells_health: Whether slow answers mean that a shard is ill.
+        """
+        self._tells_health = tells_health
         self.loads = Loads()
         self.clock = clock
         self._connections = connections
@@ -60,23 +67,22 @@ class ShardCalls:
         calls._tally = tally
         return calls
 
-    async def ask_shard(self, pull: Pull, placement: Placement, part: Part) -> PullReply | RingpullError:
+    async def ask_shard(
+        self, question: Question[Any, PartT, ReplyT], placement: Placement, part: PartT
+    ) -> ReplyT | RingpullError:
         """Ask the shard of a part, and return its answer, checked, or what went wrong.
 
         When it is cancelled, an answer that comes yet is dropped by the connection, by its request id.
         """
         assert part.shard is not None
         address = placement.addresses[part.shard]
-        request = part.request(pull.model, pull.version, placement.epoch, pull.identity, pull.max_reply_bytes)
-        keys = part.positions.size
+        request, keys = question.request(part, placement.epoch), part.size
         self._tally.sent(request)
         self.loads.add(part.shard, keys)
         began_s = self.clock()
         try:
-            reply = await self._connections.ask(address, request, deadline_s=pull.answer_by_s)
-            if not isinstance(reply, PullReply):
-                raise ProtocolError(f"shard {part.shard} answered a pull with {type(reply).__name__}")
-            part.check_reply(reply, pull.dims)
+            reply = await self._connections.ask(address, request, deadline_s=question.answer_by_s)
+            answer = question.checked(part, reply)
         except (NotReached, ConnectionLost) as exc:
             self._tally.unavailable += 1
             self._health.failed(address, exc)
@@ -87,7 +93,7 @@ class ShardCalls:
             # Whatever it says: it is alive. `Unavailable` is a shard that has too much to do.
             self._tally.not_owner += isinstance(exc, NotOwner)
             self._tally.unavailable += isinstance(exc, Unavailable)
-            self._health.answered(address, self.clock() - began_s, self._times.delay_s)
+            self._note_answered(address, self.clock() - began_s)
             return exc
         except asyncio.CancelledError:
             # Another owner was faster. How long this one would have taken is not known, but that it was slow is: left
@@ -99,9 +105,13 @@ class ShardCalls:
             self.loads.add(part.shard, -keys)
         took_s = self.clock() - began_s
         self._times.add(took_s)
-        self._health.answered(address, took_s, self._times.delay_s)
+        self._note_answered(address, took_s)
         self._tally.received(reply)
-        return reply
+        return answer
+
+    def _note_answered(self, address: ShardAddress, took_s: float) -> None:
+        # A scan says that its shard is alive, and not how fast it answers pulls.
+        self._health.answered(address, took_s if self._tells_health else math.inf, self._times.delay_s)
 
     # -- slow shards, hedges, retries ----------------------------------------------------------------------------------
 
@@ -117,7 +127,7 @@ class ShardCalls:
 
     def mark_slow(self, address: ShardAddress, asked_s: float) -> Condition:
         """Note that a shard asked at `asked_s` is slow; return its condition, to wait for changes of it."""
-        return self._health.slow(address, asked_s)
+        return self._health.slow(address, asked_s, counts=self._tells_health)
 
     def silent_since(self, address: ShardAddress, since_s: float) -> bool:
         """Return whether a shard has said nothing from then on."""
@@ -131,11 +141,11 @@ class ShardCalls:
         """Count parts that are asked of other owners because their own failed, refused or was ejected."""
         self._tally.retries += parts
 
-    def count_hedge(self, address: ShardAddress, part: Part) -> None:
+    def count_hedge(self, address: ShardAddress, part: AnyPart) -> None:
         """Count a part that is asked of other owners while its own, at `address`, goes on."""
         self._tally.hedges += 1
-        self._budget.spend(part.positions.size)
-        logger.debug("pull hedged", extra={"shard": address.shard, "keys": part.positions.size})
+        self._budget.spend(part.size)
+        logger.debug("pull hedged", extra={"shard": address.shard, "keys": part.size})
 
     def count_hedge_won(self) -> None:
         """Count a hedged part that its other owners answered first."""

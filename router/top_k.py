@@ -16,18 +16,12 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
+from ringpull.ps.wire.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES
 
 Int64Array = NDArray[np.int64]
 
 Metric = Literal["dot", "cosine"]
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
-
-MAX_K: Final = 10_000
-"""Rows that a query may ask for."""
-MAX_QUERIES: Final = 64
-"""Queries of one call."""
-MAX_LISTED_KEYS: Final = 1_000_000
-"""Keys that all queries of a call may exclude, and as many that they may be limited to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,9 @@ class GuardedHead:
     lookups: list[ringpull_pb2.LookupRequest] = field(default_factory=list)
     rows: ringpull_pb2.LookupResponse = field(default_factory=lambda: ONE_ROW)
     """Answer to each look-up."""
+    top_ks: list[ringpull_pb2.TopKRequest] = field(default_factory=list)
+    best: ringpull_pb2.TopKResponse = field(default_factory=ringpull_pb2.TopKResponse)
+    """Answer to each top-k."""
     operations: FakeOperations = field(default_factory=FakeOperations)
 
     def get_status(self, body: bytes) -> Any:
@@ -70,6 +73,10 @@ class GuardedHead:
     def lookup(self, body: bytes) -> Any:
         self.lookups.append(ringpull_pb2.LookupRequest.FromString(body))
         return self.rows
+
+    def top_k(self, body: bytes) -> Any:
+        self.top_ks.append(ringpull_pb2.TopKRequest.FromString(body))
+        return self.best
 
     def call(self, body: bytes) -> Any:
         message = operations_pb2.OperationRequest.FromString(body)
@@ -103,6 +110,7 @@ def guarded_head(credentials: grpc.ServerCredentials | None = None, *, token: st
         "ringpull.v1.Predictor": {
             "Predict": head.predict,
             "Lookup": head.lookup,
+            "TopK": head.top_k,
             "GetModel": head.get_model,
             "ListModels": head.list_models,
         },

@@ -6,7 +6,7 @@ bit-exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,53 @@ class ReferenceTable:
             if pooling is Pooling.MEAN:
                 out[bag] /= end - begin
         return out
+
+    def top_k(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        *,
+        cosine: bool = False,
+        exclude: Iterable[int] = (),
+        among: Iterable[int] | None = None,
+    ) -> list[tuple[int, float]]:
+        """Keys and scores of the best rows, best first, to the last bit: see `row_scores`."""
+        left_out, allowed = {int(key) for key in exclude}, None if among is None else {int(key) for key in among}
+        keys = [key for key in self.rows if key not in left_out and (allowed is None or key in allowed)]
+        scores = row_scores(np.array([self.rows[key] for key in keys], np.float32).reshape(-1, self.dim), query, cosine)
+        found = [(key, float(score)) for key, score in zip(keys, scores, strict=True) if not np.isnan(score)]
+        return sorted(found, key=lambda each: (-each[1], each[0]))[:k]
+
+
+def row_scores(rows: NDArray[np.float32], query: NDArray[np.float32], cosine: bool = False) -> NDArray[np.float32]:
+    """Scores (N,) of rows (N, D): float32 sums in the order that ps/README.md lays down."""
+    if not cosine:
+        return lane_sums(rows, query)
+    length = np.sqrt((query.astype(np.float64) ** 2).sum())
+    unit = (query.astype(np.float64) / (length or 1.0)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        squares = lane_sums(rows, rows)
+        scores = lane_sums(rows, unit) / np.sqrt(squares)
+        for i in np.flatnonzero(~((squares > 1e-30) & (squares < 1e30))):
+            row = rows[i].astype(np.float64)
+            product, total = 0.0, 0.0
+            for number, other in zip(row, unit.astype(np.float64), strict=True):
+                product += number * other
+                total += number * number
+            scores[i] = np.float32(product / np.sqrt(total)) if total != 0 else 0.0
+    return scores
+
+
+def lane_sums(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums (N,) of products of rows (N, D): column c goes to lane c % 16, then lanes are halved."""
+    lanes = np.zeros((len(rows), 16), np.float32)
+    with np.errstate(all="ignore"):
+        for column in range(rows.shape[1]):
+            lanes[:, column % 16] += rows[:, column] * others[..., column]
+        while lanes.shape[1] > 1:
+            half = lanes.shape[1] // 2
+            lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]
 
 
 class ReferenceBytes:

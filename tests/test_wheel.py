@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SUB_PACKAGES = ("ps", "router", "inference", "deploy", "loadtest")
-PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile")
 
 OLDEST = ("protobuf==6.31.1", "grpcio-health-checking<1.76", "grpcio-reflection<1.76")
 """The oldest protobuf, with what else of a head has messages: a protobuf reads those of its own and the last major."""

@@ -1,8 +1,8 @@
 """Warm-up of the kernels: compiles all of them into numba's cache on disk, which every process shares.
 
 A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
-every operation through shard, wire and router, over a real connection, and the columns of two requests are read and
-joined as in the head.
+every operation, and ranked, through shard, wire and router, over a real connection, and the columns of two requests are
+read and joined as in the head.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress, ShardMap
+from ringpull.router.top_k import KeyLists, TopKQuery
 
 MODEL: Final = "warm-up"
 TABLE: Final = "table"
@@ -109,6 +110,9 @@ async def _pull_everything(shard_map: ShardMap) -> None:
         unpooled = [Lookup(table, Pooling.NONE, keys) for table in SPECS]
         for lookups in ([*pooled, weighted, *unpooled], pooled[:1]):
             await router.pull(MODEL, 1, lookups, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
+        vectors = np.ones((2, SPECS[TABLE].dim), np.float32)
+        query = TopKQuery(TABLE, vectors, 1, among=KeyLists.of([keys, keys[:1]]))
+        await router.top_k(MODEL, 1, query, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
     finally:
         await router.close()
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from ringpull.deploy import access, served
+from ringpull.deploy.commands.keys import key_reader, lines_of
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
-from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import above
-
-if TYPE_CHECKING:
-    from ringpull.inference.client.client import Client
 
 SEPARATOR: Final = "|"
 """Separator of the keys of a bag."""
@@ -59,12 +55,12 @@ def lookup(
 
     above(0).check("--timeout", timeout)
     pooling = None if pooling == "none" else pooling
-    asked = [*(keys or []), *([] if keys_from is None else _lines(keys_from))]
+    asked = [*(keys or []), *([] if keys_from is None else lines_of("--keys-from", keys_from))]
     if not asked:
         raise InvalidInput("give the keys as arguments, or with --keys-from FILE|-, one a line")
     bags = [[each] for each in asked] if pooling is None else [_bag(each) for each in asked]
     with Client(served.resolve_target(target), timeout_s=timeout, credentials=access.credentials()) as client:
-        read = _reader(client, model, table, version, label)
+        read = key_reader(client, model, table, version, label)
         flat = [read(key) for bag in bags for key in bag]
         offsets = None
         if pooling is not None:
@@ -83,35 +79,5 @@ def lookup(
         err.print(f"{answer.lost} keys could not be asked for: no live shard has them", style="yellow", highlight=False)
 
 
-def _lines(source: str) -> list[str]:
-    try:
-        if source != "-":
-            content = Path(source).read_bytes()
-        elif sys.stdin is None:
-            raise ValueError("standard input is closed")
-        else:
-            content = sys.stdin.buffer.read()
-        return [line.removesuffix("\r") for line in content.decode().removesuffix("\n").split("\n")] if content else []
-    except (OSError, ValueError) as exc:
-        raise InvalidInput(f"--keys-from {source}: {exc}") from exc
-
-
 def _bag(text: str) -> list[str]:
     return text.split(SEPARATOR) if text else []
-
-
-def _reader(client: Client, model: str, table: str, version: int | None, label: str | None) -> Any:
-    """Return the function that reads one key, by the type of the table's keys."""
-    infos = {info.name: info for info in client.model(model, version, label=label).tables}
-    if table not in infos:
-        raise NotFound(f"model {model} has no table {table!r}; it has: {', '.join(sorted(infos)) or 'none'}")
-    if infos[table].key_type == "string":
-        return str
-
-    def number(text: str) -> int:
-        try:
-            return int(text)
-        except ValueError as exc:
-            raise InvalidInput(f"key {text!r:.80} is no integer; table {table} is keyed by integers") from exc
-
-    return number

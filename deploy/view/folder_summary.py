@@ -68,6 +68,7 @@ class VersionSummary:
             "version": manifest.version,
             "created": manifest.created,
             "dense_program_bytes": None if manifest.program is None else manifest.program.bytes,
+            "runtime": None if manifest.program is None else manifest.runtime,
             "tables": [table.plain() for table in self.tables],
             "lookups": [
                 {"table": lookup.table, "feature": lookup.feature, "pooling": lookup.pooling.value, "add": lookup.add}

@@ -22,7 +22,8 @@ def version_headline(summary: VersionSummary) -> Text:
     text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
     if manifest.program is None:
         return text.append("   tables alone: rows by key, no predictions")
-    text.append(f"   dense program {size(manifest.program.bytes)}")
+    taken = manifest.program.bytes + sum(each.bytes for each in manifest.program_data)
+    text.append(f"   dense program {size(taken)}, run by {manifest.runtime}")
     outputs = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in manifest.outputs)
     return text.append(f"   outputs {outputs}")
 

@@ -65,10 +65,10 @@ def _cell(row: Any) -> Text:
     except UnicodeDecodeError:
         shown = row[: SHOWN_CHARS // 2].hex(" ")
         return Text(f"{shown}{' ...' if len(row) > SHOWN_CHARS // 2 else ''} ({len(row)} bytes, no text)")
-    shown = "".join(map(_visible, text[:SHOWN_CHARS]))
+    shown = visible(text[:SHOWN_CHARS])
     return Text(shown if len(text) <= SHOWN_CHARS else f"{shown}... ({len(row)} bytes)")
 
 
-def _visible(letter: str) -> str:
-    """Return a character as it is, or escaped where it would move the cursor or colour the terminal."""
-    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+def visible(text: str) -> str:
+    """Return a text as it is, but for characters that would move the cursor or colour the terminal: these escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -82,6 +82,12 @@ def _headline(target: str, status: pb.ClusterStatus) -> Text:
     return text
 
 
+def _run_by(model: pb.Model) -> str:
+    """Return what runs a model's dense program: `onnxruntime 1.32.0, cpu`; nothing of heads that do not say it."""
+    program = model.program
+    return f"{program.runtime} {program.version.partition('+')[0]}, {program.device}" if program.runtime else ""
+
+
 def models_table(models: Iterable[pb.Model]) -> FieldsTable:
     """Return a row for each model, with its versions and features."""
     table = FieldsTable(
@@ -92,12 +98,13 @@ def models_table(models: Iterable[pb.Model]) -> FieldsTable:
             Column("open", "wrapped", rank=1),
             Column("takes", "wrapped"),
             Column("gives", "wrapped"),
+            Column("run by", rank=2),
         ),
     )
     for model in models:
         gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
         versions = ", ".join(_with_labels(number, model.labels) for number in model.versions)
-        table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives)
+        table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives, _run_by(model))
     return table
 
 

@@ -19,85 +19,29 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import ModuleType, TracebackType
-from typing import Any, Final, Self
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.client import stubs
-from ringpull.inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, open_channel
+from ringpull.inference.client.channels import DEFAULT_CHANNELS
+from ringpull.inference.client.connections import DEFAULT_TIMEOUT_S, IN_FLIGHT
 from ringpull.inference.client.credentials import Credentials
-from ringpull.inference.client.numbers import timeout, whole
-from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
-from ringpull.inference.client.rotation import Rotation
-from ringpull.inference.client.targets import parse_targets
+from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts
+from ringpull.inference.client.top_k import AsyncTopKCalls, TopKCalls
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.rows_answer import RowsAnswer
 from ringpull.inference.wire.codec import as_call, check_texts, checked_version, decode_response, encode_request
 from ringpull.inference.wire.lookup_codec import decode_rows, encode_lookup
-from ringpull.ps.errors import RingpullError
-
-DEFAULT_TIMEOUT_S: Final = 10.0
-
-IN_FLIGHT: Final = 100
-"""Calls of one channel that are out at once. A head lets 200 wait within gRPC (`--max-pending`), and cancels more."""
-MAX_IN_FLIGHT: Final = 1_000_000
 
 PathLike = str | os.PathLike[str]
 
 
-class _Connections:
-    """Channels of either kind and the attempts of calls on them: the part that both clients share."""
-
-    def __init__(
-        self,
-        kind: ModuleType,
-        target: str | Sequence[str],
-        timeout_s: float,
-        retries: int,
-        channels: int,
-        credentials: Credentials,
-        in_flight: int,
-    ) -> None:
-        targets = parse_targets(target)
-        timeout("timeout_s", timeout_s)
-        self.target = ",".join(targets)
-        self.timeout_s = timeout_s
-        self.in_flight = whole("in_flight", in_flight, 1, MAX_IN_FLIGHT)
-        self.credentials = credentials
-        self._metadata = credentials.metadata
-        self._rotation = Rotation(channel_targets(targets, channels))
-        self._retrying = Retrying(self._rotation, retries)
-        self._channels = [open_channel(kind, each, credentials, OWN_CONNECTION) for each in self._rotation.targets]
-        self._predict = self._method(stubs.PREDICT)
-        self._lookup = self._method(stubs.LOOKUP)
-        self._get_model = self._method(stubs.GET_MODEL)
-        self._list_models = self._method(stubs.LIST_MODELS)
-        self._get_status = self._method(stubs.GET_STATUS)
-
-    def _method(self, rpc: stubs.Rpc) -> list[Any]:
-        """Return a method's callables, one per channel."""
-        return [rpc.on(channel) for channel in self._channels]
-
-    def _begin(self, timeout_s: float | None) -> Attempts:
-        return self._retrying.begin(self.timeout_s if timeout_s is None else timeout_s)
-
-    def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
-        return stubs.failure_of(self._rotation.targets[attempts.channel], error, self.credentials)
-
-    def _closed(self, why: Exception | str) -> RingpullError:
-        """Return the error of a call on a closed channel; `why` is grpc's own error, or what it means."""
-        return RingpullError(f"{self.target}: {why}")
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.target}>"
-
-
-class Client(_Connections):
+class Client(TopKCalls):
     """Connections to the heads of one deployment. Thread-safe: threads share it, and its calls run side by side.
 
     Args:
@@ -300,7 +244,7 @@ class Client(_Connections):
         self.close()
 
 
-class AsyncClient(_Connections):
+class AsyncClient(AsyncTopKCalls):
     """`Client` for asyncio: the same calls as coroutines. Make it inside the running loop that will use it.
 
     Cancelling a call cancels it at the server.

@@ -62,6 +62,7 @@ class Rpc:
 
 PREDICT: Final = Rpc.named("Predictor", "Predict")
 LOOKUP: Final = Rpc.named("Predictor", "Lookup")
+TOP_K: Final = Rpc.named("Predictor", "TopK")
 GET_MODEL: Final = Rpc.named("Predictor", "GetModel")
 LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
 GET_STATUS: Final = Rpc.named("Admin", "GetStatus")

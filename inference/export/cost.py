@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ringpull.inference.export.asking import Outputs, ask_module
 from ringpull.inference.export.made_lists import part_of
 from ringpull.inference.export.plain_model import PlainModel
+from ringpull.inference.export.ranked_scores import MEASURED_ROWS, RankedScores
 from ringpull.inference.export.report import CostReport
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.model.manifest import ProgramOutput
@@ -76,6 +77,7 @@ def measure_cost(
     outputs: tuple[ProgramOutput, ...],
     plans: Mapping[str, TablePlan],
     data: CheckData | None,
+    ranked: RankedScores,
 ) -> CostReport | None:
     """Run the model with and without the rounding of its tables' rows, and compare; None if nothing is rounded.
 
@@ -91,8 +93,9 @@ def measure_cost(
     for begin in range(0, data.prepared.rows, BATCH_ROWS):
         part = part_of(data.prepared, begin, min(begin + BATCH_ROWS, data.prepared.rows))
         made = schema.arguments(part, list(plain.names))
-        before.add(ask_module(plain, made, outputs, doing="row types", rows_described=described))
-        after.add(ask_module(served, made, outputs, doing="row types", rows_described=described))
+        for scores, model in ((before, plain), (after, served)):
+            found = ask_module(model, made, outputs, doing="row types", rows_described=described)
+            scores.add(ranked.of_queries(found, served=model is served, rows=MEASURED_ROWS))
     changes = np.concatenate([differences(after.of(each), before.of(each)).reshape(-1) for each in before.names])
     auc = auc_after = None
     if data.labels is not None:

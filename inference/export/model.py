@@ -36,9 +36,11 @@ from ringpull.inference.export.indices.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain
+from ringpull.inference.export.passes.queries import take_queries
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
 from ringpull.inference.export.ranges import limits_of
+from ringpull.inference.export.ranked_scores import RankedScores
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
@@ -79,6 +81,7 @@ def export_model(
     max_diff: float | None = None,
     degrade: Sequence[Step] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
+    ranked: Sequence[str] = (),
     quiet: bool = False,
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
@@ -88,18 +91,16 @@ def export_model(
     (`KeyExpression`). The others stay in the dense program, up to `max_dense_bytes`.
 
     Args:
-        module: An ordinary module; nothing in it is rewritten. It is run in evaluation mode, and left as it was. What
-            compiles or spreads it (`torch.compile`, `DataParallel`, `DistributedDataParallel`) is left out.
+        module: An ordinary module, run in evaluation mode and left as it was. What compiles or spreads it
+            (`torch.compile`, `DataParallel`, `DistributedDataParallel`) is left out.
         schema: Schema of its features.
         out_dir: The model's folder.
         version: Number from 1, which must not exist yet.
-        keys: Per table the raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not
-            named are keyed by row number.
-        name: The model's name; default: the name of `out_dir`.
+        keys: Per table the raw id of each row, or the features' Vocabulary, to look up raw ids; others: row numbers.
+        name: The model's name; default: that of `out_dir`.
         method: The method that scores: `method="predict"`. It is given arguments of the schema by name, or a dict of
             all where it takes one thing; more in `ringpull.inference.export.calls.bind`.
-        arguments: What a parameter, or a key that it reads, is given, where that differs:
-            `{"item_seq_len": "item_seq_lengths", "lS_i": ["c0", "c1"], "scale": 2.0}`.
+        arguments: What a parameter, or a key that it reads, is given, where that differs: `{"n": "item_lengths"}`.
         once: Methods without inputs, run once: their results are weights. `once=["forward"]`: a graph's propagation.
         outputs: Names of the outputs that are served: keys or fields, or output_0, output_1; default: all.
         tables: Options per table: how it is deployed, and how its rows are stored.
@@ -107,9 +108,10 @@ def export_model(
         check_rows: Made-up rows for the self-check; 0 skips it. Heads hold the version against a few of them.
         check_columns: Rows, as training takes them: for half of the self-check, and to measure short row types on.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
-        max_diff: The most that short row types may change a score; above it, nothing is written.
+        max_diff: The most that short row types may change a score.
         degrade: What a head does under load before it refuses requests, step by step.
         classes: Names of the classes of an output (B, C), by output: TensorFlow Serving's clients are told.
+        ranked: Outputs that are scores of all rows of a weight (a tied layer): queries instead, for `Client.top_k`.
         quiet: Print no report and no progress.
 
     Raises:
@@ -124,8 +126,8 @@ def export_model(
     console = None if quiet else Console()
     tracing = stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
     with tracing, named_errors(call.described, "splitting it"):
-        split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
-    served = with_classes(split.captured.outputs, classes or {})
+        split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes, ranked)
+    served = split.ranked.told(with_classes(split.captured.outputs, classes or {}))
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(split.schema, check_columns, check_labels)
     return _export(split, target, served, steps, check_rows, data, max_diff, console)
@@ -146,7 +148,7 @@ def _export(
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
     with named_errors(split.call.described, "measuring what row types cost"):
-        cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
+        cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data, split.ranked)
     refuse_above(cost, max_diff)
     with named_errors(split.call.described, "writing it"):
         manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
@@ -196,6 +198,7 @@ class _Split:
     parts: Cut
     plans: Mapping[str, TablePlan]
     serving: Serving
+    ranked: RankedScores
 
     @classmethod
     def of(
@@ -206,6 +209,7 @@ class _Split:
         keys: Mapping[str, Keys],
         tables: Mapping[str, TableOptions],
         max_dense_bytes: int,
+        ranked: Sequence[str] = (),
     ) -> _Split:
         """Split a module.
 
@@ -215,13 +219,17 @@ class _Split:
         arguments = call.arguments
         device = _device_of(call.owner)
         traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
-        captured = make_plain(capture(call, traced))
+        captured, queries = take_queries(make_plain(capture(call, traced)), ranked)
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
+        parts = replace(parts, tables={**parts.tables, **{each.table: each.weight for each in queries}})
+        # A table that is made of another one has its keys, where it is given none.
+        keys = {each.table: keys[each.source] for each in queries if each.source in keys} | dict(keys)
         check_graph(call.described, parts.program.graph, lambda: _run_ready(call, traced))
         plans = _plan_tables(parts, keys, tables)
         round_fixed_rows(parts.program, plans)
         schema = schema.with_computed(parts.computed)
-        return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
+        serving = plan_serving(parts, schema, arguments, plans)
+        return cls(name, call, schema, captured, parts, plans, serving, RankedScores(queries, plans))
 
     def made_rows(self, rows: int, given: Prepared | None = None) -> tuple[Prepared, Prepared]:
         """Return made-up rows, some of them given if there are any, as training and as serving prepare them."""
@@ -269,7 +277,9 @@ def _write(
         if check_rows > 0:
             with stage(console, f"checking {check_rows:,} rows"):
                 trained, served = split.made_rows(check_rows, given)
-                self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
+                self_check = SelfCheck(
+                    hidden, manifest, split.serving.schema, split.parts, split.plans.values(), split.ranked
+                )
                 arguments = split.schema.arguments(trained, list(split.call.arguments))
                 check = self_check.run(split.call, trained, served, arguments)
                 (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())

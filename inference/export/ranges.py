@@ -44,6 +44,8 @@ class IdRange:
     """Table that the embedding became; None: it stays in the dense program."""
     lowest: int = 0
     """First row: below 0 where negative ones count from behind."""
+    within: tuple[int, int] = (LOWEST, HIGHEST)
+    """Bounds [low, high) of the ids that there are: of a graph that takes shorter numbers."""
 
     @classmethod
     def of(cls, part: Part, rows: int, table: str | None, lowest: int = 0) -> IdRange:
@@ -61,19 +63,26 @@ class IdRange:
 
     def limit(self) -> tuple[int, int] | None:
         """Return the bounds [low, high) of the ids that have a row; None: all have, or no bounds tell which."""
+        least, most = self.within
         if self.key is None:
-            return max(LOWEST, self.lowest - self.add), min(HIGHEST, self.rows - self.add)
-        points = np.array(telling_ids(self.key, self.rows), np.int64)
+            return max(least, self.lowest - self.add), min(most, self.rows - self.add)
+        points = self._there(np.array(telling_ids(self.key, self.rows), np.int64))
         held = self.holds(points)
         if held.all() or not held.any():
             return None
         inside = np.flatnonzero(held)
         first, last = int(inside[0]), int(inside[-1])
-        low = LOWEST if first == 0 else self._edge(int(points[first - 1]), int(points[first]))
-        high = HIGHEST if last == len(points) - 1 else self._edge(int(points[last]), int(points[last + 1]))
+        low = least if first == 0 else self._edge(int(points[first - 1]), int(points[first]))
+        high = most if last == len(points) - 1 else self._edge(int(points[last]), int(points[last + 1]))
         tried = np.concatenate([points, _spread(low, high)])
+        tried = self._there(tried)
         within = (tried >= low) & ((tried < high) | (high == HIGHEST))
         return (low, high) if bool((self.holds(tried) == within).all()) else None
+
+    def _there(self, ids: Int64Array) -> Int64Array:
+        """Return those of ids that there are."""
+        least, most = self.within
+        return ids[(ids >= least) & ((ids < most) | (most == HIGHEST))]
 
     def _edge(self, before: int, after: int) -> int:
         """Return the first id from which on it is as for `after`, by halving."""

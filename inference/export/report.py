@@ -116,7 +116,7 @@ class ExportReport:
     @property
     def bytes(self) -> int:
         """Bytes of the whole version but its manifest."""
-        files = (self.manifest.program, self.manifest.schema)
+        files = (self.manifest.program, self.manifest.schema, *self.manifest.program_data)
         return sum(table.bytes for table in self.tables) + sum(file.bytes for file in files if file is not None)
 
     def print(self, console: Console) -> None:
@@ -165,12 +165,24 @@ class ExportReport:
             if each.computed is not None:
                 console.print(f"{each.name} was computed once, at export: {each.computed}", markup=False)
 
+    @property
+    def sentences(self) -> list[str]:
+        """What is told of weights that stay, and of outputs that are queries, a sentence each."""
+        ranked = [
+            f"{each.name} gives queries, by which the rows of table {each.ranks.table} are ranked (top-k)"
+            for each in self.manifest.outputs
+            if each.ranks is not None
+        ]
+        return [*ranked, *(kept.sentence for kept in (*self.kept, *self.large))]
+
     def _print_dense(self, console: Console) -> None:
-        for kept in (*self.kept, *self.large):
-            console.print(kept.sentence, markup=False)
+        for sentence in self.sentences:
+            console.print(sentence, markup=False)
         if self.manifest.program is not None:
             inputs = len(self.manifest.inputs)
-            console.print(f"dense program: {size(self.manifest.program.bytes)}, {inputs} inputs")
+            taken = self.manifest.program.bytes + sum(each.bytes for each in self.manifest.program_data)
+            by = "" if self.manifest.runtime == "torch" else f", run by {self.manifest.runtime}"
+            console.print(f"dense program: {size(taken)}, {inputs} inputs{by}")
 
 
 def _described(cost: CostReport) -> str:

@@ -22,6 +22,7 @@ from ringpull.inference.export.asking import ask_module
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.operators import CASTS, JOINS, MOVES
+from ringpull.inference.export.ranked_scores import RankedScores
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.written_version import TOLERANCE, WrittenVersion, compare
@@ -43,9 +44,22 @@ class SelfCheck:
     """The self-check of one version, with all that it needs."""
 
     def __init__(
-        self, version_dir: Path, manifest: Manifest, schema: Schema, cut: Cut, plans: Iterable[TablePlan]
+        self,
+        version_dir: Path,
+        manifest: Manifest,
+        schema: Schema,
+        cut: Cut,
+        plans: Iterable[TablePlan],
+        ranked: RankedScores,
     ) -> None:
-        """Open what was written. `schema` is the serving one; `plans` are those of the tables."""
+        """Open what was written.
+
+        Args:
+            schema: The serving one.
+            plans: Plans of the tables.
+            ranked: Outputs that are queries: their scores are compared, each of each row.
+        """
+        self._ranked = ranked
         self._cut = cut
         self._plans = list(plans)
         self._relative = TOLERANCE
@@ -66,17 +80,20 @@ class SelfCheck:
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.
         """
-        expected = ask_module(call, arguments, self._manifest.outputs)
+        expected = self._ranked.of_module(ask_module(call, arguments, self._manifest.outputs))
         inputs = self._written.inputs(served)
         tolerance = self._tolerance(inputs, TOLERANCE)
         if any(plan.rounds for plan in self._plans):
             plain = self._cut.plain
-            captured = ask_module(plain, arguments, self._manifest.outputs)
+            captured = self._ranked.of_queries(ask_module(plain, arguments, self._manifest.outputs), served=False)
             self._compare(captured, expected, tolerance, "the captured model's differs from the module's")
-            expected = ask_module(plain.serving(self._plans), arguments, self._manifest.outputs)
+            rounded = ask_module(plain.serving(self._plans), arguments, self._manifest.outputs)
+            expected = self._ranked.of_queries(rounded, served=True)
         whole = self._written.run(inputs, served.rows)
-        worst = self._compare(whole, expected, tolerance, "the exported model's differs from the module's")
-        self._written.check_parts(served, expected, tolerance, self._relative)
+        scores = self._ranked.of_queries(whole, served=True)
+        worst = self._compare(scores, expected, tolerance, "the exported model's differs from the module's")
+        queries = {each.name: whole[each.name] for each in self._ranked.ranked}
+        self._written.check_parts(served, expected | queries, tolerance, self._relative)
         largest = max(float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) for values in expected.values())
         return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
 

@@ -75,6 +75,17 @@ class Ticket:
         """
         self._admission._take_room(self, nbytes)
 
+    def take_work(self, cost: float) -> None:
+        """Note that the request is more work than its bytes say; to be called after `received`.
+
+        Args:
+            cost: Cost besides, in bytes of requests that take as long.
+
+        Raises:
+            LimitExceeded: It cannot be answered in time, now that this is known.
+        """
+        self._admission._take_work(self, cost)
+
     def set_aside(self) -> None:
         """Note that its message is overdue; to be called before `received`, if at all."""
         self._admission._set_aside(self)
@@ -189,10 +200,15 @@ class Admission:
         self._bytes += nbytes - ticket.nbytes
         ticket.work, ticket.nbytes = work, nbytes
         if not work.lone:
-            min_s = max(self._rate.lone_s, work.cost / self._rate.rate)
-            here_s = self._clock() - work.began_s
-            self._refuse_hopeless(max(min_s, ticket.predicted_s - here_s), ticket.deadline_s)
+            self._refuse_late(ticket, work)
             self._refuse_large(nbytes, self._held_bytes() - nbytes)
+
+    def _take_work(self, ticket: Ticket, cost: float) -> None:
+        assert ticket.work is not None
+        ticket.predicted_s += cost / self._rate.rate
+        ticket.work = self._rate.reweigh(ticket.work, ticket.work.cost + cost)
+        if not ticket.work.lone:
+            self._refuse_late(ticket, ticket.work)
 
     def _take_room(self, ticket: Ticket, nbytes: int) -> None:
         if ticket.work is None or not ticket.work.lone:
@@ -218,6 +234,12 @@ class Admission:
     def _held_bytes(self) -> int:
         """Return the bytes for which there is no room any more."""
         return self._bytes + min(self._aside_bytes, int(ASIDE_SHARE * self._max_in_flight_bytes))
+
+    def _refuse_late(self, ticket: Ticket, work: Work) -> None:
+        """Refuse a request that is here, and would be answered after its deadline."""
+        min_s = max(self._rate.lone_s, work.cost / self._rate.rate)
+        here_s = self._clock() - work.began_s
+        self._refuse_hopeless(max(min_s, ticket.predicted_s - here_s), ticket.deadline_s)
 
     def _refuse_hopeless(self, predicted_s: float, deadline_s: float) -> None:
         """Refuse what would be answered after its deadline."""

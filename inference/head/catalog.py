@@ -21,6 +21,7 @@ from ringpull.inference.head.batcher import Batcher
 from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Scores
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.head.request.ranker import Ranker
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.head.request.row_reader import Puller, RowReader
 from ringpull.inference.model.version import LoadedVersion
@@ -66,6 +67,8 @@ class ServedVersion:
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
         self.rows: Final = RowReader(*self.key, loaded.manifest.tables, router)
         """Rows of its tables, by key."""
+        self.ranker: Final = Ranker(loaded.manifest, self.rows, router)
+        """Rows of its tables with the largest scores."""
         preparation = Preparation(loaded.manifest, loaded.schema)
         self.batcher: Batcher[ReceivedColumns, RequestBatch, PulledBatch, Scores] = Batcher(
             preparation.prepare,
@@ -100,7 +103,7 @@ class ServedVersion:
 
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
-        await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s))
+        await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s), self.ranker.close(timeout_s))
 
     def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
         """Return who answers a request for this version that comes now, and with what it is to leave out.

@@ -10,7 +10,8 @@ It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
         prediction = await call.predict(request)  catalog, degrade steps, micro-batch, timings
         reply = ...                               the front-end encodes the answer
 
-Rows by key are asked for the same way, with `verb="lookup"` and `await call.rows(request)`.
+Rows by key are asked for the same way, with `verb="lookup"` and `await call.rows(request)`; those with the largest
+scores with `verb="top_k"` and `await call.top_k(request)`.
 
 Whatever a step raises ends the `with` block, which counts the request by its outcome, logs it, and lets the error go on
 to the front-end, who reports it (`ringpull.inference.wire.status_codes`). A request's own deadline is kept, capped by
@@ -23,29 +24,29 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ringpull.inference.head.access import Access, Caller, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
 from ringpull.inference.head.aside import aside
 from ringpull.inference.head.batcher import StageTimes
-from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
+from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call, Verb
 from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.head.outputs import predicts_nothing, wanted_outputs, with_rows
 from ringpull.inference.head.receiving import Incoming, Receiving
-from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.request.inference_request import InferenceRequest, check_version
+from ringpull.inference.head.request.received import Limits
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest, check
+from ringpull.inference.head.request.top_k import TopKRequest
 from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
+from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound
 from ringpull.router.control.verbs import Role
 
@@ -58,46 +59,6 @@ ROUNDED: Final = 0.01
 """Part of a call's time by which that is longer: gRPC sends it in two to three digits, rounded up."""
 MAX_EARLY: Final = 0.5
 """Largest part of a call's time in which that is so: who gives up in the first half went away."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class InferenceRequest:
-    """A request as a front-end has decoded it.
-
-    Raises:
-        InvalidInput: The version is negative, or a label is given beside it.
-    """
-
-    columns: ReceivedColumns
-    model: str
-    version: int = 0
-    """Version asked for; 0: the live one, or the one with the label."""
-    label: str = ""
-    """Label of the version asked for; empty: none."""
-    outputs: tuple[str, ...] = ()
-    """Names of outputs; empty: all."""
-    with_timings: bool = False
-    with_unknown: bool = False
-    """Whether the answer is to tell in which rows ids were unknown."""
-    request_id: str = ""
-    """Id that the caller gave; empty: one is made."""
-    served: ServedVersion | None = None
-    """Version that a front-end found for this when it made the columns: it is asked, though another one be live by now.
-    None: the catalog is asked."""
-
-    def __post_init__(self) -> None:
-        check_version(self.version)
-        check_one_of(self.version, self.label)
-
-
-def check_version(version: int) -> None:
-    """Check a version that is asked for.
-
-    Raises:
-        InvalidInput: It is negative.
-    """
-    if version < 0:
-        raise InvalidInput(f"version is {version}; it must be 1 or more, or 0 for the live one")
 
 
 class Predictor:
@@ -185,7 +146,7 @@ class Predictor:
         trace.version = asked.key[1]
         if asked.loaded.program is None:
             raise predicts_nothing(asked)
-        wanted = _wanted_outputs(request.outputs, asked)
+        wanted = wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
         trace.rows = columns.rows_left
@@ -226,6 +187,26 @@ class Predictor:
         call.looked_up = _LookedUp(answer.model, answer.version, decoded_s, time.monotonic())
         return answer
 
+    async def _top_k(self, request: TopKRequest, call: OpenCall) -> TopK:
+        trace = call.trace
+        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        check_version(request.version)
+        asked = self._catalog.get(request.model, request.version, request.label)
+        trace.version, ranker = asked.key[1], asked.ranker
+        plan = ranker.plan(request, self.limits.max_message_bytes)
+        trace.rows = request.queries
+        call.take_work(plan.cost)
+        call.take_rows(plan.rows)
+        call.take_room(plan.room)
+        trace.stage, decoded_s = "lookup", time.monotonic()
+        scores = None
+        if request.columns is not None:
+            scores, _ = await asked.batcher.submit(request.columns, request.columns.rows_left, call.deadline_s)
+        answer = await ranker.rank(request, plan, scores, deadline_s=call.deadline_s, request_id=trace.request_id)
+        trace.stage = "encode"
+        call.looked_up = _LookedUp(answer.model, answer.version, decoded_s, time.monotonic())
+        return answer
+
 
 class _Answer(NamedTuple):
     """The version that answered a call, and its times, for the metrics."""
@@ -238,7 +219,7 @@ class _Answer(NamedTuple):
 
 
 class _LookedUp(NamedTuple):
-    """The version whose rows a call was given, and the times."""
+    """The version whose rows a call was given, by key or by score, and the times."""
 
     model: str
     version: int
@@ -364,6 +345,15 @@ class OpenCall:
         assert self._ticket is not None
         self._ticket.take_room(nbytes)
 
+    def take_work(self, cost: float) -> None:
+        """Take work that its message does not show, in bytes of a prediction's message that take as long.
+
+        Raises:
+            LimitExceeded: It cannot be done in time. `retry_after_s` is set.
+        """
+        assert self._ticket is not None
+        self._ticket.take_work(cost)
+
     async def predict(self, request: InferenceRequest) -> Prediction:
         """Score the rows of the request.
 
@@ -390,6 +380,21 @@ class OpenCall:
             Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
         """
         return await self._predictor._rows(request, self)
+
+    async def top_k(self, request: TopKRequest) -> TopK:
+        """Return the rows of a table with the largest scores, exactly.
+
+        Degrade steps leave nothing out of it. Every row that is looked at is one of the caller's quota, for each query.
+
+        Raises:
+            NotFound: The model, version or table is not served here; the message says which are.
+            InvalidInput: Queries, keys or output do not fit each other or the table; the message names which.
+            LimitExceeded: It asks for too much at once, or for more than the caller may have for now, or than there is
+                time or room for. For the last three `retry_after_s` is set.
+            DeadlineExceeded: The deadline passed before the answer was complete.
+            Unavailable: The head is stopping, or no live shard has a part of the table, whose policy is to fail.
+        """
+        return await self._predictor._top_k(request, self)
 
     def close(self, error: BaseException | None) -> None:
         """End the call: count it, and report how it ended; None: its reply is made."""
@@ -448,35 +453,6 @@ def _missed_after_s(given_s: float | None) -> float:
     if given_s is None:
         return math.inf
     return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
-
-
-def predicts_nothing(asked: ServedVersion) -> InvalidInput:
-    """Return the error of a prediction by a version of tables alone."""
-    tables = ", ".join(asked.rows.tables)
-    return InvalidInput(
-        f"{asked.loaded.name} has tables only, and predicts nothing; ask for their rows by key (Lookup; over HTTP"
-        f" /v1/models/{asked.key[0]}/tables/TABLE:lookup). Its tables: {tables}"
-    )
-
-
-def _wanted_outputs(names: Collection[str], served: ServedVersion) -> Collection[str]:
-    """Return the outputs asked for, or all."""
-    if not names:
-        return served.outputs
-    for name in names:
-        if name not in served.outputs:
-            known = ", ".join(sorted(served.outputs))
-            raise InvalidInput(f"outputs: {served.loaded.name} has no output {name!r}; it has: {known}")
-    return names
-
-
-def with_rows(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    """Return an output with as many rows as the request has; those that were not scored hold NaN."""
-    if len(values) == rows:
-        return values
-    extended = np.full((rows, *values.shape[1:]), np.nan, np.float32)
-    extended[: len(values)] = values
-    return extended
 
 
 def _timings(times: StageTimes, started_s: float, decoded_s: float) -> Timings:

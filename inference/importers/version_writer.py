@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from rich.console import Console
 
+from ringpull.inference.degrade.levels import check_steps
+from ringpull.inference.degrade.steps import Step
 from ringpull.inference.export.kept_weight import KeptWeight
 from ringpull.inference.export.report import CheckReport, CostReport, ExportReport, TableReport
 from ringpull.inference.export.stages import stage
@@ -65,6 +67,8 @@ class OnnxVersion:
     inputs: tuple[ProgramInput, ...]
     outputs: tuple[ProgramOutput, ...]
     limits: tuple[IdLimit, ...] = ()
+    degrade: tuple[Step, ...] = ()
+    """What a head does under load before it refuses requests, step by step."""
     kept: tuple[KeptWeight, ...] = ()
     """Weights that ids are looked up in and that stay in the dense program, and why."""
     large: tuple[KeptWeight, ...] = ()
@@ -165,6 +169,7 @@ def _write(
         inputs=parts.inputs,
         outputs=parts.outputs,
         limits=parts.limits,
+        degrade=check_steps(parts.degrade, parts.schema, [each.feature for each in parts.lookups], version),
     )
     wanted: dict[str, set[int]] = {}
     for rows in check:

@@ -188,8 +188,9 @@ class Manifest:
                 if not lookup[name]:
                     del lookup[name]
         for output in fields["outputs"]:
-            if not output["classes"]:
-                del output["classes"]
+            for name in ("classes", "ranks"):
+                if not output[name]:
+                    del output[name]
         if self.tables_alone:
             fields = {name: fields[name] for name in TABLES_ALONE}
         # To plain lists and strings: what will be read back, so that checksums agree.
@@ -259,7 +260,7 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             document["manifest"].setdefault("samples", None)
             document["manifest"].setdefault("degrade", [])
             document["manifest"].setdefault("limits", [])
-            set_defaults(document["manifest"].get("outputs"), {"classes": []})
+            set_defaults(document["manifest"].get("outputs"), {"classes": [], "ranks": None})
             set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None, "kept_by": None})
         names = [name for name in names_of(Manifest) if name != "identity"]
         if number == FORMAT:
@@ -340,6 +341,14 @@ def _check_references(fields: Fields, manifest: Manifest) -> None:
         if lookup.fill is not None and len(lookup.fill) != dims[lookup.table]:
             raise fields.error(
                 f"lookups[{i}].fill", f"has {len(lookup.fill)} numbers; dim of the table is {dims[lookup.table]}"
+            )
+    for i, output in enumerate(manifest.outputs):
+        if output.ranks is not None and (
+            not dims.get(output.ranks.table) or output.shape != (dims[output.ranks.table],)
+        ):
+            raise fields.error(
+                f"outputs[{i}].ranks",
+                f"there is no table {output.ranks.table!r} whose rows have the shape {output.shape}",
             )
     used = [entry.lookup for entry in manifest.inputs if entry.lookup is not None]
     if sorted(used) != list(range(len(manifest.lookups))):

@@ -102,6 +102,15 @@ class ProgramInput:
     argument: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Rows that are ranked by an output, which is a query: their dot products with it are the model's scores."""
+
+    table: str
+    left_out: tuple[int, ...] = ()
+    """Keys, as int64, of rows that the model does not score."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramOutput:
     """One output of the dense program: float32, the first dimension is the row."""
@@ -111,6 +120,8 @@ class ProgramOutput:
     """Shape of one row: () for (B,), (1,) for (B, 1)."""
     classes: tuple[str, ...] = ()
     """Names of the classes whose scores a row of shape (C,) holds; in the file only where there is any."""
+    ranks: Ranks | None = None
+    """Rows that are ranked by it; in the file only where it is a query."""
 
 
 def names_of(cls: Any) -> tuple[str, ...]:
@@ -218,4 +229,9 @@ def read_output(fields: Fields) -> ProgramOutput:
     shape, classes = tuple(fields.integers("shape", 0, MAX_INT64)), tuple(fields.texts("classes"))
     if classes and shape != (len(classes),):
         raise fields.error("classes", f"names {len(classes)} classes; a row has the shape {shape}")
-    return ProgramOutput(name=fields.text("name"), shape=shape, classes=classes)
+    ranks = None if fields.absent("ranks") else _read_ranks(fields.inner("ranks", names_of(Ranks)))
+    return ProgramOutput(name=fields.text("name"), shape=shape, classes=classes, ranks=ranks)
+
+
+def _read_ranks(fields: Fields) -> Ranks:
+    return Ranks(fields.text("table"), tuple(fields.integers("left_out", -MAX_INT64 - 1, MAX_INT64)))

@@ -25,7 +25,7 @@ from ringpull.ps.errors import CorruptData
 
 MAX_BYTES: Final = (1 << 31) - 1
 """Largest file of a graph, which is protobuf's limit; larger weights lie in files beside it."""
-MAX_NODES: Final = 200_000
+MAX_NODES: Final = 100_000
 """Largest number of nodes, those of inner graphs and of called functions included."""
 MAX_DEPTH: Final = 16
 """Largest depth of graphs in graphs, as the body of a loop is one."""
@@ -53,8 +53,8 @@ TYPES: Final[Mapping[int, np.dtype[Any]]] = {
 }
 """Types of numbers by their number in ONNX."""
 STRING: Final = 8
-_HALF_BYTES: Final = (21, 22)  # two numbers of four bits in a byte
-_BYTES: Final = (17, 18, 19, 20, 24)  # floats of eight bits
+_BITS: Final[Mapping[int, int]] = {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
+"""Bits of numbers of the types that numpy has not, by their number in ONNX."""
 
 _FROM: Final[Mapping[int, str]] = {
     1: "float_data",
@@ -287,16 +287,15 @@ class _Look:
             found, wanted = len(tensor.raw_data), self.bytes_of(tensor.data_type, elements, what)
         else:
             found, wanted = len(getattr(tensor, _FROM.get(tensor.data_type, "int32_data"))), elements
-            if tensor.data_type in _HALF_BYTES and elements:  # how many lie in one entry differs by who wrote it
-                wanted = found if found in (elements, -(-elements // 2)) else elements
+            if _BITS.get(tensor.data_type, 8) < 8:  # how many lie in one entry differs by who wrote it
+                packed = self.bytes_of(tensor.data_type, elements, what)
+                wanted = packed if found == packed else elements
         if found != wanted:
             raise self.error(f"{what} has the shape {list(shape)}, but holds {found:,} of {wanted:,} bytes or numbers")
 
     def bytes_of(self, data_type: int, elements: int, what: str) -> int:
-        if data_type in _HALF_BYTES:
-            return -(-elements // 2)
-        if data_type in _BYTES:
-            return elements
+        if data_type in _BITS:
+            return -(-elements * _BITS[data_type] // 8)
         if data_type not in TYPES:
             raise self.error(f"{what} is of type {data_type}, which is none that is known here")
         return elements * TYPES[data_type].itemsize

@@ -2,12 +2,15 @@
 
 Loading trusts nothing: the file's checksum, what it holds (`onnx_check`), the number, types and widths of its inputs
 against the manifest's tables, and its outputs are checked before the first request. It runs for any number of rows; its
-first dimension is the row, in inputs and outputs. Rows are independent of each other: batches mix requests.
+first dimension is the row, in inputs and outputs. Rows are independent of each other: batches mix requests. So on the
+CPU a large batch is run in parts, each small enough that what its layers hand on stays in the cache (a DLRM of 26
+tables in one thread: 4,096 rows at 85,500 a second in one run, at 108,100 in sixteen).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +30,9 @@ from ringpull.ps.spec import Pooling
 FILE: Final = "dense.onnx"
 DATA_FILE: Final = "dense.onnx.data"
 """File of weights that are too large for the graph."""
+
+CPU_ROWS: Final = 256
+"""Largest number of rows of one run on the CPU."""
 
 
 class OnnxProgram:
@@ -82,7 +88,7 @@ class OnnxProgram:
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         """Run the program on a batch; see `DenseProgram.run`."""
-        results = self._session.run(self._names, self.given(inputs, rows))
+        results = self._run(self.given(inputs, rows), rows)
         found = {}
         for output, result in zip(self.outputs, results, strict=True):
             if result.shape != (rows, *output.shape):
@@ -92,6 +98,17 @@ class OnnxProgram:
                 )
             found[output.name] = as_float32(output.name, result)
         return found
+
+    def _run(self, given: Mapping[str, NDArray[Any]], rows: int) -> list[NDArray[Any]]:
+        parts = -(-rows // CPU_ROWS) if self.device == "cpu" else 1
+        if parts == 1:
+            return self._session.run(self._names, given)  # type: ignore[no-any-return]
+        cuts = [rows * part // parts for part in range(parts + 1)]
+        found = [
+            self._session.run(self._names, {name: values[begin:end] for name, values in given.items()})
+            for begin, end in pairwise(cuts)
+        ]
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def given(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[Any]]:
         """Return what the graph is given for a batch, by the names of its inputs."""

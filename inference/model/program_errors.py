@@ -13,6 +13,11 @@ from typing import Final
 MAX_WORDS: Final = 300
 """Characters of a program's own message that are told."""
 
+_OF_ONNXRUNTIME: Final = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? "
+)
+"""What onnxruntime puts before and within a message: the number of the error, and where in its source it was raised."""
+
 _SAID: Final = re.compile(rb'"torch_version": ?"([0-9A-Za-z.+_-]{1,64})"')
 _NUMBERS: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 
@@ -54,6 +59,7 @@ def last_words(error: BaseException) -> str:
     """Return the kind of an error and the last line of its message: of a scripted program's, all else is its trace."""
     kind, lines = type(error).__name__, str(error).split("\n")
     words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    words = _OF_ONNXRUNTIME.sub("", words)
     if not words.startswith(f"{kind}:"):
         words = f"{kind}: {words}" if words else kind
     return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."

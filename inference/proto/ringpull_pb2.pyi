@@ -293,6 +293,78 @@ class LookupResponse(_message.Message):
     request_id: str
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., vectors: _Optional[_Union[Tensor, _Mapping]] = ..., bytes: _Optional[_Union[BytesRows, _Mapping]] = ..., found: _Optional[bytes] = ..., missing: _Optional[int] = ..., lost: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
+class TopKRequest(_message.Message):
+    __slots__ = ("model", "table", "version", "label", "k", "metric", "vectors", "like", "query_table", "keep_self", "features", "output", "exclude", "among", "request_id")
+    class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        DOT: _ClassVar[TopKRequest.Metric]
+        COSINE: _ClassVar[TopKRequest.Metric]
+    DOT: TopKRequest.Metric
+    COSINE: TopKRequest.Metric
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    LIKE_FIELD_NUMBER: _ClassVar[int]
+    QUERY_TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SELF_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    AMONG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    table: str
+    version: int
+    label: str
+    k: int
+    metric: TopKRequest.Metric
+    vectors: Tensor
+    like: Column
+    query_table: str
+    keep_self: bool
+    features: PredictRequest
+    output: str
+    exclude: Column
+    among: Column
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., table: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ..., k: _Optional[int] = ..., metric: _Optional[_Union[TopKRequest.Metric, str]] = ..., vectors: _Optional[_Union[Tensor, _Mapping]] = ..., like: _Optional[_Union[Column, _Mapping]] = ..., query_table: _Optional[str] = ..., keep_self: bool = ..., features: _Optional[_Union[PredictRequest, _Mapping]] = ..., output: _Optional[str] = ..., exclude: _Optional[_Union[Column, _Mapping]] = ..., among: _Optional[_Union[Column, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class TopKResponse(_message.Message):
+    __slots__ = ("model", "version", "table", "keys", "raw_scores", "scores", "found", "missing", "lost", "lost_queries", "hashed", "filled", "unknown", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    RAW_SCORES_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    LOST_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    HASHED_FIELD_NUMBER: _ClassVar[int]
+    FILLED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    table: str
+    keys: Column
+    raw_scores: bytes
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    found: bytes
+    missing: int
+    lost: int
+    lost_queries: int
+    hashed: bool
+    filled: _containers.RepeatedCompositeFieldContainer[Filled]
+    unknown: _containers.RepeatedCompositeFieldContainer[Unknown]
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., keys: _Optional[_Union[Column, _Mapping]] = ..., raw_scores: _Optional[bytes] = ..., scores: _Optional[_Iterable[float]] = ..., found: _Optional[bytes] = ..., missing: _Optional[int] = ..., lost: _Optional[int] = ..., lost_queries: _Optional[int] = ..., hashed: bool = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., unknown: _Optional[_Iterable[_Union[Unknown, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class GetModelRequest(_message.Message):
     __slots__ = ("model", "version", "label")
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -326,12 +398,14 @@ class FeatureInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: bool = ..., weighted: bool = ..., optional: bool = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ..., never_empty: bool = ...) -> None: ...
 
 class OutputInfo(_message.Message):
-    __slots__ = ("name", "shape")
+    __slots__ = ("name", "shape", "ranks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    ranks: str
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., ranks: _Optional[str] = ...) -> None: ...
 
 class TableInfo(_message.Message):
     __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features", "key_type")
@@ -354,7 +428,7 @@ class TableInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., key_type: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels")
+    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels", "program")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +444,7 @@ class Model(_message.Message):
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     versions: _containers.RepeatedScalarFieldContainer[int]
@@ -378,7 +453,22 @@ class Model(_message.Message):
     tables: _containers.RepeatedCompositeFieldContainer[TableInfo]
     server_version: str
     labels: _containers.ScalarMap[str, int]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    program: Program
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ..., program: _Optional[_Union[Program, _Mapping]] = ...) -> None: ...
+
+class Program(_message.Message):
+    __slots__ = ("runtime", "version", "provider", "device", "threads")
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    runtime: str
+    version: str
+    provider: str
+    device: str
+    threads: int
+    def __init__(self, runtime: _Optional[str] = ..., version: _Optional[str] = ..., provider: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

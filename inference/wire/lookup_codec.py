@@ -23,7 +23,7 @@ from ringpull.inference.wire.column_codec import (
     column_of_numbers,
     column_of_texts,
 )
-from ringpull.inference.wire.messages import decode_tensor
+from ringpull.inference.wire.messages import column_message, decode_tensor
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.spec import Pooling
@@ -67,7 +67,7 @@ def encode_lookup(
             table=table,
             version=checked_version(version) or 0,
             label=label or "",
-            keys=_keys(keys),
+            keys=column_message(encode_keys(keys)),
             pooling=POOLINGS[read_pooling(pooling)],
             request_id=request_id,
         )
@@ -112,12 +112,6 @@ def encode_keys(given: Any) -> ColumnBytes:
         return column_of_texts("keys", keys.tolist())
     except InvalidInput as exc:
         raise InvalidInput("keys: a string cannot be written as UTF-8") from exc
-
-
-def _keys(given: Any) -> pb.Column:
-    encoded = encode_keys(given)
-    dtype: Any = encoded.dtype
-    return pb.Column(raw=pb.RawBuffer(dtype=dtype, data=encoded.data, lengths=encoded.lengths))
 
 
 def _array(given: Any) -> NDArray[Any]:

@@ -43,6 +43,13 @@ def _layout(kinds: tuple[ColumnKind, ...]) -> bytes:
 _known_layout = lru_cache(LAYOUTS_KEPT)(_layout)
 
 
+def column_message(column: ColumnBytes) -> pb.Column:
+    """Return a column of raw bytes as a message; it has no width."""
+    dtype: Any = column.dtype
+    raw = pb.RawBuffer(dtype=dtype, data=column.data, lengths=column.lengths)
+    return pb.Column(raw=raw, raw_offsets=column.offsets or b"", raw_weights=column.weights or b"")
+
+
 def read_column(feature: str, message: pb.Column) -> ColumnBytes:
     """Return the bytes of a column that came by itself, typed or raw.
 

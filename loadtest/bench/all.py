@@ -25,6 +25,7 @@ from ringpull.loadtest.process import unwound_by_sigterm
 BENCHES = (
     "kernel",
     "row_types",
+    "topk",
     "routing",
     "wire",
     "shard",
@@ -38,6 +39,7 @@ BENCHES = (
     "token_cost",
     "tls_cost",
     "doors",
+    "onnx_served",
     "e2e",
     "overload",
     "growth",

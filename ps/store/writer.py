@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -96,10 +97,12 @@ class TableWriter:
         files = scratch or self._hidden
         assert files is not None
         try:
-            with translated(spec.name, folder):
+            with translated(spec.name, folder), ExitStack() as opened:
                 self._spill = Spill(files, row_bytes, texts=self._text_pos is not None, resumed=resumed)
+                opened.callback(self._spill.close)
                 heap_bytes = None if resumed is None else resumed.heap_bytes
                 self._heap = Heap(files / "heap", buffer_bytes // 2, heap_bytes) if spec.is_bytes else None
+                opened.pop_all()
         except BaseException:
             self._remove_hidden()
             raise

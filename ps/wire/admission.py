@@ -48,15 +48,25 @@ class AdmissionLimits:
 class Admission:
     """Admits pulls, or refuses them. Owned by the server's event loop."""
 
-    def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: AdmissionLimits,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ledger: Ledger | None = None,
+        what: str = "pull",
+    ) -> None:
         """Begin idle.
 
         Args:
             clock: Seconds; deadlines are on this clock.
+            ledger: Ledger that it shares with another one; None: its own.
+            what: What is admitted, as errors call it.
         """
         self.limits = limits
         self._clock = clock
-        self.ledger: Final = Ledger(limits.max_in_flight_bytes)
+        self._what = what
+        self.ledger: Final = Ledger(limits.max_in_flight_bytes) if ledger is None else ledger
         self._rate = ServiceRate(clock)
 
     @property
@@ -64,26 +74,32 @@ class Admission:
         """Whether no pull is in flight."""
         return self._rate.idle
 
-    def begin(self, size: int, deadline_s: float, *, overhead: int = 0) -> Work:
+    def scans(self) -> Admission:
+        """Return the admission of scans, which wait for each other and not for pulls, within the same memory."""
+        return Admission(self.limits, self._clock, ledger=self.ledger, what="scan")
+
+    def begin(self, size: int, deadline_s: float, *, overhead: int = 0, cost: float | None = None) -> Work:
         """Admit a pull with arrays of `size` bytes; give what is returned to `end`.
 
         Args:
             overhead: Memory that it takes besides.
+            cost: Its cost, if that is another one than its size says. Then it is refused also where it would itself
+                take beyond its deadline.
 
         Raises:
             Unavailable: It would wait beyond its deadline, or there is no room for it.
         """
         if not self._rate.idle:
-            left_s, wait_s = deadline_s - self._clock(), self._rate.wait_s()
+            left_s, wait_s = deadline_s - self._clock(), self._rate.wait_s(cost or 0.0)
             if 0.0 < left_s < wait_s:  # one past its deadline is answered so, by a thread
                 raise Unavailable(
-                    f"this shard is overloaded: a pull waits {wait_s * 1e3:.1f} ms for others, and this one has"
+                    f"this shard is overloaded: a {self._what} waits {wait_s * 1e3:.1f} ms for others, and this one has"
                     f" {left_s * 1e3:.1f} ms left"
                 )
         if not self.ledger.fits(size + overhead):
             raise self.no_room(size)
         self.ledger.requests += size + overhead
-        return self._rate.begin(size + PULL_COST_BYTES)
+        return self._rate.begin(size + PULL_COST_BYTES + (cost or 0.0))
 
     def end(self, work: Work, size: int, *, served: bool, overhead: int = 0) -> None:
         """Note that a pull was answered, with rows or, not `served`, with an error."""
@@ -94,9 +110,9 @@ class Admission:
         """Note that a pull waits for its own caller, and holds up no other; return the work to go on with."""
         return self._rate.reweigh(work, 0.0)
 
-    def unpark(self, work: Work, size: int) -> Work:
+    def unpark(self, work: Work, size: int, *, cost: float = 0.0) -> Work:
         """Note that a parked pull waits for its turn again; return the work to go on with."""
-        return self._rate.reweigh(work, size + PULL_COST_BYTES)
+        return self._rate.reweigh(work, size + PULL_COST_BYTES + cost)
 
     def no_room(self, size: int) -> Unavailable:
         """Return the error for a pull of this size for which there is no room."""

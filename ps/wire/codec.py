@@ -35,6 +35,7 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     TableStatistics,
 )
+from ringpull.ps.wire.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 
 _OPS: Final = {int(op): op for op in Op}
 _MAX_INT: Final = 2**63 - 1
@@ -115,6 +116,10 @@ def encode_request(
         case DescribeRequest():
             kind, arrays = Kind.DESCRIBE, ()
             fields = [request.model, request.version, request.table, request.begin, request.end, request.identity]
+        case TopKRequest():
+            kind, arrays = Kind.TOP_K, (request.vectors, request.ranges, request.lengths, request.positions)
+            fields = [request.model, request.version, request.epoch, request.table, request.k, request.count]
+            fields += [int(request.cosine), int(request.among), request.identity]
     return encode(kind, request_id, fields, arrays, remaining_us=remaining_us, limits=limits)
 
 
@@ -146,6 +151,9 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
         case DescribeReply():
             fields = [reply.identity, reply.rows, *([reply.rows_bytes] if reply.rows_bytes else [])]
             return encode(Kind.DESCRIBE_REPLY, request_id, fields, (reply.spec,), limits=limits)
+        case TopKReply():
+            arrays = (reply.counts, reply.positions, reply.scores)
+            return encode(Kind.TOP_K_REPLY, request_id, [], arrays, limits=limits)
         case ErrorReply():
             # A message may quote bytes that are no text; it must still arrive.
             message = reply.message.encode("utf-8", "replace").decode()
@@ -195,9 +203,13 @@ def decode_request(frame: Frame) -> Request:
                 end=fields.number("end", SLOTS),
                 identity=fields.number("identity", _MAX_UINT),
             )
+        case Kind.TOP_K:
+            request = _top_k_request(fields, frame.arrays)
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")
     fields.end()
+    if isinstance(request, TopKRequest):
+        request.check()
     return request
 
 
@@ -228,6 +240,8 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
             reply = DescribeReply(frame.arrays[0], fields.number("identity", _MAX_UINT), fields.number("rows"))
             if fields.left:
                 reply = replace(reply, rows_bytes=fields.number("bytes of rows"))
+        case Kind.TOP_K_REPLY:
+            reply = TopKReply(*frame.arrays)
         case Kind.ERROR:
             reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
             if fields.left:
@@ -260,6 +274,9 @@ def max_reply_bytes(request: Request) -> int:
             return 0
         case DescribeRequest():
             return MAX_SPEC_BYTES
+        case TopKRequest():
+            rows = request.count * request.k
+            return rows * (POSITION_BYTES + _FLOAT_BYTES) + request.count * _LENGTH_BYTES + 3 * ALIGNMENT
 
 
 class _Fields:
@@ -336,6 +353,25 @@ def _lookups(items: list[Any], positions: int, lengths: int, weights: int) -> tu
     return tuple(lookups)
 
 
+def _top_k_request(fields: _Fields, arrays: tuple[Any, ...]) -> TopKRequest:
+    vectors, ranges, lengths, positions = arrays
+    return TopKRequest(
+        model=fields.text("model"),
+        version=fields.number("version"),
+        epoch=fields.number("epoch"),
+        table=fields.text("table"),
+        k=fields.number("k", MAX_K, 1),
+        count=fields.number("queries", MAX_QUERIES),
+        cosine=bool(fields.number("cosine", 1)),
+        among=bool(fields.number("among", 1)),
+        vectors=vectors,
+        ranges=ranges,
+        lengths=lengths,
+        positions=positions,
+        identity=fields.number("identity", _MAX_UINT),
+    )
+
+
 def _slots(item: Any) -> tuple[int, int]:
     """Read a range of slots."""
     if type(item) is list and len(item) == 2:
@@ -381,6 +417,8 @@ def _check_answers(request: Request, reply: Reply) -> None:
             )
         if reply.absent.size and not request.tell_absent:
             raise ProtocolError(f"ABSENT_REPLY: {len(reply.absent)} absent keys, which the request did not ask for")
+    if isinstance(request, TopKRequest) and isinstance(reply, TopKReply):
+        reply.check(request)
 
 
 _ANSWERS: Final[dict[type, type]] = {
@@ -388,4 +426,5 @@ _ANSWERS: Final[dict[type, type]] = {
     RangePullRequest: RangePullReply,
     StatisticsRequest: ShardStatistics,
     DescribeRequest: DescribeReply,
+    TopKRequest: TopKReply,
 }

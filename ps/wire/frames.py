@@ -71,6 +71,7 @@ class Kind(IntEnum):
     STATISTICS = 3
     DESCRIBE = 4
     HELLO = 5
+    TOP_K = 6
     PULL_REPLY = 129
     RANGE_PULL_REPLY = 130
     STATISTICS_REPLY = 131
@@ -82,6 +83,7 @@ class Kind(IntEnum):
     """`RANGE_PULL_REPLY` of a table of bytes."""
     ABSENT_REPLY = 136
     """`BYTES_REPLY`, or one without such rows, that tells which keys are absent."""
+    TOP_K_REPLY = 137
     ERROR = 255
 
 
@@ -96,6 +98,7 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.STATISTICS: (),
     Kind.DESCRIBE: (),
     Kind.HELLO: (),
+    Kind.TOP_K: (_F4, _U4, _U4, _U8),  # vectors, ranges, lengths, positions
     Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
     Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
     Kind.STATISTICS_REPLY: (),
@@ -104,6 +107,7 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.BYTES_REPLY: (_F4, _U4, _U1, _U4, _U1),  # values, missing, found, lengths, data
     Kind.RANGE_BYTES_REPLY: (_U8, _U1, _U4),  # positions, rows, lengths
     Kind.ABSENT_REPLY: (_F4, _U4, _U1, _U4, _U1, _U4),  # values, missing, found, lengths, data, absent
+    Kind.TOP_K_REPLY: (_U4, _U8, _F4),  # counts, positions, scores
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""

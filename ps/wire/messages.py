@@ -17,6 +17,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
+
 ANY_SHARD: Final = -1
 """Id of a shard that means: whichever it is."""
 
@@ -257,5 +259,5 @@ class ErrorReply:
     """Ranges [begin, end) of slots."""
 
 
-Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest
-Reply = PullReply | RangePullReply | ShardStatistics | DescribeReply | ErrorReply
+Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest | TopKRequest
+Reply = PullReply | RangePullReply | ShardStatistics | DescribeReply | TopKReply | ErrorReply

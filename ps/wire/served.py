@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ringpull.ps.errors import LimitExceeded, RingpullError, Stranger, Unavailable
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, LimitExceeded, RingpullError, Stranger, Unavailable
 from ringpull.ps.service_rate import Work
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
@@ -63,7 +63,19 @@ class Job:
         self.size = size
         self.overhead = overhead
         self.work: Work | None = None
-        """Work of a pull, as admission counts it; None for other verbs."""
+        """Work of a pull or a scan, as admission counts it; None for other verbs."""
+
+    def check_wanted(self) -> None:
+        """Check, from any thread, that somebody still waits for the answer.
+
+        Raises:
+            DeadlineExceeded: The time is up.
+            ConnectionLost: The connection has ended.
+        """
+        if time.monotonic() >= self.deadline_s:
+            raise DeadlineExceeded("the request's time was up before all rows were looked at")
+        if self.connection.gone:
+            raise ConnectionLost("the caller is gone")
 
 
 class ServedConnection(FrameProtocol):
@@ -251,6 +263,11 @@ class ServedConnection(FrameProtocol):
             self._transport.close()
 
     # -- what it makes the shard hold ---------------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended; from any thread."""
+        return self._gone
 
     @property
     def holds(self) -> bool:

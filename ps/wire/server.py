@@ -25,6 +25,7 @@ from ringpull.ps.errors import (
     Stranger,
     Unavailable,
 )
+from ringpull.ps.service_rate import Work
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
@@ -49,6 +50,7 @@ from ringpull.ps.wire.messages import (
 )
 from ringpull.ps.wire.served import Job, Pieces, ServedConnection
 from ringpull.ps.wire.tally import ServerTally
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 MAX_IN_FLIGHT = 1024
 """Upper bound on requests of one connection that wait or run at a time."""
@@ -63,6 +65,8 @@ class Verbs(Protocol):
     def range_pull(self, request: RangePullRequest) -> RangePullReply: ...
     def statistics(self) -> ShardStatistics: ...
     def describe(self, request: DescribeRequest) -> DescribeReply: ...
+    def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply: ...
+    def top_k_cost(self, request: TopKRequest) -> float: ...
 
 
 class Threads(Protocol):
@@ -74,8 +78,8 @@ class Threads(Protocol):
 class ShardServer:
     """A TCP server of one shard's verbs. All methods belong to one event loop; the verbs run in `threads`.
 
-    Streams of ranges have threads of their own, if given: a pull does not wait for a MiB to be read and checked.
-    `hello` says who it is: callers that mean another are hung up on.
+    Streams of ranges and scans have threads of their own, if given: a pull does not wait for a MiB to be read and
+    checked, nor for a table to be gone through. `hello` says who it is: callers that mean another are hung up on.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class ShardServer:
         *,
         hello: Hello = ANYONE,
         streams: Threads | None = None,
+        scans: Threads | None = None,
         request_limits: Limits = REQUEST_LIMITS,
         reply_limits: Limits = REPLY_LIMITS,
         admission_limits: AdmissionLimits | None = None,
@@ -97,6 +102,7 @@ class ShardServer:
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
+        self._scan_admission = self._admission.scans()
         self._handshakes = None if tls is None else self._new_handshakes(tls)
         self.ledger: Final = self._admission.ledger
         self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
@@ -105,6 +111,7 @@ class ShardServer:
         self._check: asyncio.TimerHandle | None = None
         self._threads = threads
         self._streams = threads if streams is None else streams
+        self._scans = threads if scans is None else scans
         self._request_limits = request_limits
         self._reply_limits = reply_limits
         self._server: asyncio.Server | None = None
@@ -214,23 +221,42 @@ class ShardServer:
             return
         if self._requests >= self._max_requests:
             raise Unavailable(f"this shard is overloaded: {self._requests} requests are in flight, the most it takes")
-        if isinstance(request, PullRequest):
+        if isinstance(request, PullRequest | TopKRequest):
             try:
-                job.work = self._admission.begin(job.size, job.deadline_s, overhead=job.overhead)
+                job.work = self._admit(job)
             except Unavailable:
                 if not self.make_room():
                     raise
-                job.work = self._admission.begin(job.size, job.deadline_s, overhead=job.overhead)
+                job.work = self._admit(job)
         else:
             self.ledger.requests += job.overhead
         self._requests += 1
-        (self._streams if isinstance(request, RangePullRequest) else self._threads).submit(self._work, job)
+        self._hand_over(job)
+
+    def _admit(self, job: Job) -> Work:
+        request = job.request
+        cost = self._shard.top_k_cost(request) if isinstance(request, TopKRequest) else None
+        return self._admission_of(request).begin(job.size, job.deadline_s, overhead=job.overhead, cost=cost)
+
+    def _admission_of(self, request: Request) -> Admission:
+        return self._scan_admission if isinstance(request, TopKRequest) else self._admission
+
+    def _hand_over(self, job: Job) -> None:
+        match job.request:
+            case RangePullRequest():
+                threads = self._streams
+            case TopKRequest():
+                threads = self._scans
+            case _:
+                threads = self._threads
+        threads.submit(self._work, job)
 
     def resume(self, job: Job) -> None:
         """Have a thread answer a request that was parked."""
         if job.work is not None:
-            job.work = self._admission.unpark(job.work, job.size)
-        (self._streams if isinstance(job.request, RangePullRequest) else self._threads).submit(self._work, job)
+            cost = self._shard.top_k_cost(job.request) if isinstance(job.request, TopKRequest) else 0.0
+            job.work = self._admission_of(job.request).unpark(job.work, job.size, cost=cost)
+        self._hand_over(job)
 
     def dropped(self, job: Job) -> None:
         """Forget a parked request, whose caller is gone."""
@@ -248,7 +274,7 @@ class ShardServer:
     def _ended(self, job: Job, *, served: bool) -> None:
         self._requests -= 1
         if job.work is not None:
-            self._admission.end(job.work, job.size, served=served, overhead=job.overhead)
+            self._admission_of(job.request).end(job.work, job.size, served=served, overhead=job.overhead)
         elif not isinstance(job.request, StatisticsRequest):
             self.ledger.requests -= job.overhead
 
@@ -301,12 +327,12 @@ class ShardServer:
             job, connection = answer.job, answer.job.connection
             if answer.reply is None:
                 if job.work is not None:
-                    job.work = self._admission.park(job.work)
+                    job.work = self._admission_of(job.request).park(job.work)
                 connection.park(job)
                 continue
             self.ledger.handed += answer.sent_bytes
             connection.answered(job, answer.pieces, answer.sent_bytes)
-            self._ended(job, served=isinstance(answer.reply, PullReply))
+            self._ended(job, served=isinstance(answer.reply, PullReply | TopKReply))
             if self._tally is not None:
                 self._tally.answered(
                     job.request,
@@ -367,6 +393,8 @@ class ShardServer:
                 return self._shard.statistics()
             case DescribeRequest():
                 return self._shard.describe(request)
+            case TopKRequest():
+                return self._shard.top_k(request, job.check_wanted)
 
 
 class _Answer(NamedTuple):

@@ -20,12 +20,14 @@ from ringpull.ps.wire.messages import (
     Request,
     StatisticsRequest,
 )
+from ringpull.ps.wire.top_k_messages import TopKRequest
 
 VERBS: Final[Mapping[type[Request], str]] = {
     PullRequest: "pull",
     RangePullRequest: "range_pull",
     StatisticsRequest: "statistics",
     DescribeRequest: "describe",
+    TopKRequest: "top_k",
 }
 
 _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
@@ -34,6 +36,7 @@ _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
     Kind.STATISTICS: "statistics",
     Kind.DESCRIBE: "describe",
     Kind.HELLO: "hello",
+    Kind.TOP_K: "top_k",
 }
 
 OK: Final = "OK"

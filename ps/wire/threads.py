@@ -6,10 +6,12 @@ rest of the hand-off (13 us against 0.2 us a call, both with a thread that takes
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 Job = tuple[Callable[..., None], tuple[object, ...]]
@@ -18,7 +20,13 @@ Job = tuple[Callable[..., None], tuple[object, ...]]
 class LookupThreads:
     """A fixed number of threads around one queue; a context manager that ends them."""
 
-    def __init__(self, count: int = 1, *, name: str = "lookup") -> None:
+    def __init__(self, count: int = 1, *, name: str = "lookup", nice: int = 0) -> None:
+        """Start the threads.
+
+        Args:
+            nice: How much they give way to other threads, of this process too: 0 not at all, 19 most.
+        """
+        self._nice = nice
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(count)
@@ -46,6 +54,9 @@ class LookupThreads:
         self.close()
 
     def _run(self) -> None:
+        if self._nice and sys.platform == "linux":  # elsewhere it would be that of the whole process
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while (job := self._jobs.get()) is not None:
             function, args = job
             try:

@@ -47,21 +47,27 @@ def source_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.medium
-def test_versions_count_up(source_folder: Path) -> None:
-    """The first export is version 1, the next one 2; both can be inspected."""
+def test_versions_count_up(source_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first export, by a process, is version 1, the next one, in this process, 2; both can be inspected."""
     root = Path(__file__).parents[2]
-    for number in (1, 2):
-        ran = subprocess.run(
-            [sys.executable, "-m", "ringpull", "export", "my_model:trained", "models/ranker", "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=source_folder,
-            env={"PATH": "", "HOME": str(source_folder), "PYTHONPATH": str(root)},
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert "epoch 1\n" in ran.stderr
-        assert json.loads(ran.stdout) == {
+    arguments = ["export", "my_model:trained", "models/ranker", "--json"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "ringpull", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=source_folder,
+        env={"PATH": "", "HOME": str(source_folder), "PYTHONPATH": str(root)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    monkeypatch.chdir(source_folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 0, again.output
+    sys.modules.pop("my_model")
+    for number, done in enumerate((ran, again), 1):
+        assert "epoch 1\n" in done.stderr
+        assert json.loads(done.stdout) == {
             "model": "ranker",
             "version": number,
             "folder": f"models/ranker/{number}",

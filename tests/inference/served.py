@@ -48,6 +48,13 @@ class HangingRouter(ReferenceRouter):
             raise self.error
         return await super().pull(*arguments, deadline_s=deadline_s)
 
+    async def top_k(self, *arguments: Any, deadline_s: float) -> Any:
+        self.pulls_begun += 1
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().top_k(*arguments, deadline_s=deadline_s)
+
 
 class Served:
     """A running server and what it stands on."""

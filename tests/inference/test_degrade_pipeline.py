@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from ringpull.inference.degrade.levels import Degradation, check_steps, levels
 from ringpull.inference.degrade.steps import CapCandidates, CutBags, Step, UseDefault, UseVersion
+from ringpull.inference.head.outputs import with_rows
 from ringpull.inference.head.pipeline import Pipeline, Scores
-from ringpull.inference.head.predictor import with_rows
 from ringpull.inference.head.request.partial_lookup import PartialLookup
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns

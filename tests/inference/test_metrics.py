@@ -109,6 +109,8 @@ def test_every_metric_is_documented_and_the_other_way_round(cluster: LocalCluste
     with cluster.client() as client:
         ask(client, 1, [1])
         client.lookup("tiny", "item", [1])
+        with pytest.raises(NotFound):
+            client.top_k("tiny", "nothing", like=[1])
     assert page_of(cluster).described() == documented("Metrics of a head", "Metrics of both")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ringpull.inference.head.request.received as received_module
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request, read_packed
-from ringpull.inference.head.predictor import InferenceRequest
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, Ragged

@@ -10,7 +10,8 @@ import asyncio
 import json
 from typing import Any
 
-from ringpull.inference.head.predictor import InferenceRequest, Predictor
+from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.schema.columns import as_column
 from ringpull.inference.wire.status_codes import public_text, status_of

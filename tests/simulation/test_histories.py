@@ -11,7 +11,8 @@ from ringpull.router.control.controls import LEASE_S
 from tests.simulation import checks
 from tests.simulation.history import run
 
-HISTORIES = 2000
+HISTORIES, OFTEN = 2000, 1000
+"""Histories in all, and those that are run every time; the others are, too, where there are minutes."""
 AT_ONCE = 50
 
 
@@ -23,7 +24,10 @@ def test_the_longest_time_without_an_owner_is_a_lease_and_a_restart() -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("first", range(0, HISTORIES, AT_ONCE))
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each >= OFTEN)) for each in range(0, HISTORIES, AT_ONCE)],
+)
 def test_whatever_goes_wrong_what_must_hold_holds(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         run(seed)

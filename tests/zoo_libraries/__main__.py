@@ -32,19 +32,25 @@ LIMIT_S = 300
 
 
 def main() -> int:
-    """Run; return 1 when a model that was served is wrong, or fails on ids that it should take or refuse."""
+    """Run; return 1 when a model that was served is wrong, or fails on ids that it should take or refuse, and 2 when
+    `--only` names one that no library has.
+    """
     options = _options()
     begin = time.monotonic()
     libraries = queue.Queue[str]()
     for library in options.library:
         libraries.put(library)
     outcomes: list[Outcome] = []
-    work = (libraries, options.only or [], outcomes, begin)
+    known: set[str] = set()
+    work = (libraries, options.only or [], outcomes, known, begin)
     threads = [threading.Thread(target=_work, args=work) for _ in range(AT_A_TIME)]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
+    if unknown := sorted({*(options.only or [])} - known):
+        print(f"--only: no such model: {', '.join(unknown)}; there are: {', '.join(sorted(known))}", file=sys.stderr)
+        return 2
     outcomes.sort(key=lambda each: options.library.index(each.library))
     text = table(outcomes)
     if options.table is not None:
@@ -62,21 +68,23 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _work(libraries: queue.Queue[str], only: Sequence[str], outcomes: list[Outcome], begin: float) -> None:
+def _work(
+    libraries: queue.Queue[str], only: Sequence[str], outcomes: list[Outcome], known: set[str], begin: float
+) -> None:
     """Try the models of one library after the other, until none is left."""
     while True:
         try:
             library = libraries.get_nowait()
         except queue.Empty:
             return
-        for outcome in _outcomes(library, only):
+        for outcome in _outcomes(library, only, known):
             outcomes.append(outcome)
             said = f"{outcome.status}, {len(outcome.tables)} tables, {outcome.seconds:.0f} s {outcome.reason[:REASON]}"
             print(f"[{time.monotonic() - begin:5.0f} s] {library} {outcome.name}: {said}", flush=True)
 
 
-def _outcomes(library: str, only: Sequence[str]) -> Iterator[Outcome]:
-    """Yield the outcomes of a library's models, from as many processes as die of them, and one."""
+def _outcomes(library: str, only: Sequence[str], known: set[str]) -> Iterator[Outcome]:
+    """Yield the outcomes of a library's models, from as many processes as die of them, and one; add their names."""
     names: list[str] | None = None
     while names is None or names:
         process = _Process([library, *(only if names is None else names)])
@@ -85,7 +93,8 @@ def _outcomes(library: str, only: Sequence[str]) -> Iterator[Outcome]:
         if first is None:
             yield Outcome("all", library, reason=f"the library's process ended with {process.code()}")
             return
-        names = list(first)
+        known.update(first["models"])
+        names = list(first["tried"])
         for line in told:
             outcome = Outcome(**line)
             names.remove(outcome.name)

@@ -1,6 +1,7 @@
 """A process that puts models of one library to the test, one after the other, and tells each outcome as a line of JSON.
 
-The first line lists the models that will be tried: one at which the process dies is that after the last one told.
+The first line lists all models, and those that will be tried: one at which the process dies is that after the last one
+told.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(1)
     models = by_name(importlib.import_module(f"tests.zoo_libraries.libraries.{library}").MODELS)
     chosen = [name for name in models if not names or name in names]
-    print(json.dumps(chosen), file=told, flush=True)
+    print(json.dumps({"models": list(models), "tried": chosen}), file=told, flush=True)
     for name in chosen:
         print(json.dumps(run_trial(library, models[name]).as_json()), file=told, flush=True)
 

@@ -17,6 +17,38 @@ from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.py|.json",
+        help="The features: Python with a `schema` (and perhaps `keys`, `arguments`, `tables`, `outputs`), or JSON."
+        " Default: they are guessed, and printed.",
+    ),
+]
+CheckOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="ROWS.parquet",
+        help="Rows of features that are scored by both before anything is written; columns called like an output are"
+        " compared too.",
+    ),
+]
+ArgumentOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="INPUT=ARGUMENT", help="What an input of the graph is given; repeatable."),
+]
+OutputOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME[=SERVED]", help="An output to serve, and under which name; repeatable."),
+]
+RowTypeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
+]
+MaxDenseOption = Annotated[
+    int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
+]
+
 
 def onnx(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The graph: FILE.onnx, external data beside it.")],
@@ -27,40 +59,15 @@ def onnx(
     version: Annotated[
         int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
     ] = None,
-    schema: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.py|.json",
-            help="The features: Python with a `schema` (and perhaps `keys`, `arguments`, `tables`, `outputs`), or"
-            " JSON. Default: they are guessed, and printed.",
-        ),
-    ] = None,
+    schema: SchemaOption = None,
     guess: Annotated[
         bool, typer.Option("--guess", help="Print the guessed schema, to be corrected, and write nothing.")
     ] = False,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="ROWS.parquet",
-            help="Rows of features that are scored by both before anything is written; columns called like an output"
-            " are compared too.",
-        ),
-    ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(metavar="INPUT=ARGUMENT", help="What an input of the graph is given; repeatable."),
-    ] = None,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME[=SERVED]", help="An output to serve, and under which name; repeatable."),
-    ] = None,
-    row_type: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
-    ] = None,
-    max_dense_bytes: Annotated[
-        int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
-    ] = None,
+    check: CheckOption = None,
+    argument: ArgumentOption = None,
+    output: OutputOption = None,
+    row_type: RowTypeOption = None,
+    max_dense_bytes: MaxDenseOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Import an ONNX graph: what it looks up by ids becomes tables, onnxruntime runs the rest.
@@ -70,38 +77,24 @@ def onnx(
     """
     as_folder("OUT_DIR", out_dir)
     with needing("import", "ringpull import onnx"):
-        from ringpull.inference.export.table_options import TableOptions
         from ringpull.inference.importers.check_file import read_check_file
-        from ringpull.inference.importers.onnx.guess import guess_schema
         from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
-        from ringpull.inference.importers.onnx.source import read_source
     from ringpull.inference.model.manifest import versions
 
     if guess:
-        guessed = guess_schema(read_source(file))
-        print_line(guessed.text)
-        for note in guessed.notes:
-            typer.echo(note, err=True)
+        _print_guess(file)
         return
     given = None if schema is None else read_schema_file(schema)
-    more: dict[str, Any] = {} if given is None else dict(given.more)
-    options: dict[str, TableOptions] = dict(more.pop("tables", None) or {})
-    for table, wanted in row_types_of(row_type or []).items():
-        options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
-    more["arguments"] = {**(more.get("arguments") or {}), **_pairs("--argument", argument or [])}
-    if output:
-        more["outputs"] = _pairs("--output", output, alone=True)
     number = max(versions(out_dir), default=0) + 1 if version is None else version
     report = import_onnx(
         file,
-        _schema_of(given),
+        None if given is None else given.schema,
         out_dir,
         number,
-        tables=options,
         max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
         check_columns=None if check is None else read_check_file(check),
         quiet=as_json,
-        **more,
+        **_more(given, argument or [], output or [], row_type or []),
     )
     if as_json:
         print_json(
@@ -117,8 +110,32 @@ def onnx(
         print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
 
 
-def _schema_of(given: SchemaFile | None) -> Any:
-    return None if given is None else given.schema
+def _print_guess(file: Path) -> None:
+    """Print what the schema of a graph may be, and on standard error what of it was not seen."""
+    from ringpull.inference.importers.onnx.guess import guess_schema
+    from ringpull.inference.importers.onnx.source import read_source
+
+    guessed = guess_schema(read_source(file))
+    print_line(guessed.text)
+    for note in guessed.notes:
+        typer.echo(note, err=True)
+
+
+def _more(
+    given: SchemaFile | None, argument: Sequence[str], output: Sequence[str], row_type: Sequence[str]
+) -> dict[str, Any]:
+    """Return arguments of the import: what a file of Python says, and options before it."""
+    from ringpull.inference.export.table_options import TableOptions
+
+    more: dict[str, Any] = {} if given is None else dict(given.more)
+    options: dict[str, TableOptions] = dict(more.get("tables") or {})
+    for table, wanted in row_types_of(row_type).items():
+        options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
+    more["tables"] = options
+    more["arguments"] = {**(more.get("arguments") or {}), **_pairs("--argument", argument)}
+    if output:
+        more["outputs"] = _pairs("--output", output, alone=True)
+    return more
 
 
 def _pairs(option: str, given: Sequence[str], *, alone: bool = False) -> dict[str, str]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _STORES: Final = ("redis://", "rediss://", "unix://")
 """Beginnings of URLs whose last part names no table."""
 
+_FIELDS: Final = {"id-type": "id_type", "table-name": "table"}
+"""Fields of `ReadOptions` that are not called like their option."""
+
 Sources = Annotated[
     list[str],
     typer.Argument(
@@ -60,6 +63,36 @@ IdType = Annotated[
         metavar="[TABLE=]TYPE",
         help="Type of the keys where the source does not say it, as texts don't: int64, uint64 or string. Default: as"
         " the first rows look.",
+    ),
+]
+IdsFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[TABLE=]FILE",
+        help="Keys of a tensor's rows, in their order: a line each, or .npy. Default: row numbers, or --id TENSOR.",
+    ),
+]
+Query = Annotated[
+    list[str] | None, typer.Option(metavar="[TABLE=]SELECT", help="Query of an SQLite file whose result is the table.")
+]
+TableName = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[TABLE=]NAME", help="Table of an SQLite file. Default: the only one there is."),
+]
+RedisKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[TABLE=]PATTERN",
+        help="Keys of Redis: a pattern whose * stands for the id, such as 'item:*', or the name of one hash of all"
+        " rows.",
+    ),
+]
+Encoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[TABLE=]ENCODING",
+        help="How a vector lies in one value of Redis or SQLite: float32, float64, float16, text or json. Default: as"
+        " the first looks.",
     ),
 ]
 FormatName = Annotated[
@@ -103,6 +136,11 @@ def table(
     vector: Vector = None,
     value: Value = None,
     id_type: IdType = None,
+    ids: IdsFile = None,
+    query: Query = None,
+    table_name: TableName = None,
+    keys: RedisKeys = None,
+    encoding: Encoding = None,
     format_: FormatName = None,
     header: Header = None,
     delimiter: Delimiter = None,
@@ -126,7 +164,18 @@ def table(
     places = _places(sources)
     tables = list(places)
     options = _table_options(tables, row_type, default, replicas, on_unavailable)
-    read_as = _read_options(tables, id, vector, value, id_type, format_, header, delimiter)
+    texts = {
+        "id": id,
+        "value": value,
+        "id-type": id_type,
+        "ids": ids,
+        "query": query,
+        "table-name": table_name,
+        "keys": keys,
+        "encoding": encoding,
+        "format": format_,
+    }
+    read_as = _read_options(tables, texts, vector, header, delimiter)
     with _opened(places, read_as) as opened:
         number = max(versions(out_dir), default=0) + 1 if version is None else version
         report = import_tables(opened, out_dir, number, name=name, options=options, quiet=as_json)
@@ -190,29 +239,23 @@ def _table_options(
 
 def _read_options(
     tables: Sequence[str],
-    id_column: Sequence[str] | None,
+    texts: Mapping[str, Sequence[str] | None],
     vector: Sequence[str] | None,
-    value: Sequence[str] | None,
-    id_type: Sequence[str] | None,
-    format_name: Sequence[str] | None,
     header: bool | None,
     delimiter: str | None,
 ) -> dict[str, ReadOptions]:
+    """Return how each table is read, given what each option of one text a table says."""
     from ringpull.inference.importers.tables.source import ReadOptions
 
-    ids, values = _one_each("id", id_column, tables), _one_each("value", value, tables)
+    given = {option: _one_each(option, values, tables) for option, values in texts.items()}
+    _one_of("id-type", texts["id-type"], tables, tuple(KeyType))
     vectors = _by_table(vector, tables)
-    id_types = _one_of("id-type", id_type, tables, tuple(KeyType))
-    formats = _one_each("format", format_name, tables)
     return {
         each: ReadOptions(
-            id=ids.get(each),
             vector=tuple(vectors.get(each, ())),
-            value=values.get(each),
-            format=formats.get(each),
             header=header,
             delimiter="\t" if delimiter in ("tab", "\\t") else delimiter,
-            id_type=id_types.get(each),
+            **{_FIELDS.get(option, option): values.get(each) for option, values in given.items()},
         )
         for each in tables
     }

@@ -152,7 +152,12 @@ class Call:
         watch = SparseWatch(self.owner, self.method)
         with watch, suppress(Exception):  # it may only run in a trace; then nothing is proposed
             self.run(tensors)
-        where = "" if watch.found is None else f". It is used in {_propose(watch.found)}"
+        where = (
+            ". What is computed with it of weights alone can be run once, before the trace: write it as a method that"
+            " takes nothing of the request, such as propagate(), and name that by once=['propagate']"
+            if watch.found is None
+            else f". It is used in {_propose(watch.found)}"
+        )
         return ExportError(f"{self.described}: {name} is a sparse tensor, which a dense program cannot hold{where}")
 
 

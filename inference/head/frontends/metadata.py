@@ -7,6 +7,7 @@ from typing import Final
 
 from ringpull import __version__
 from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.model.dense_program import DenseProgram
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Sparse
@@ -33,7 +34,12 @@ def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str
         version=manifest.version,
         versions=versions,
         features=[_feature(each) for each in loaded.schema.features if isinstance(each, Sparse | Dense | IdSequence)],
-        outputs=[pb.OutputInfo(name=output.name, shape=output.shape) for output in manifest.outputs],
+        outputs=[
+            pb.OutputInfo(
+                name=output.name, shape=output.shape, ranks="" if output.ranks is None else output.ranks.table
+            )
+            for output in manifest.outputs
+        ],
         tables=[
             pb.TableInfo(
                 name=entry.spec.name,
@@ -49,6 +55,18 @@ def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str
         ],
         server_version=__version__,
         labels=labels,
+        program=None if loaded.program is None else _program(loaded.program),
+    )
+
+
+def _program(program: DenseProgram) -> pb.Program:
+    runtime = program.runtime
+    return pb.Program(
+        runtime=runtime.name,
+        version=runtime.version,
+        provider=runtime.provider,
+        device=program.device,
+        threads=runtime.threads or 0,
     )
 
 

@@ -18,6 +18,7 @@ from ringpull.inference.head.frontends.page import routes as page_routes
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import routes as tfs_routes
 from ringpull.inference.head.frontends.tfs import services as tfs_services
+from ringpull.inference.head.frontends.top_k import routes as top_k_routes
 
 
 def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
@@ -38,6 +39,7 @@ def routes(parts: Parts) -> list[Route]:
     return [
         *json_routes.routes(parts),
         *lookup_routes.routes(parts),
+        *top_k_routes.routes(parts),
         *tfs_routes.routes(parts),
         *oip_routes.routes(parts),
         *page_routes.routes(parts),

@@ -1,4 +1,4 @@
-"""Metrics of Predict and Lookup calls: how many there were by model and code, and where the time of answered ones went.
+"""Metrics of Predict, Lookup and TopK calls: how many by model and code, and where the time of answered ones went.
 
 Owned by the event loop. A model is known here once a version of it was loaded: names in requests never become labels,
 so whoever sends names that nobody serves adds no series.
@@ -25,7 +25,7 @@ NO_MODEL: Final = ""
 class ModelMetrics:
     """The distributions of one model, over all its versions."""
 
-    __slots__ = ("batch_rows", "lookup_seconds", "seconds", "stages")
+    __slots__ = ("batch_rows", "lookup_seconds", "seconds", "stages", "top_k_seconds")
 
     def __init__(self) -> None:
         self.seconds = Histogram(SECONDS)
@@ -34,6 +34,8 @@ class ModelMetrics:
         self.batch_rows = Histogram(ROWS)
         self.lookup_seconds = Histogram(SECONDS)
         """The same time of answered look-ups of rows by key."""
+        self.top_k_seconds = Histogram(SECONDS)
+        """The same time of answered calls for the rows with the largest scores."""
 
 
 class CallMetrics:
@@ -44,6 +46,8 @@ class CallMetrics:
         """Predict calls that ended, by model and gRPC's name of the status code."""
         self.lookups: Counter[tuple[str, str]] = Counter()
         """Look-ups of rows by key that ended, likewise."""
+        self.top_ks: Counter[tuple[str, str]] = Counter()
+        """Calls for the rows with the largest scores that ended, likewise."""
         self.callers: Counter[tuple[str, str]] = Counter()
         """Calls that ended, by the name of the caller's token and gRPC's name of the status code."""
         self.over_quota: Counter[tuple[str, str]] = Counter()
@@ -76,6 +80,11 @@ class CallMetrics:
         self.lookups[model, OK] += 1
         (self._models.get(model) or self.serves(model)).lookup_seconds.observe(total_s)
 
+    def ranked(self, model: str, total_s: float) -> None:
+        """Count a call for the rows with the largest scores that is answered, likewise."""
+        self.top_ks[model, OK] += 1
+        (self._models.get(model) or self.serves(model)).top_k_seconds.observe(total_s)
+
     def called(self, caller: str, code: str, limit: str = "") -> None:
         """Count a call for its caller.
 
@@ -89,5 +98,5 @@ class CallMetrics:
 
     def failed(self, model: str, code: str, verb: Verb = "predict") -> None:
         """Count a call that ended with an error; a model that is not known is not named."""
-        calls = self.calls if verb == "predict" else self.lookups
+        calls = {"predict": self.calls, "lookup": self.lookups, "top_k": self.top_ks}[verb]
         calls[model if model in self._models else NO_MODEL, code] += 1

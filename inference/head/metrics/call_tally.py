@@ -62,7 +62,7 @@ assert [each.name for each in fields(_Sums)] == _NAMES
 
 @dataclass(slots=True)
 class CallCounts:
-    """Predict and Lookup calls since start. Owned by the event loop."""
+    """Predict, Lookup and TopK calls since start. Owned by the event loop."""
 
     requests: int = 0
     failed: int = 0

@@ -1,4 +1,4 @@
-"""The watch over Predict and Lookup calls: each is reported to the tally, the metrics and the log when it ends."""
+"""The watch over Predict, Lookup and TopK calls: each is told to the tally, the metrics and the log when it ends."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CallWatch:
         self._log.answered(call, version)
 
     def looked_up(self, call: Call, model: str, version: int, *, decoded_s: float, pulled_s: float) -> None:
-        """Take a call for rows by key whose reply is made now.
+        """Take a call for rows, by key or with the largest scores, whose reply is made now.
 
         Args:
             model: Model whose rows they are; a name of the catalog's.
@@ -70,7 +70,10 @@ class CallWatch:
         times = StageTimes(0.0, 0.0, pulled_s - decoded_s, 0.0, call.rows)
         self.tally.answered(model, version, call.rows, times, decode_s=decode_s, encode_s=encode_s, total_s=total_s)
         if self._metrics is not None:
-            self._metrics.looked_up(model, total_s)
+            if call.verb == "top_k":
+                self._metrics.ranked(model, total_s)
+            else:
+                self._metrics.looked_up(model, total_s)
             if call.caller:
                 self._metrics.called(call.caller, OK)
         self._log.answered(call, version)

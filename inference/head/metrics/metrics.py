@@ -43,6 +43,7 @@ class HeadCollector(Collector):
         """Return all families as of now."""
         yield from self._of_calls()
         yield from self._of_lookups()
+        yield from self._of_top_ks()
         yield from self._of_callers()
         yield from self._of_admission()
         yield from self._of_versions()
@@ -96,12 +97,26 @@ class HeadCollector(Collector):
             {(model,): each.lookup_seconds for model, each in self._calls.models().items()},
         )
 
+    def _of_top_ks(self) -> Iterator[Family]:
+        yield counter(
+            "ringpull_top_k_total",
+            "Calls for the rows with the largest scores that ended.",
+            ("model", "code"),
+            dict(self._calls.top_ks),
+        )
+        yield histogram(
+            "ringpull_top_k_seconds",
+            "From such a call's bytes to its reply, of answered calls.",
+            ("model",),
+            {(model,): each.top_k_seconds for model, each in self._calls.models().items()},
+        )
+
     def _of_callers(self) -> Iterator[Family]:
         if not self._calls.callers:
             return  # as where no tokens are asked for
         yield counter(
             "ringpull_token_requests_total",
-            "Predict and Lookup calls that ended, by the caller's token.",
+            "Predict, Lookup and TopK calls that ended, by the caller's token.",
             ("token", "code"),
             dict(self._calls.callers),
         )
@@ -116,7 +131,7 @@ class HeadCollector(Collector):
         admission = self._admission
         yield counter(
             "ringpull_admission_refused_total",
-            "Predict and Lookup calls refused before they were decoded.",
+            "Predict, Lookup and TopK calls refused before they were decoded.",
             (),
             {ALONE: admission.refused},
         )
@@ -134,7 +149,7 @@ class HeadCollector(Collector):
         )
         yield gauge(
             "ringpull_admission_in_flight_bytes",
-            "Bytes of the Predict and Lookup calls that were let in and have not ended.",
+            "Bytes of the Predict, Lookup and TopK calls that were let in and have not ended.",
             (),
             {ALONE: admission.in_flight_bytes},
         )

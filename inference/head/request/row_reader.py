@@ -6,15 +6,16 @@ the shards only.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
+from ringpull.inference.head.request.in_flight import InFlight
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest
 from ringpull.inference.model.manifest import TableEntry
-from ringpull.ps.errors import LimitExceeded, NotFound, Unavailable
+from ringpull.ps.errors import LimitExceeded, NotFound
 from ringpull.ps.spec import TableSpec
 from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.top_k import TopKQuery, TopKResult
 
 FLOAT32_BYTES: Final = 4
 OFFSET_BYTES: Final = 8
@@ -27,6 +28,8 @@ class Puller(Protocol):
         self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
     ) -> list[LookupResult]: ...
 
+    async def top_k(self, model: str, version: int, query: TopKQuery, *, deadline_s: float) -> TopKResult: ...
+
 
 class RowReader:
     """Reads rows of one version. Owned by the event loop."""
@@ -36,13 +39,10 @@ class RowReader:
         self._version = version
         self._tables: Final = {entry.spec.name: entry for entry in tables}
         self._router = router
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
+        self._in_flight = InFlight()
 
     def __repr__(self) -> str:
-        return f"<RowReader {self._model}/{self._version} in_flight={self._in_flight} closed={self._closed}>"
+        return f"<RowReader {self._model}/{self._version} {self._in_flight!r}>"
 
     @property
     def tables(self) -> list[str]:
@@ -55,9 +55,14 @@ class RowReader:
         Raises:
             NotFound: The version has no such table; the message says which it has.
         """
-        return self._entry(table).spec
+        return self.entry(table).spec
 
-    def _entry(self, table: str) -> TableEntry:
+    def entry(self, table: str) -> TableEntry:
+        """Return a table's entry of the manifest.
+
+        Raises:
+            NotFound: The version has no such table; the message says which it has.
+        """
         entry = self._tables.get(table)
         if entry is None:
             known = ", ".join(self.tables) or "none"
@@ -84,9 +89,8 @@ class RowReader:
             DeadlineExceeded: The deadline passed first.
             Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
         """
-        if self._closed:
-            raise Unavailable("this head is stopping")
-        entry = self._entry(request.table)
+        self._in_flight.check_open()
+        entry = self.entry(request.table)
         dim, keys, most = entry.spec.dim, len(request.keys), 0
         if dim:
             due = limits.check_reply(request.outputs * dim * FLOAT32_BYTES, keys)
@@ -95,12 +99,11 @@ class RowReader:
             due = min(keys * entry.row_bytes, limits.max_reply_bytes)
         take_room(due)
         lookup = Lookup(request.table, request.pooling, request.keys, request.offsets, request.weights)
-        self._in_flight += 1
-        self._idle.clear()
         try:
-            [result] = await self._router.pull(
-                self._model, self._version, [lookup], deadline_s=deadline_s, max_reply_bytes=most
-            )
+            with self._in_flight:
+                [result] = await self._router.pull(
+                    self._model, self._version, [lookup], deadline_s=deadline_s, max_reply_bytes=most
+                )
         except LimitExceeded as exc:
             if not most:
                 raise
@@ -108,10 +111,6 @@ class RowReader:
                 f"keys: the rows of these {keys} have more bytes; max_message_bytes is {limits.max_reply_bytes}, of the"
                 f" reply, too; ask for fewer ({exc})"
             ) from exc
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
         if result.bytes_rows is not None:
             nbytes = limits.check_reply(result.bytes_rows.data.nbytes + OFFSET_BYTES * (keys + 1), keys)
             take_room(max(0, nbytes - due))
@@ -127,9 +126,4 @@ class RowReader:
 
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered, for at most `timeout_s`."""
-        self._closed = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            pass  # The router fails what is left when it is closed.
+        await self._in_flight.close(timeout_s)

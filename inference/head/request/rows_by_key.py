@@ -91,19 +91,28 @@ def check(request: RowsRequest, spec: TableSpec, limits: RowLimits) -> None:
         InvalidInput: Keys, pooling, offsets and weights do not fit each other, or the table; the message names which.
         LimitExceeded: It asks for too much at once.
     """
-    keys, table = request.keys, f"table {spec.name}"
+    keys = request.keys
     if keys.dtype != np.uint64 or keys.ndim != 1:
         raise InvalidInput(f"keys: are {keys.dtype} {keys.shape}; they must be uint64 (N,)")
     limits.check_keys(max(len(keys), request.outputs))
-    if len(keys) and request.key_type is not None:
-        strings = spec.key_type is KeyType.STRING
-        if strings is not (request.key_type is KeyType.STRING):
-            has, given = ("strings", "integers") if strings else ("integers", "strings")
-            raise InvalidInput(f"keys: are {given}; {table} is keyed by {has}")
+    if len(keys):
+        check_key_type("keys", request.key_type, spec)
     if request.pooling is Pooling.NONE:
         _check_no_bags(request)
     else:
         _check_bags(request, spec)
+
+
+def check_key_type(name: str, given: KeyType | None, spec: TableSpec) -> None:
+    """Check the type in which keys came against a table's; None: it is not told.
+
+    Raises:
+        InvalidInput: They are strings and should be integers, or the other way round; the message begins with `name`.
+    """
+    strings = spec.key_type is KeyType.STRING
+    if given is not None and strings is not (given is KeyType.STRING):
+        has, are = ("strings", "integers") if strings else ("integers", "strings")
+        raise InvalidInput(f"{name}: are {are}; table {spec.name} is keyed by {has}")
 
 
 def _check_no_bags(request: RowsRequest) -> None:

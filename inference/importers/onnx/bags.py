@@ -79,7 +79,7 @@ def add_bags(source: SourceGraph, cut: CutGraph, schema: Schema, probed: Probed)
     """Add the pooled bags of ids given end to end, and return the features whose bags may not be empty."""
     never_empty: set[str] = set()
     for bags in find_bags(source, probed.readings[0]):
-        use = _use(bags, probed.readings, probed.elements, schema)
+        use = _use(cut, bags, probed.readings, probed.elements, schema)
         if use is None:
             continue
         for tensor, tail, pooled, empty in _pooled(source, probed.readings[0], schema, bags, use):
@@ -104,7 +104,7 @@ def _leave_unpooled(cut: CutGraph) -> None:
             cut.limits.append(use.range(use.features[0]))
 
 
-def _use(bags: BagSource, readings: Sequence[Reading], elements: Elements, schema: Schema) -> Use | None:
+def _use(cut: CutGraph, bags: BagSource, readings: Sequence[Reading], elements: Elements, schema: Schema) -> Use | None:
     forms = {ragged_form(elements, each.read[bags.ids][0]) if bags.ids in each.read else None for each in readings}
     looked = forms.pop() if len(forms) == 1 else None
     if looked is None or len(looked.sent) != 1:
@@ -115,7 +115,7 @@ def _use(bags: BagSource, readings: Sequence[Reading], elements: Elements, schem
     if not isinstance(feature, Sparse) or not feature.many or expression is None:
         return None
     rows = readings[0].values[bags.table].shape[0]
-    return Use(bags.table, (name,), expression.cast("int64"), rows, True)
+    return Use(bags.table, (name,), expression.cast("int64"), rows, True, cut.within_of((name,)))
 
 
 def _pooled(

@@ -73,6 +73,19 @@ class Bound:
         """Names of the arguments that the graph is given, each once."""
         return tuple(dict.fromkeys(each.name for bound in self.inputs for each in bound.members))
 
+    def within(self) -> dict[str, tuple[int, int]]:
+        """Return the bounds [low, high) of the ids that inputs of a shorter type than int64 take, by feature."""
+        found: dict[str, tuple[int, int]] = {}
+        for each in self.inputs:
+            if each.type not in _SHORT:
+                continue
+            bounds = np.iinfo(helper.tensor_dtype_to_np_dtype(each.type))
+            for member in each.members:
+                if member.part in ("id", "sequence", "values"):
+                    low, high = found.get(member.features[0], (int(bounds.min), int(bounds.max) + 1))
+                    found[member.features[0]] = max(low, int(bounds.min)), min(high, int(bounds.max) + 1)
+        return found
+
     def feeds(self, arguments: Mapping[str, Array]) -> dict[str, Array]:
         """Return what the graph as it was is given, of the schema's arguments."""
         return {each.name: each.feed(arguments) for each in self.inputs}
@@ -82,18 +95,10 @@ def graph_inputs(source: SourceGraph) -> list[ValueInfoProto]:
     """Return the inputs of a graph that no initializer fills.
 
     Raises:
-        InvalidInput: One is no tensor, or says no rank.
+        InvalidInput: There is none.
     """
     filled = {each.name for each in source.graph.initializer}
     inputs = [each for each in source.graph.input if each.name not in filled]
-    for each in inputs:
-        if not each.type.HasField("tensor_type"):
-            raise InvalidInput(f"{source.where}: input {each.name} is a {each.type.WhichOneof('value')}, no tensor")
-        if not each.type.tensor_type.HasField("shape"):
-            raise InvalidInput(
-                f"{source.where}: input {each.name} says no shape; say how many dimensions it has, (batch,) or"
-                " (batch, width), when the model is exported"
-            )
     if not inputs:
         raise InvalidInput(f"{source.where}: the graph has no inputs: nothing of a request could change its answer")
     return inputs
@@ -164,6 +169,7 @@ def _bind(source: SourceGraph, schema: Schema, value: ValueInfoProto, argument: 
 
 
 _INTEGER_NAMES: Final = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+_SHORT: Final = frozenset(getattr(TensorProto, each) for each in _INTEGER_NAMES if "64" not in each)
 _TAKEN_NAMES: Final = ("BOOL", *_INTEGER_NAMES, "FLOAT", "FLOAT16", "DOUBLE")
 _TAKEN: Final = frozenset(getattr(TensorProto, each) for each in _TAKEN_NAMES)
 _SHAPES: Final = {

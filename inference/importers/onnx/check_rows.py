@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.export.keys import RowKeys
-from ringpull.inference.export.ranges import IdRange, ids_made, telling_ids
+from ringpull.inference.export.made_lists import ids_made
+from ringpull.inference.export.ranges import IdRange, telling_ids
 from ringpull.inference.importers.made_rows import made_rows
 from ringpull.inference.importers.onnx.cutting import Use
 from ringpull.inference.schema.features import Prepared, PreparedFeature
@@ -47,12 +48,10 @@ def ids_of(
         most = min(each.rows for each in own)
         drawn = random.integers(0, max(1, most), _DRAWN)
         tried = np.unique(np.concatenate([np.array(sorted(telling), np.int64), drawn]))
-        held = np.ones(len(tried), bool)
+        made = ids_made(schema[name])
+        held = np.ones(len(tried), bool) if made is None else (tried >= 0) & (tried < made)
         for each in own:
             held &= each.holds(tried)
-        made = ids_made(schema[name])
-        if made is not None:  # the source may have no others at all, as where it takes texts
-            held &= (tried >= 0) & (tried < made)
         if name in raw:
             held &= (tried >= raw[name].first_equal) & (tried < raw[name].rows)
         if held.any():

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.export.made_lists import ids_made
-from ringpull.inference.export.ranges import IdRange, limits_of, telling_ids
+from ringpull.inference.export.ranges import HIGHEST, LOWEST, IdRange, limits_of, telling_ids
 from ringpull.inference.importers.onnx.elements import NO_PLACE, Elements
 from ringpull.inference.importers.onnx.layout import IndexLayout, Looked, ragged_form, read_layout
 from ringpull.inference.importers.onnx.operators import NotRead
@@ -32,6 +32,9 @@ Array = NDArray[Any]
 
 DROPPED: Final = -(2**63)
 """Key of ids that do not count in a bag, where ids do not have their own."""
+
+MAX_MAPPED_BYTES: Final = 4 << 30
+"""Largest table of rows that a constant maps ids to."""
 
 MIN_INTEGER_BYTES: Final = 64 * 1024
 """Bytes from which on a table of integers is cut out: smaller ones are a graph's own numbering."""
@@ -64,18 +67,23 @@ class Use:
     """Rows of the table."""
     beyond_fails: bool
     """Whether a row that there is not is an error; else it is zeros."""
+    within: tuple[int, int] = (LOWEST, HIGHEST)
+    """Bounds of the ids that the graph's inputs take."""
+    through: Array | None = field(default=None, compare=False)
+    """Rows of the graph's tensor that a constant maps these rows to; None: they are its own."""
     pooled: Pooled | None = None
     """How its bags are pooled; None: they are not, or it has one id a row."""
 
     def same_as(self, other: Use) -> bool:
         """Return whether another use looks up the same, in the same way."""
-        return all(getattr(self, each) == getattr(other, each) for each in self.__dataclass_fields__)
+        own = (each.name for each in fields(self) if each.compare)
+        return all(getattr(self, each) == getattr(other, each) for each in own)
 
     def range(self, feature: str) -> IdRange:
         """Return for which ids of `feature` there is a row: of the only one, or of what is computed of several."""
         if len(self.features) > 1 or self.expression == KeyExpression.ids():
-            return IdRange((feature,), 0, None, self.rows, None, -self.rows)
-        return IdRange((feature,), 0, self.expression, self.rows, None, -self.rows)
+            return IdRange((feature,), 0, None, self.rows, None, -self.rows, self.within)
+        return IdRange((feature,), 0, self.expression, self.rows, None, -self.rows, self.within)
 
     def row_of(self, value: int) -> int | None:
         """Return the row, from 0 on, of an id; None: there is none."""
@@ -153,8 +161,14 @@ class CutGraph:
     """Look-ups that stay, and why."""
     limits: list[IdRange] = field(default_factory=list)
     """Ids that look-ups which stay have rows for."""
+    within: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Bounds of the ids that the graph's inputs take, of features whose type is shorter than int64."""
     computed: dict[tuple[tuple[str, ...], KeyExpression], Computed] = field(default_factory=dict)
     """Features that the server makes of others."""
+
+    def within_of(self, features: Sequence[str]) -> tuple[int, int]:
+        """Return the bounds of the ids of the only feature; of what is computed of several there are none."""
+        return self.within.get(features[0], (LOWEST, HIGHEST)) if len(features) == 1 else (LOWEST, HIGHEST)
 
     def feature_of(self, use: Use) -> str:
         """Return the feature that is looked up."""
@@ -171,7 +185,11 @@ class CutGraph:
 
 
 def cut_graph(
-    source: SourceGraph, schema: Schema, readings: Sequence[Reading], elements: Elements, stays: Mapping[str, str]
+    source: SourceGraph,
+    schema: Schema,
+    readings: Sequence[Reading],
+    elements: Elements,
+    within: Mapping[str, tuple[int, int]],
 ) -> CutGraph:
     """Return what of a graph can be cut out.
 
@@ -180,12 +198,12 @@ def cut_graph(
         schema: Schema of the features.
         readings: The graph, read for different numbers of rows.
         elements: Elements of them all.
-        stays: Tables that shall stay, by name of the tensor, and why.
+        within: Bounds of the ids that the graph's inputs take, of features whose type is shorter than int64.
     """
-    cut = CutGraph()
+    cut = CutGraph(within=within)
     for site in find_sites(source, readings[0]):
         try:
-            _add_site(cut, site, schema, readings, elements, stays)
+            _add_site(cut, site, schema, readings, elements)
         except NotRead as exc:
             cut.left.append((site, str(exc)))
     return cut
@@ -197,7 +215,6 @@ def _add_site(
     schema: Schema,
     readings: Sequence[Reading],
     elements: Elements,
-    stays: Mapping[str, str],
 ) -> None:
     table = readings[0].values[site.table]
     unread = next((each for each in readings if site.index not in each.read), None)
@@ -216,16 +233,17 @@ def _add_site(
             raise NotRead("its index is not the ids of a feature of many, in their order")
     layout = None if ragged is not None else read_layout(elements, indices)
     looked = (ragged,) if ragged is not None else layout.looked if layout is not None else ()
-    uses = _uses(site, table, schema, elements, looked)
-    reason = stays.get(site.table) or _unfit(table)
+    uses = _uses(cut, site, table, schema, elements, looked)
+    reason = _unfit(table)
     if reason is not None:
         cut.limits += [_limit(cut, schema, use) for use in uses if use is not None and use.beyond_fails]
         raise NotRead(reason)
     numbers_of_uses = tuple(-1 if use is None else number_of(cut, schema, use) for use in uses)
     places = tuple(_place(elements, table, each, site) for each in looked)
-    if site.table in cut.tables and cut.axes[site.table] != site.axis:
+    if cut.axes.get(site.table, site.axis) != site.axis:
         raise NotRead("it is looked up along another axis, too")
-    cut.tables.setdefault(site.table, site.rows_of(table))
+    if any(use is None or use.table == site.table for use in uses):
+        cut.tables.setdefault(site.table, site.rows_of(table))
     cut.originals.setdefault(site.table, table)
     cut.axes.setdefault(site.table, site.axis)
     cut.sites.append(CutSite(site, layout, numbers_of_uses, places))
@@ -248,7 +266,9 @@ def _is_ragged(schema: Schema, elements: Elements, numbers: NDArray[np.int64]) -
     return isinstance(feature, Sparse) and feature.many
 
 
-def _uses(site: Site, table: Array, schema: Schema, elements: Elements, looked: Sequence[Looked]) -> list[Use | None]:
+def _uses(
+    cut: CutGraph, site: Site, table: Array, schema: Schema, elements: Elements, looked: Sequence[Looked]
+) -> list[Use | None]:
     made: dict[tuple[int, tuple[str, ...]], Use] = {}
     uses: list[Use | None] = []
     for each in looked:
@@ -262,14 +282,35 @@ def _uses(site: Site, table: Array, schema: Schema, elements: Elements, looked: 
             raise NotRead("its index is computed of several features, some of which have many ids or are made")
         key = (each.form, features)
         if key not in made:
-            expression = elements.expression(each.form, features)
-            if expression is None:
-                raise NotRead("its index is too long an expression")
-            made[key] = Use(
-                site.table, features, expression.cast("int64"), table.shape[site.axis], site.beyond == "fails"
-            )
+            made[key] = _use(cut, site, table, elements, each.form, features)
         uses.append(made[key])
     return uses
+
+
+def _use(cut: CutGraph, site: Site, table: Array, elements: Elements, form: int, features: tuple[str, ...]) -> Use:
+    name, rows, mapped = site.table, table.shape[site.axis], None
+    expression = elements.expression(form, features)
+    if expression is None and (through := elements.through(form)) is not None:
+        # Rows of what a small constant maps ids to are the rows of a table by those ids.
+        mapped, inner, by = through
+        name, rows = f"{site.table} by {by}", len(mapped)
+        _add_mapped(cut, site, table, name, mapped)
+        expression = elements.expression(inner, features)
+    if expression is None:
+        raise NotRead("its index is too long an expression")
+    return Use(name, features, expression.cast("int64"), rows, site.beyond == "fails", cut.within_of(features), mapped)
+
+
+def _add_mapped(cut: CutGraph, site: Site, table: Array, name: str, mapped: Array) -> None:
+    """Add the table whose rows are those that a constant maps ids to."""
+    rows = site.rows_of(table)
+    if site.beyond != "fails" or mapped.min(initial=0) < -len(rows) or mapped.max(initial=0) >= len(rows):
+        raise NotRead("its index is mapped by a constant to rows that there are not")
+    if len(mapped) * rows.shape[1] * rows.itemsize > MAX_MAPPED_BYTES:
+        raise NotRead("its index is mapped by a constant so large that its rows are not held at a time")
+    cut.tables.setdefault(name, rows[mapped])
+    cut.originals.setdefault(name, table)
+    cut.axes.setdefault(name, site.axis)
 
 
 def _single(schema: Schema, name: str) -> bool:

@@ -55,16 +55,71 @@ class Elements:
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._forms: dict[tuple[Any, ...], int] = {}
         self._expressions: dict[tuple[int, tuple[str, ...]], KeyExpression] = {}
+        self._maps: list[tuple[Array, str]] = []
         self._said: list[tuple[Any, ...]] = []
         """What each form is: its operator, the forms it takes, its type and value."""
 
     def __getitem__(self, number: int) -> Element:
         return self._all[number]
 
+    def map(self, operand: Numbers, values: Array, name: str) -> Numbers:
+        """Return the numbers of what a constant (n,) of integers or strings maps elements to, `name` its own."""
+        there = (place for place, (_, each) in enumerate(self._maps) if each == name)
+        place = next(there, len(self._maps))
+        if place == len(self._maps):
+            self._maps.append((values, name))
+        distinct, places = np.unique(operand, return_inverse=True)
+        made = []
+        for each in distinct.tolist():
+            inner = self._all[each]
+            form = self._form(("map", (inner.form,), "int64", place))
+            made.append(self._add(("map", each, place), Element("int64", inner.row, inner.sent, form)))
+        return np.array(made, np.int64)[places.reshape(-1)].reshape(operand.shape)
+
+    def mapped(self, numbers: Numbers) -> tuple[Array, str, Numbers] | None:
+        """Return by which one constant elements are mapped, its name, and the elements that it maps; None: by none."""
+        said = [self._said[self._all[each].form] for each in np.unique(numbers).tolist()]
+        if not said or {each[0] for each in said} != {"map"} or len({each[3] for each in said}) != 1:
+            return None
+        operands = {number: key[1] for key, number in self._numbers.items() if key[0] == "map"}
+        values, name = self._maps[said[0][3]]
+        return values, name, np.vectorize(operands.__getitem__, otypes=[np.int64])(numbers)
+
+    def through(self, form: int) -> tuple[Numbers, int, str] | None:
+        """Return what a constant maps ids to, the form of these ids, and its name, for a form that takes no others.
+
+        None: it is not computed of one constant's numbers alone.
+        """
+        found: set[int] = set()
+        pending = [form]
+        while pending:
+            number = pending.pop()
+            operator, operands, _, _ = self._said[number]
+            if operator == "map":
+                found.add(number)
+            elif operator in ("id", "opaque"):
+                return None
+            else:
+                pending += operands
+        if len(found) != 1:
+            return None
+        (mapped,) = found
+        _, (inner,), _, place = self._said[mapped]
+        values, name = self._maps[place]
+        expression = self.expression(form, ("",), mapped)
+        if expression is None or values.dtype.kind not in "iu":
+            return None
+        return expression.cast("int64").evaluate(values.astype(np.int64)), inner, name
+
     def value(self, number: int) -> int | float | None:
         """Return the value of a constant; None: it is none."""
         operator, _, _, value = self._said[self._all[number].form]
         return value if operator == "constant" else None
+
+    def opaque(self, number_type: NumberType) -> int:
+        """Return the number of what is computed by no key expression."""
+        said = ("opaque", (), number_type, 0)
+        return self._add(said, Element(number_type, MIXED, (), self._form(said)))
 
     def sent(self, feature: str, row: int, place: int = NO_PLACE) -> int:
         """Return the number of an id that was sent."""
@@ -114,22 +169,29 @@ class Elements:
             self._said.append(said)
         return number
 
-    def expression(self, form: int, features: tuple[str, ...]) -> KeyExpression | None:
-        """Return a form as an expression of the ids of `features`; None: it is too large for one."""
+    def expression(self, form: int, features: tuple[str, ...], ids: int = -1) -> KeyExpression | None:
+        """Return a form as an expression of the ids of `features`; None: it is none, or too large for one.
+
+        The form `ids` stands for the ids of the first.
+        """
         made: dict[int, KeyExpression] = {}
         pending = [form]
         try:
             while pending:
                 number = pending[-1]
                 operator, operands, number_type, value = self._said[number]
-                missing = [each for each in operands if each not in made]
+                missing = [] if number == ids else [each for each in operands if each not in made]
                 if missing and number not in made:
                     pending += missing
                     continue
                 pending.pop()
                 if number in made:
                     continue
-                if operator == "id":
+                if number == ids:
+                    made[number] = KeyExpression.ids()
+                elif operator in ("map", "opaque"):
+                    return None
+                elif operator == "id":
                     made[number] = KeyExpression.ids(features.index(value))
                 elif operator == "constant":
                     made[number] = KeyExpression.constant(value, number_type)

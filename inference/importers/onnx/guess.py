@@ -102,7 +102,7 @@ def guess_schema(source: SourceGraph) -> Guess:
         bound = bind_inputs(source, first, arguments)
         model = bound_model(source, bound, first)
         probed = probe(model, bound, first)
-        cut = cut_graph(model, first, probed.readings, probed.elements, {})
+        cut = cut_graph(model, first, probed.readings, probed.elements, bound.within())
     except (GraphFailed, RingpullError) as exc:
         notes.append(f"what it looks up was not seen: {exc}")
         return Guess(first, arguments, tuple(notes))

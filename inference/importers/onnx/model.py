@@ -6,6 +6,7 @@ file -> graph (source) -> its inputs bound to a schema (binding) -> run and read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.check_rows import as_served, ids_of, make_rows
 from ringpull.inference.importers.onnx.guess import guess_schema
-from ringpull.inference.importers.onnx.outputs import plain_outputs
+from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
 from ringpull.inference.importers.onnx.source import read_source
 from ringpull.inference.importers.onnx.split import RowReader, Split
@@ -84,7 +85,7 @@ def import_onnx(
         ExportError: The graph cannot be split, or what was made of it gives other scores. Nothing is written then.
     """
     console = None if quiet else Console()
-    source = plain_outputs(read_source(model, folder))
+    source = open_batch(plain_outputs(read_source(model, folder)))
     if schema is None:
         guess = guess_schema(source)
         schema, arguments = guess.schema, {**guess.arguments, **(arguments or {})}
@@ -120,7 +121,11 @@ def _given(split: Split, columns: Mapping[str, Column]) -> tuple[Prepared | None
     if ragged:
         raise InvalidInput(f"check rows: scores of output {ragged[0]} are lists of different lengths")
     rows = len(next(iter(own.values())))
-    arrays = {name: np.asarray(each, np.float32) for name, each in scores.items()}
+    shapes = {each.name: each.shape for each in split.program_outputs}
+    arrays = {}
+    for name, each in scores.items():
+        values = np.asarray(each, np.float32)
+        arrays[name] = values.reshape(rows, *shapes[name]) if values.size == rows * math.prod(shapes[name]) else values
     return split.schema.prepare(own, rows), arrays
 
 

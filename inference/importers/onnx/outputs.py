@@ -13,6 +13,19 @@ from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError, InvalidInput
 
 
+def open_batch(source: SourceGraph) -> SourceGraph:
+    """Return a graph that says of no input and output how many rows it has: one was exported with a batch of 1."""
+    model = ModelProto()
+    model.CopyFrom(source.model)
+    filled = {each.name for each in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in filled and len(dims):
+            dims[0].dim_param = "rows"
+    del model.graph.value_info[:]
+    return SourceGraph(source.where, model, source.weights)
+
+
 def plain_outputs(source: SourceGraph) -> SourceGraph:
     """Return a graph whose outputs are no maps: what a ZipMap makes one of comes out as it is, under its name."""
     makers = {node.output[0]: node for node in source.graph.node if node.op_type == "ZipMap"}

@@ -48,6 +48,10 @@ def prove_keys(source: SourceGraph, cut: CutGraph, schema: Schema) -> int:
 def _prove(session: Session, cut: CutGraph, site: CutSite, number: int, schema: Schema) -> int:
     use = cut.uses[number]
     ids = _ids(use)
+    if use.through is not None:
+        rows_of_ids = use.expression.evaluate(*ids)
+        held = (rows_of_ids >= -use.rows) & (rows_of_ids < use.rows)
+        ids = tuple(each[held] for each in ids)
     rows = len(ids[0])
     feeds: dict[str, Array] = {}
     for name in session.inputs:
@@ -64,6 +68,8 @@ def _prove(session: Session, cut: CutGraph, site: CutSite, number: int, schema: 
     assert site.layout is not None
     found = by_row(site.layout, index[..., 0] if site.site.squeezed else index, rows)
     wanted = use.expression.evaluate(*ids)
+    if use.through is not None:
+        wanted = use.through[wanted]
     for element in [place for place, each in enumerate(site.uses) if each == number]:
         wrong = np.flatnonzero(found[:, element].astype(np.int64) != wanted)
         if len(wrong):

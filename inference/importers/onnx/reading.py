@@ -123,7 +123,10 @@ def _read_node(source: SourceGraph, reading: Reading, node: NodeProto) -> None:
             reading.reasons.update(dict.fromkeys(node.output, told))
         return
     try:
-        made = _moved(source, reading, node) if node.op_type in MOVES else [_computed(reading, node)]
+        if (mapped := _mapped(source, reading, node)) is not None:
+            made: list[Operand | None] = [mapped]
+        else:
+            made = _moved(source, reading, node) if node.op_type in MOVES else [_computed(reading, node)]
     except (NotRead, GraphFailed) as exc:
         reading.reasons.update(dict.fromkeys(node.output, str(exc)))
         return
@@ -144,6 +147,21 @@ def captured(node: NodeProto) -> list[str]:
     return found
 
 
+def _mapped(source: SourceGraph, reading: Reading, node: NodeProto) -> Operand | None:
+    """Return what a constant of integers or strings maps ids to, or a node makes of such strings; None: neither."""
+    if node.op_type == "Gather" and node.input[1] in reading.read and reading.is_constant(node.input[0]):
+        values = reading.values[node.input[0]]
+        if values.ndim == 1 and values.dtype.kind in "iuO" and values.size:
+            return reading.elements.map(reading.read[node.input[1]][0], values, node.input[0]), "int64"
+    if node.op_type == "LabelEncoder" and node.input[0] in reading.read:
+        found = reading.elements.mapped(reading.read[node.input[0]][0])
+        if found is not None:
+            strings, _, operands = found
+            (labels,) = run_node(source, node, {node.input[0]: strings})
+            return reading.elements.map(operands, labels, node.output[0]), "int64"
+    return None
+
+
 def _computed(reading: Reading, node: NodeProto) -> Operand:
     operands = [_operand(reading, each) if each else None for each in node.input]
     if any(each is not None and each[0].size > MAX_ELEMENTS for each in operands):
@@ -154,14 +172,16 @@ def _computed(reading: Reading, node: NodeProto) -> Operand:
     return made, number_type
 
 
-def _operand(reading: Reading, name: str) -> Operand:
-    """Return the elements of a tensor: read ones, or constants."""
+def _operand(reading: Reading, name: str, *, opaque: bool = False) -> Operand:
+    """Return the elements of a tensor: read ones, or constants; where it may be `opaque`, others too."""
     if name in reading.read:
         return reading.read[name]
-    if not reading.is_constant(name):
+    if not reading.is_constant(name) and not (opaque and name in reading.values):
         raise NotRead(reading.reason(name))
     values = reading.values[name]
     number_type = TYPES_OF_ARRAYS.get(values.dtype)
+    if number_type is not None and values.size <= MAX_ELEMENTS and not reading.is_constant(name):
+        return np.full(values.shape, reading.elements.opaque(number_type), np.int64), number_type
     if number_type is None or values.size > MAX_ELEMENTS:
         raise NotRead(f"it is computed of a constant of type {values.dtype}, of {values.size:,} numbers")
     return reading.elements.constants(values, number_type), number_type
@@ -172,7 +192,7 @@ def _moved(source: SourceGraph, reading: Reading, node: NodeProto) -> list[Opera
     data = list(node.input) if node.op_type == "Concat" else list(node.input[:1])
     if not any(each in reading.read for each in data):
         raise NotRead(f"{node.op_type} takes by ids what is the same for all of them")
-    operands = [_operand(reading, each) for each in data]
+    operands = [_operand(reading, each, opaque=True) for each in data]
     others = [each for each in node.input if each and each not in data]
     for each in others:
         if not reading.is_constant(each):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -106,9 +107,8 @@ def rest_of(
 
 def _assembled(editor: GraphEditor, cut: CutGraph, site: CutSite, inputs: Mapping[int, LookupInput]) -> str:
     """Add what lays look-ups out as the site's output, and return its name."""
-    table = cut.tables[site.site.table]
     shape = site.site.row_shape(_original(cut, site))
-    dim = table.shape[1]
+    dim = math.prod(shape)
     if site.layout is None:
         name = f"{LOOKUP}{site.uses[0]}"
         laid, before, after = name, 0, 0
@@ -134,7 +134,7 @@ def _original(cut: CutGraph, site: CutSite) -> Array:
 
 def _by_row(editor: GraphEditor, cut: CutGraph, site: CutSite, inputs: Mapping[int, LookupInput]) -> str:
     """Return the vectors of a row's elements, (B, K, D)."""
-    dim = cut.tables[site.site.table].shape[1]
+    dim = math.prod(site.site.row_shape(_original(cut, site)))
     parts: list[str] = []
     starts: dict[int, int] = {}
     size = 0

@@ -118,6 +118,7 @@ def _check_graph(where: str, model: ModelProto) -> None:
         raise InvalidInput(f"{where}: the graph has no outputs; name one as its output when you save it")
     if not model.opset_import:
         raise CorruptData(f"{where}: says no version of its operators (opset_import)")
+    _check_inputs(where, model)
     functions = {(each.domain, each.name) for each in model.functions}
     for node in all_nodes(model.graph):
         if node.domain not in DOMAINS and (node.domain, node.op_type) not in functions:
@@ -127,23 +128,36 @@ def _check_graph(where: str, model: ModelProto) -> None:
                 " operators of ONNX"
             )
     try:
-        onnx.checker.check_model(_without_data(model))
+        onnx.checker.check_model(_for_checker(model))
     except onnx.checker.ValidationError as exc:
         raise CorruptData(f"{where}: is no valid ONNX graph: {_first_line(exc)}") from exc
 
 
-def _without_data(model: ModelProto) -> ModelProto:
-    """Return the graph for the checker: it would look for external data, which is checked here."""
-    if not any(each.data_location == TensorProto.EXTERNAL for each in model.graph.initializer):
-        return model
+def _for_checker(model: ModelProto) -> ModelProto:
+    """Return the graph for the checker: it would look for external data, and wants shapes of outputs."""
     copy = ModelProto()
     copy.CopyFrom(model)
+    given = {value.name for value in copy.graph.input}
     for tensor in [each for each in copy.graph.initializer if each.data_location == TensorProto.EXTERNAL]:
-        value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        if tensor.name not in {each.name for each in copy.graph.input}:
-            copy.graph.input.append(value)
+        if tensor.name not in given:
+            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         copy.graph.initializer.remove(tensor)
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
     return copy
+
+
+def _check_inputs(where: str, model: ModelProto) -> None:
+    filled = {tensor.name for tensor in model.graph.initializer}
+    for value in [each for each in model.graph.input if each.name not in filled]:
+        if not value.type.HasField("tensor_type"):
+            raise InvalidInput(f"{where}: input {value.name} is a {value.type.WhichOneof('value')}, no tensor")
+        if not value.type.tensor_type.HasField("shape"):
+            raise InvalidInput(
+                f"{where}: input {value.name} says no shape; say how many dimensions it has, (batch,) or"
+                " (batch, width), when the model is exported"
+            )
 
 
 def _inlined(where: str, model: ModelProto) -> ModelProto:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from ringpull.inference.export.kept_weight import LARGE_BYTES, KeptWeight
 from ringpull.inference.export.keys import Keys
@@ -84,7 +82,7 @@ class Split:
                 f"{exc}. It was given ids 0 and 1 of every feature: does the schema fit the graph?"
             ) from exc
         described = program_outputs(chosen, probed.readings)
-        cut = cut_graph(model, schema, probed.readings, probed.elements, {})
+        cut = cut_graph(model, schema, probed.readings, probed.elements, bound.within())
         schema = _never_empty(schema, add_bags(model, cut, schema, probed))
         prove_keys(model, cut, schema)
         add_pools(model, cut, schema, tensors)
@@ -99,7 +97,7 @@ class Split:
         served = {tensor: replace(each, read=(weights or {}).get(tensor)) for tensor, each in served.items()}
         taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
         serving = plan_serving(cut, uses, schema, served, taken)
-        limits = tuple(_type_limits(bound))
+        limits = tuple(IdRange((each,), 0, None, high, None, low) for each, (low, high) in bound.within().items())
         return cls(
             source, schema, bound, chosen, described, cut, uses, rest, served, serving, kept, large, limits
         )  # fmt: skip
@@ -147,18 +145,6 @@ def _never_empty(schema: Schema, names: set[str]) -> Schema:
         for each in schema.features
     ]
     return Schema(features, schema.stacks) if names else schema
-
-
-def _type_limits(bound: Bound) -> Iterator[IdRange]:
-    """Yield the ids that inputs of a shorter type than int64 can take."""
-    for each in bound.inputs:
-        kind = helper.tensor_dtype_to_np_dtype(each.type) if each.type != TensorProto.STRING else np.dtype(np.int64)
-        if kind.kind not in "iu" or kind.itemsize == 8:
-            continue
-        for member in each.members:
-            if member.part in ("id", "sequence", "values"):
-                bounds = np.iinfo(kind)
-                yield IdRange(member.features, 0, None, int(bounds.max) + 1, None, int(bounds.min))
 
 
 def _kept(

@@ -16,12 +16,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from rich.console import Console
-from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
 
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.version_folder import new_version
+from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
 from ringpull.inference.importers.savedmodel.description import BigVariable, Description
 from ringpull.inference.importers.savedmodel.process import TIMEOUT_S, Converter
 from ringpull.inference.schema.columns import Column

@@ -47,12 +47,24 @@ FORMATS: Final = {
     "text": Format(module="text", suffixes=(".csv", ".tsv", ".txt", ".vec", ".glove")),
     "word2vec": Format(module="word2vec"),  # in binary; as text it is "text"
     "hps": Format(module="hps", holds=("key", "emb_vector")),
-    "safetensors": Format(module="safetensors_file", suffixes=(".safetensors",)),
+    "safetensors": Format(module="safetensors_file", suffixes=(".safetensors", ".safetensors.index.json")),
     "torch": Format(module="torch_file", suffixes=(".pt", ".pth", ".ckpt")),
     "dcp": Format(module="dcp", holds=(".metadata",)),
     "redis": Format(module="redis_store", schemes=("redis", "rediss", "unix")),
     "sqlite": Format(module="sqlite", suffixes=(".db", ".sqlite", ".sqlite3"), magic=(b"SQLite format 3\x00",)),
 }
+
+
+_OPTIONS_OF: Final = {
+    "header": ("text",),
+    "delimiter": ("text",),
+    "ids": ("safetensors", "torch", "dcp"),
+    "query": ("sqlite",),
+    "table": ("sqlite",),
+    "keys": ("redis",),
+    "encoding": ("redis", "sqlite"),
+}
+"""Options that some formats have only."""
 
 
 def open_source(where: str | Path, options: ReadOptions | None = None) -> TableSource:
@@ -74,8 +86,9 @@ def open_source(where: str | Path, options: ReadOptions | None = None) -> TableS
     name = chosen.format if chosen.format is not None else format_of(place)
     if name not in FORMATS:
         raise InvalidInput(f"format is {name!r}; it must be one of {', '.join(FORMATS)}")
-    if name != "text" and (chosen.header is not None or chosen.delimiter is not None):
-        raise InvalidInput(f"{place}: is read as {name}; header and delimiter are for text")
+    for option, formats in _OPTIONS_OF.items():
+        if getattr(chosen, option) is not None and name not in formats:
+            raise InvalidInput(f"{place}: is read as {name}; {option} is for {', '.join(formats)}")
     with needing("import", f"a source of the format {name}"):
         module = import_module(f"ringpull.inference.importers.tables.{FORMATS[name].module}")
     return cast(Reader, module.open_table)(place, chosen)

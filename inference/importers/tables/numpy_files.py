@@ -26,7 +26,7 @@ from ringpull.inference.importers.tables.files import (
     storage_errors,
 )
 from ringpull.inference.importers.tables.source import ReadOptions
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
 
 _MAX_HEADER_BYTES: Final = 1 << 16
 _READERS: Final[dict[tuple[int, int], Any]] = {
@@ -104,7 +104,7 @@ def _read_header(name: str, where: str, open_file: Callable[[], BinaryIO], size:
         CorruptData: There is none, or its file has more or fewer bytes than that.
         InvalidInput: Its rows lie in no order that can be read one by one, or are objects.
     """
-    with open_file() as file, _zip_errors(where):
+    with open_file() as file:
         limited = _Limited(file, where)
         try:
             version = np.lib.format.read_magic(limited)
@@ -114,7 +114,9 @@ def _read_header(name: str, where: str, open_file: Callable[[], BinaryIO], size:
                     f"{where}: is of the version {version} of its format; save it again, with numpy.save"
                 )
             shape, fortran, dtype = reader(limited)
-        except (ValueError, EOFError, TypeError, SyntaxError, RecursionError) as exc:
+        except RingpullError:
+            raise
+        except Exception as exc:  # of numpy's parser, and of Python's, which it uses: of any root
             raise CorruptData(f"{where}: is no array of NumPy: {exc}") from exc
     data_pos = limited.read_bytes
     if dtype.hasobject:
@@ -148,7 +150,8 @@ class _Limited:
     def read(self, size: int = _MAX_HEADER_BYTES, /) -> bytes:
         if self.read_bytes + size > _MAX_HEADER_BYTES:
             raise CorruptData(f"{self._where}: its header claims {size:,} bytes")
-        data = self._file.read(size)
+        with _zip_errors(self._where):
+            data = self._file.read(size)
         self.read_bytes += len(data)
         return data
 

@@ -41,6 +41,18 @@ class ReadOptions:
     id_type: str | None = None
     """Type of the keys, a value of `KeyType`, where the source does not say it itself, as a text does not; None: as its
     first rows look."""
+    ids: str | None = None
+    """File with the keys of a tensor's rows, in their order: a line each, or `.npy`; None: as `id` says, or the numbers
+    of rows."""
+    query: str | None = None
+    """SELECT whose result is the table, of a database."""
+    table: str | None = None
+    """Table of a database; None: the only one there is."""
+    keys: str | None = None
+    """Keys of a store: a pattern with one `*`, which stands for the id, or the name of one hash of all rows."""
+    encoding: str | None = None
+    """How a vector lies in one value of a store or a database, a name of `cells.ENCODINGS`; None: by what the first
+    looks like."""
 
     def check_alone(self) -> Self:
         """Return these options, unless they contradict each other by themselves.

@@ -133,13 +133,13 @@ class TextTable:
         if chosen.value is not None:
             types[chosen.value] = pa.string()
         for name in chosen.vector:
-            types[name] = pa.string() if kinds[name] is Kind.VECTOR else pa.float32()
+            types[name] = pa.string() if kinds[name] in (Kind.VECTOR, Kind.OTHER) else pa.float32()
         return (
             pa_csv.ReadOptions(
                 block_size=BLOCK_BYTES,
                 skip_rows=layout.skip_lines,
                 column_names=[*names, ""] if layout.trailing else names,
-                use_threads=False,  # so that errors say the row
+                use_threads=False,  # so that errors say the row; more threads read a stream no faster
             ),
             pa_csv.ParseOptions(delimiter=layout.delimiter, quote_char='"' if layout.quoted else False),
             pa_csv.ConvertOptions(
@@ -194,11 +194,12 @@ def _dim(layout: TextLayout, chosen: Chosen, path: str) -> int:
     kinds = {column.name: column.kind for column in layout.columns}
     many = len(chosen.vector) > 1
     for name in chosen.vector:
-        if kinds[name] is Kind.TEXT or (many and kinds[name] is Kind.VECTOR):
+        if kinds[name] is Kind.TEXT or (many and kinds[name] in (Kind.VECTOR, Kind.OTHER)):
             raise InvalidInput(f"{path}: column {name} has {layout.values(name)[0][:80]!r}, which is no number")
     dim = len(chosen.vector)
-    if kinds[chosen.vector[0]] is Kind.VECTOR:
-        dim = len(numbers_in(layout.values(chosen.vector[0])[0]) or ())
+    if kinds[chosen.vector[0]] in (Kind.VECTOR, Kind.OTHER):
+        found = (numbers_in(value) for value in layout.values(chosen.vector[0]))
+        dim = next(len(numbers) for numbers in found if numbers)
     if dim > MAX_DIM:
         raise InvalidInput(f"{path}: vectors have {dim} numbers; they may have {MAX_DIM}")
     return dim
@@ -260,22 +261,47 @@ def parse_vectors(texts: pa.StringArray, dim: int, column: str, at: At) -> Float
         InvalidInput: One has another length, or something that is no number.
     """
     inner = pc.utf8_trim(texts, characters=BRACKETS)
-    for separator in SEPARATORS:
-        inner = pc.replace_substring(inner, pattern=separator, replacement=" ")
-    lists = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(inner))
-    lengths = np.diff(lists.offsets.to_numpy())
-    with suppress(pa.ArrowInvalid):
-        if (lengths == dim).all():
-            return np.array(pc.cast(lists.flatten(), pa.float32()).to_numpy(zero_copy_only=False)).reshape(-1, dim)
+    rows = _evenly_separated(inner, dim)
+    if rows is not None:
+        return rows
+    numbers: list[list[str]] = []
     for row, text in enumerate(texts.to_pylist()):
-        numbers = numbers_in(text)
-        if numbers is None:
+        found = numbers_in(text)
+        if found is None:
             raise InvalidInput(f"{at(row)}: the vector (column {column}) is {text[:80]!r}, which is not of numbers")
-        if len(numbers) != dim:
+        if len(found) != dim:
             raise InvalidInput(
-                f"{at(row)}: the vector (column {column}) has {len(numbers)} numbers; the first one has {dim}"
+                f"{at(row)}: the vector (column {column}) has {len(found)} numbers; the first one has {dim}"
             )
-    raise InvalidInput(f"{at(0)}: the vectors (column {column}) cannot be read as numbers")
+        numbers.append(found)
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float64).astype(np.float32)
+
+
+def _evenly_separated(texts: pa.StringArray, dim: int) -> Float32Array | None:
+    """Return vectors whose numbers have one separator between them, each a line of a text by itself; None: they have
+    not, or they are none."""
+    first = texts[0].as_py()
+    separator = next((each for each in SEPARATORS if each in first), " ")
+    lines = pc.binary_join_element_wise(texts, "", "\n")
+    names = [str(place) for place in range(dim)]
+    _, _, data = lines.buffers()
+    offsets = np.frombuffer(lines.buffers()[1], np.int32, len(lines) + 1, 4 * lines.offset)
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(data.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))),
+            pa_csv.ReadOptions(column_names=names, use_threads=False),
+            pa_csv.ParseOptions(delimiter=separator, quote_char=False, ignore_empty_lines=False),
+            pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.float32()), null_values=[]),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != len(texts):
+        return None
+    rows = np.empty((len(texts), dim), np.float32)
+    for place, numbers in enumerate(table.columns):
+        rows[:, place] = numbers.to_numpy()
+    return rows
 
 
 def replace_share(piece: TablePiece, share: float) -> TablePiece:

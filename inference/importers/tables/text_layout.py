@@ -25,6 +25,8 @@ SEPARATORS: Final = (",", ";", "|")
 """Characters between the numbers of a vector that is a text, beside blanks."""
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
+_PADDED: Final = re.compile(r"-?0\d+")
+"""Digits that are a name, not a number: 007."""
 _INTEGER: Final = re.compile(r"-?(0|[1-9]\d*)")
 _COUNTS: Final = re.compile(r"(\d{1,18}) (\d{1,9})\s*")
 
@@ -86,7 +88,7 @@ def find_layout(lines: Sequence[str], options: ReadOptions, where: str) -> TextL
     columns = []
     for place, name in enumerate(names):
         kind = _kind([row[place] for row in sample])
-        columns.append(Column(name, kind, kind.value))
+        columns.append(Column(name, kind, "texts, some of numbers" if kind is Kind.OTHER else kind.value))
     return TextLayout(
         delimiter=delimiter,
         quoted=quoted,
@@ -126,8 +128,10 @@ def _delimiter(lines: Sequence[str], where: str) -> str:
     """Return the delimiter that makes keys and vectors of the lines; else the first that makes columns."""
     body = lines[1:] or lines
     split = {}
+    seen: dict[str, int] = {}
     for delimiter in DELIMITERS:
         rows = [_fields(line.removesuffix(" "), delimiter, delimiter != " ") for line in (lines[0], *body)]
+        seen[delimiter] = len(rows[0])
         if len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
             split[delimiter] = rows[1:]
     for delimiter, rows in split.items():
@@ -135,6 +139,8 @@ def _delimiter(lines: Sequence[str], where: str) -> str:
             return delimiter
     for delimiter in split:
         return delimiter
+    if max(seen.values()) > 1:  # and some line has fewer: whoever reads it says which
+        return max(seen, key=lambda delimiter: seen[delimiter])
     raise InvalidInput(f"{where}: no columns can be seen in its first lines; say what is between them, with delimiter")
 
 
@@ -156,11 +162,14 @@ def _is_header(rows: Sequence[Sequence[str]], options: ReadOptions) -> bool:
 def _kind(values: Sequence[str]) -> Kind:
     if all(map(is_integer, values)):
         return Kind.INTEGER
+    if any(map(_PADDED.fullmatch, values)):
+        return Kind.TEXT
     if all(_NUMBER.fullmatch(value.strip()) for value in values):
         return Kind.NUMBER
-    if all(numbers_in(value) is not None for value in values):
+    vectors = [numbers_in(value) is not None for value in values]
+    if all(vectors):
         return Kind.VECTOR
-    return Kind.TEXT
+    return Kind.OTHER if any(vectors) else Kind.TEXT
 
 
 def _fields(line: str, delimiter: str, quoted: bool) -> list[str]:

@@ -14,7 +14,7 @@ from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.schema import Schema
-from tests.inference.export.versions import Exported
+from tests.inference.export.versions import exported_at
 
 ROWS: Final = 12
 DIM: Final = 4
@@ -129,7 +129,7 @@ def assert_scores(
     served: dict[str, Column] | None = None,
 ) -> None:
     """Assert that a version answers rows as its module does; `served` are their columns where its ids are others."""
-    version = Exported(report.path)
+    version = exported_at(report.path)
     rows = len(columns["h"].offsets) - 1  # type: ignore[union-attr]
     names = [name for name in module.forward.__annotations__ if name != "return"]
     arguments = schema.arguments(schema.prepare(columns, rows), names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from ringpull.inference.head.pipeline import Pipeline
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.schema.columns import Column
-from ringpull.inference.schema.kinds import Sparse
+from ringpull.inference.schema.kinds import Feature, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Pooling
@@ -31,7 +33,6 @@ from tests.inference.export.key_expressions import (
     Crossed,
     Expression,
     Model,
-    Single,
     check,
     export,
     lists,
@@ -41,45 +42,76 @@ from tests.inference.fakes import ReferenceRouter
 from tests.reference import assert_close
 
 
-class Stack(Model):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.e(self.expression(x)[:, [1, 0]]).sum(1) + self.e(self.expression(x[:, 1])))
+class All(nn.Module):
+    """A model with an embedding, and an output, for each expression."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.e = nn.ModuleDict({name: self.embedding(expression) for name, expression in ANY_ID.items()})
+        for each in self.e.values():
+            nn.init.normal_(each.weight)
+
+    def embedding(self, expression: Expression) -> nn.Module:
+        return nn.Embedding(ROWS, DIM)
+
+    def every(self, make: Callable[[nn.Module, Expression], Tensor]) -> dict[str, Tensor]:
+        return {name: make(self.e[name], expression) for name, expression in ANY_ID.items()}
 
 
-class Listed(Model):
-    def forward(self, history: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.e(self.expression(history))).cumsum(1)[:, -1])
+class Singles(All):
+    def forward(self, user: Tensor) -> dict[str, Tensor]:
+        return self.every(lambda e, expression: e(expression(user)))
 
 
-class Bags(Model):
-    def __init__(self, expression: Expression, rows: int = ROWS) -> None:
-        super().__init__(expression, rows)
-        self.bag = nn.EmbeddingBag(rows, DIM, mode="mean", include_last_offset=True, padding_idx=3)
-        self.of_sequence = nn.EmbeddingBag(rows, DIM, mode="sum", padding_idx=int(expression(torch.tensor([2]))))
-        nn.init.normal_(self.bag.weight)
-        nn.init.normal_(self.of_sequence.weight)
+class Stacks(All):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.every(lambda e, expression: e(expression(x)[:, [1, 0]]).sum(1) + e(expression(x[:, 1])))
 
-    def forward(self, bag: Tensor, bag_offsets: Tensor, history: Tensor) -> Tensor:
-        return self.out(self.bag(self.expression(bag), bag_offsets) + self.of_sequence(self.expression(history)))
+
+class Lists(All):
+    def forward(self, history: Tensor) -> dict[str, Tensor]:
+        return self.every(lambda e, expression: torch.tanh(e(expression(history))).cumsum(1)[:, -1])
+
+
+class Bags(All):
+    def embedding(self, expression: Expression) -> nn.Module:
+        return nn.EmbeddingBag(ROWS, DIM, mode="mean", include_last_offset=True, padding_idx=3)
+
+    def forward(self, bag: Tensor, bag_offsets: Tensor) -> dict[str, Tensor]:
+        return self.every(lambda e, expression: e(expression(bag), bag_offsets))
+
+
+class BagsOfSequences(All):
+    def embedding(self, expression: Expression) -> nn.Module:
+        return nn.EmbeddingBag(ROWS, DIM, mode="sum", padding_idx=int(expression(torch.tensor([2]))))
+
+    def forward(self, history: Tensor) -> dict[str, Tensor]:
+        return self.every(lambda e, expression: e(expression(history)))
+
+
+IDS = np.array(EXTREME)
+SHAPES: dict[type[All], tuple[list[Feature], dict[str, Column], int, Pooling]] = {
+    Singles: ([USER], {"user": IDS}, 1, Pooling.NONE),
+    Stacks: ([A, B], {"a": IDS, "b": IDS[::-1].copy()}, 2, Pooling.NONE),
+    Lists: ([HISTORY], {"history": lists(EXTREME)}, 1, Pooling.NONE),
+    Bags: ([Sparse("bag", many=True)], {"bag": lists(EXTREME)}, 1, Pooling.MEAN),
+    BagsOfSequences: ([HISTORY], {"history": lists(EXTREME[::-1])}, 1, Pooling.SUM),
+}
+"""Features, their columns, look-ups of each table, and pooling."""
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", ANY_ID)
-def test_a_row_is_computed_of_any_id(tmp_path: Path, name: str) -> None:
-    expression = ANY_ID[name]
-    ids = np.array(EXTREME)
-    report = check(tmp_path / "single", Single(expression), [USER], {"user": ids})
+@pytest.mark.parametrize("models", SHAPES)
+def test_a_row_is_computed_of_any_id(tmp_path: Path, models: type[All]) -> None:
+    features, columns, lookups, pooling = SHAPES[models]
+    stacks = {"x": ["a", "b"]} if models is Stacks else {}
+    report = check(tmp_path, models(), features, columns, stacks=stacks)
     assert not report.kept
     assert not report.manifest.limits
     assert all(each.key is not None for each in report.manifest.lookups)
-    stacks = {"x": ["a", "b"]}
-    report = check(tmp_path / "stack", Stack(expression), [A, B], {"a": ids, "b": ids[::-1].copy()}, stacks=stacks)
-    assert len(report.manifest.lookups) == 2
-    report = check(tmp_path / "list", Listed(expression), [HISTORY], {"history": lists(EXTREME)})
-    assert not report.kept
-    columns: dict[str, Column] = {"bag": lists(EXTREME), "history": lists(EXTREME[::-1])}
-    report = check(tmp_path / "bag", Bags(expression), [Sparse("bag", many=True), HISTORY], columns)
-    assert {each.pooling for each in report.manifest.lookups} == {Pooling.MEAN, Pooling.SUM}
+    assert {each.pooling for each in report.manifest.lookups} == {pooling}
+    assert Counter(each.table for each in report.manifest.lookups) == {f"e.{name}": lookups for name in ANY_ID}
 
 
 # -- several ids -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from tests.inference.export.masked_pools import (
     MASKS,
     ROWS,
     SUMS,
-    Mask,
     assert_scores,
     export,
     rows_of,
@@ -34,22 +33,27 @@ from tests.inference.export.masked_pools import (
 pytestmark = pytest.mark.medium
 
 
-class Pools(nn.Module):
-    """A model with an embedding for each way to sum and to divide, and an output for each."""
+Case = tuple[str, str, str]
+"""Names of a mask, of a way to sum and of a divisor."""
 
-    def __init__(self, cases: list[tuple[str, str]], mask: Mask, padding_idx: int | None) -> None:
+
+class Pools(nn.Module):
+    """A model with an embedding for each mask, way to sum and way to divide, and an output for each."""
+
+    def __init__(self, cases: list[Case], padding_idx: int | None) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.cases = cases
-        self.mask = mask
-        self.e = nn.ModuleDict({f"{a}_{b}": nn.Embedding(ROWS, DIM, padding_idx=padding_idx) for a, b in cases})
+        self.e = nn.ModuleDict({"_".join(each): nn.Embedding(ROWS, DIM, padding_idx=padding_idx) for each in cases})
         self.drop = nn.Dropout(0.5)
 
     def forward(self, h: Tensor, h_lengths: Tensor) -> dict[str, Tensor]:
-        keep = self.mask(h, h_lengths)
-        return {
-            f"{a}_{b}": DIVISORS[b](self.drop(self.e[f"{a}_{b}"](h)), keep, SUMS[a], h_lengths) for a, b in self.cases
-        }
+        outputs = {}
+        for case in self.cases:
+            mask, way, divisor = case
+            name, keep = "_".join(case), MASKS[mask][0](h, h_lengths)
+            outputs[name] = DIVISORS[divisor](self.drop(self.e[name](h)), keep, SUMS[way], h_lengths)
+        return outputs
 
 
 CONFIGURED: Final[list[tuple[int, Any, int | None]]] = [(0, "right", None), (3, "left", None), (3, "right", 3)]
@@ -57,20 +61,18 @@ CONFIGURED: Final[list[tuple[int, Any, int | None]]] = [(0, "right", None), (3, 
 
 
 def assert_pooled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str, cases: list[tuple[str, str]], configured: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: list[Case], configured: tuple[int, Any, int | None]
 ) -> None:
     """Assert that every case is pulled as its mask says, and scores as the module does."""
-    pad, side, padding_idx = CONFIGURED[configured % len(CONFIGURED)]
+    pad, side, padding_idx = configured
     monkeypatch.setattr(masked_pools, "LEFT", side == "left")
-    keeps, expected = MASKS[mask]
-    module = Pools(cases, keeps, padding_idx)
+    module = Pools(cases, padding_idx)
     schema = Schema([IdSequence("h", LENGTH, pad=pad, pad_side=side)])
     report = export(tmp_path, module, schema)
-    padding_id, unpadded = expected(pad, side)
-    for a, b in cases:
-        wanted = LookupSpec(
-            table=f"e.{a}_{b}", feature="h", pooling=Pooling.SUM, padding_id=padding_id, unpadded=unpadded
-        )
+    for case in cases:
+        padding_id, unpadded = MASKS[case[0]][1](pad, side)
+        table = f"e.{'_'.join(case)}"
+        wanted = LookupSpec(table=table, feature="h", pooling=Pooling.SUM, padding_id=padding_id, unpadded=unpadded)
         assert [each for each in report.manifest.lookups if each.table == wanted.table] == [wanted]
     assert all(table.poolings == ("sum",) for table in report.tables)
     assert not report.kept
@@ -80,23 +82,24 @@ def assert_pooled(
 
 
 def test_every_way_to_sum_is_a_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_pooled(tmp_path, monkeypatch, "lengths_not_pad", [(way, "count_eps") for way in SUMS], 0)
+    assert_pooled(tmp_path, monkeypatch, [("lengths_not_pad", way, "count_eps") for way in SUMS], CONFIGURED[0])
 
 
 @pytest.mark.parametrize("configured", [1, 2])
 def test_every_divisor_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: int) -> None:
-    cases = [(way, divisor) for divisor in DIVISORS for way in ("product", "einsum")]
-    assert_pooled(tmp_path, monkeypatch, "not_pad", cases, configured)
+    ways = ("product", "einsum")
+    # Each in both configurations, and with both ways: those that scale a sum, and a product with the mask itself.
+    cases = [("not_pad", ways[(at + configured) % 2], divisor) for at, divisor in enumerate(DIVISORS)]
+    assert_pooled(tmp_path, monkeypatch, cases, CONFIGURED[configured])
 
 
-@pytest.mark.parametrize("mask", list(MASKS))
-@pytest.mark.parametrize("more", [0, 1])
-def test_every_mask_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str, more: int) -> None:
-    at = list(MASKS).index(mask) + more
+@pytest.mark.parametrize("configured", [0, 1, 2])
+def test_every_mask_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: int) -> None:
+    """In every configuration, each time with another way to sum and another divisor."""
     ways, divisors = list(SUMS), [each for each in DIVISORS if each != "weights"]
-    number = len(MASKS) + 1
-    cases = [(ways[(at + step) % len(ways)], divisors[(at + step) % len(divisors)]) for step in (0, number)]
-    assert_pooled(tmp_path, monkeypatch, mask, cases, at)
+    starts = {mask: at + configured * (len(MASKS) + 1) for at, mask in enumerate(MASKS)}
+    cases = [(mask, ways[at % len(ways)], divisors[at % len(divisors)]) for mask, at in starts.items()]
+    assert_pooled(tmp_path, monkeypatch, cases, CONFIGURED[configured])
 
 
 LAYERS: Final[dict[str, Callable[[Tensor], Tensor]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,17 @@ class Exported:
         return LookupResult(pooled.astype(np.float32), 0)
 
 
+@lru_cache(maxsize=1)
+def _read(folder: Path, manifest: bytes) -> Exported:
+    """Return a version, read once for all rows that it is asked: torch takes long to load a program."""
+    return Exported(folder)
+
+
+def exported_at(folder: Path) -> Exported:
+    """Return the version of a folder, read anew only when another one is asked for, or its manifest has changed."""
+    return _read(folder, (folder / "manifest.json").read_bytes())
+
+
 def assert_equal(
     module: nn.Module,
     schema: Schema,
@@ -82,7 +94,7 @@ def assert_equal(
     arguments = schema.arguments(schema.prepare(columns, rows), parameters)
     with torch.no_grad():
         expected = tree_leaves(module.eval()(**{name: torch.tensor(values) for name, values in arguments.items()}))
-    scores = Exported(folder).score({**columns, **(served or {})}, rows)
+    scores = exported_at(folder).score({**columns, **(served or {})}, rows)
     for (name, actual), leaf in zip(scores.items(), expected, strict=True):
         assert actual.dtype == np.float32, name
         assert_close(actual, leaf.numpy(), largest=10.0)

@@ -43,6 +43,7 @@ def python_of_triton(folder_of_triton: Path) -> str:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = str(folder / "bin" / "python")
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+    pip.append("--no-compile")  # Few of its modules are used, once.
     done = subprocess.run(
         [*pip, "--retries", "0", "tritonclient[grpc,http]"], capture_output=True, text=True, check=False
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     range_checksum,
 )
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 ECHO, GATED = "echo", "gated"
 
@@ -36,6 +38,13 @@ def pull_of(*keys: int, model: str = ECHO) -> PullRequest:
     return PullRequest(model, 1, 1, lookups, positions, np.zeros(0, np.uint32), np.zeros(0, np.float32))
 
 
+def top_k_of(count: int = 1, model: str = ECHO) -> TopKRequest:
+    """Return a request of so many queries of one number, about all slots."""
+    nothing = np.zeros(2 * count, np.uint32)
+    ranges, vectors = np.array([0, 65_536], np.uint32), np.arange(count, dtype=np.float32)
+    return TopKRequest(model, 1, 1, "table", 1, False, count, False, vectors, ranges, nothing, np.zeros(0, np.uint64))
+
+
 class FakeShard:
     """`ringpull.ps.wire.server.Verbs` without tables."""
 
@@ -49,6 +58,7 @@ class FakeShard:
         self.failures: dict[str, Exception] = {}
         """Model -> what a pull of it raises."""
         self.values_per_key = 1
+        self.scan_cost = 0.0
 
     def pull(self, request: PullRequest) -> PullReply:
         self.pulls += 1
@@ -68,6 +78,19 @@ class FakeShard:
 
     def describe(self, request: DescribeRequest) -> DescribeReply:
         return DescribeReply(np.frombuffer(request.table.encode(), np.uint8), request.begin, request.end)
+
+    def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply:
+        """Answer each query with itself; at the gate it waits until that is open or it may not go on."""
+        self.threads.add(threading.current_thread().name)
+        if request.model == GATED:
+            self.entered.set()
+            while not self.gate.wait(0.01):
+                go_on()
+        counts = np.ones(request.count, np.uint32)
+        return TopKReply(counts, np.arange(request.count, dtype=np.uint64), request.vectors[: request.count])
+
+    def top_k_cost(self, request: TopKRequest) -> float:
+        return self.scan_cost
 
     def statistics(self) -> ShardStatistics:
         self.statistics_asked += 1

@@ -22,6 +22,7 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     TableStatistics,
 )
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 names = st.text(max_size=20)
 counts = st.integers(0, 2**63 - 1)
@@ -60,8 +61,32 @@ def pull_requests(draw: st.DrawFn) -> PullRequest:
     )
 
 
+@st.composite
+def top_k_requests(draw: st.DrawFn) -> TopKRequest:
+    count, among = draw(st.integers(0, 5)), draw(st.booleans())
+    edges = sorted(draw(st.sets(st.integers(0, 65_536), max_size=8)))
+    limited = draw(st.lists(small, min_size=count, max_size=count)) if among else [0] * count
+    lengths = [*draw(st.lists(small, min_size=count, max_size=count)), *limited]
+    return TopKRequest(
+        model=draw(names),
+        version=draw(counts),
+        epoch=draw(counts),
+        table=draw(names),
+        k=draw(st.integers(1, 10_000)),
+        cosine=draw(st.booleans()),
+        count=count,
+        among=among,
+        vectors=draw(arrays(np.float32, 3 * count)),
+        ranges=np.array([] if among else edges[: len(edges) // 2 * 2], np.uint32),
+        lengths=np.array(lengths, np.uint32),
+        positions=draw(arrays(np.uint64, sum(lengths))),
+        identity=draw(identities),
+    )
+
+
 requests = st.one_of(
     pull_requests(),
+    top_k_requests(),
     st.builds(
         RangePullRequest,
         model=names,
@@ -144,6 +169,14 @@ replies = st.one_of(
             identity=st.integers(0, 2**64 - 1),
             rows=counts,
             rows_bytes=counts,
+        )
+    ),
+    st.lists(small, max_size=4).flatmap(
+        lambda rows: st.builds(
+            TopKReply,
+            counts=st.just(np.array(rows, np.uint32)),
+            positions=arrays(np.uint64, sum(rows)),
+            scores=arrays(np.float32, sum(rows)),
         )
     ),
     st.builds(ErrorReply, code=names, message=names, epoch=counts),

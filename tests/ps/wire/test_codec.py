@@ -33,10 +33,12 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     range_checksum,
 )
+from ringpull.ps.wire.top_k_messages import TopKReply
 from tests.ps.wire.feeding import feed, joined
 from tests.ps.wire.strategies import replies, requests, same
 
 
+@pytest.mark.medium
 @given(requests, st.integers(1, 2**64 - 1), st.integers(0, 2**32 - 1))
 def test_requests_come_back(request_: Request, request_id: int, remaining_us: int) -> None:
     [frame] = feed(Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(request_, request_id, remaining_us)))
@@ -222,6 +224,88 @@ def test_absent_keys_that_nobody_asked_for_are_refused() -> None:
     assert same(decode_reply(frame, replace(pull_of_rows(3), tell_absent=True)), reply)
     with pytest.raises(ProtocolError, match="1 absent keys, which the request did not ask for"):
         decode_reply(frame, pull_of_rows(3))
+
+
+def top_k_fields(count: int = 2, among: int = 0, **changed: Any) -> list[Any]:
+    fields = {"model": "m", "version": 1, "epoch": 1, "table": "t", "k": 3, "count": count, "cosine": 0}
+    return list({**fields, "among": among, "identity": 0, **changed}.values())
+
+
+def top_k_frame(fields: list[Any], *arrays: list[int]) -> Frame:
+    dtypes = LAYOUT[Kind.TOP_K]
+    return Frame(
+        Kind.TOP_K, 1, 0, fields, tuple(np.array(each, dtype) for each, dtype in zip(arrays, dtypes, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (top_k_frame(top_k_fields(k=0), [], [], [], []), "k is 0"),
+        (top_k_frame(top_k_fields(k=10_001), [], [], [], []), "k is 10001; it must be an integer from 1 to 10000"),
+        (top_k_frame(top_k_fields(65), [], [], [], []), "queries is 65"),
+        (top_k_frame(top_k_fields(cosine=2), [], [], [], []), "cosine is 2"),
+        (top_k_frame(top_k_fields(among=True), [], [], [], []), "among is True"),
+        (top_k_frame([*top_k_fields(), 0], [], [], [], []), "has 10 fields; it must have 9"),
+        (top_k_frame(top_k_fields(), [1] * 5, [], [0] * 4, []), "5 numbers are not 2 queries"),
+        (top_k_frame(top_k_fields(0), [1], [], [], []), "1 numbers are not 0 queries"),
+        (top_k_frame(top_k_fields(), [], [], [0] * 3, []), "3 lengths of lists with 0 positions"),
+        (top_k_frame(top_k_fields(), [], [], [1, 0, 0, 0], [5, 6]), "4 lengths of lists with 2 positions"),
+        (top_k_frame(top_k_fields(), [], [], [2**32 - 1] * 4, [5]), "lengths of lists with 1 positions"),
+        (top_k_frame(top_k_fields(), [], [], [0, 0, 1, 0], [5]), "never by both"),
+        (top_k_frame(top_k_fields(among=1), [], [0, 5], [0] * 4, []), "never by both"),
+        (top_k_frame(top_k_fields(), [], [0], [0] * 4, []), "ranges of slots"),
+        (top_k_frame(top_k_fields(), [], [5, 5], [0] * 4, []), "ranges of slots"),
+        (top_k_frame(top_k_fields(), [], [0, 5, 4, 6], [0] * 4, []), "ranges of slots"),
+        (top_k_frame(top_k_fields(), [], [0, 65_537], [0] * 4, []), "ranges of slots"),
+    ],
+)
+def test_a_top_k_that_is_none_is_refused_with_its_reason(frame: Frame, reason: str) -> None:
+    with pytest.raises(ProtocolError, match=reason):
+        decode_request(frame)
+
+
+@pytest.mark.parametrize(
+    ("counts", "scores", "reason"),
+    [
+        ([2, 1], [2.0, 1.0, 5.0], None),
+        ([0, 2], [2.0, 2.0], None),
+        ([0, 0], [], None),
+        ([1], [2.0], "1 queries with up to 1 rows"),
+        ([0, 4], [1.0] * 4, "2 queries with up to 4 rows each; the request has 2, and asks for 3"),
+        ([2, 1], [2.0, 1.0], "scores; 3 of each were due"),
+        ([2, 1], [1.0, 2.0, 5.0], "do not descend"),
+        ([2, 1], [2.0, np.nan, 5.0], "a score is NaN"),
+    ],
+)
+def test_best_rows_must_fit_what_was_asked(counts: list[int], scores: list[float], reason: str | None) -> None:
+    request = decode_request(top_k_frame(top_k_fields(), [1, 2], [0, 65_536], [0] * 4, []))
+    reply = TopKReply(
+        np.array(counts, np.uint32), np.arange(len(scores), dtype=np.uint64), np.array(scores, np.float32)
+    )
+    frames = joined(encode_reply(reply, 1))
+    [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), frames)
+    assert sum(array.nbytes for array in frame.arrays) <= max_reply_bytes(request)
+    if reason is None:
+        assert same(decode_reply(frame, request), reply)
+    else:
+        with pytest.raises(ProtocolError, match=reason):
+            decode_reply(frame, request)
+
+
+def test_the_frames_of_top_k_are_fixed() -> None:
+    """Golden: one query that excludes a position, and its best row."""
+    frame = top_k_frame(top_k_fields(1, identity=9), [1, 2], [0, 65_536], [1, 0], [5])
+    assert joined(encode_request(decode_request(frame), 7, 1000)).hex() == (
+        "52504c3102060000070000000000000011000000e80300002000000000000000"
+        "9a9402020201a16d0101a1740301000009000000000000000000803f00000040"
+        "000000000000010001000000000000000500000000000000"
+    )
+    reply = TopKReply(np.array([1], np.uint32), np.array([6], np.uint64), np.array([2.5], np.float32))
+    assert joined(encode_reply(reply, 7)).hex() == (
+        "52504c3102890000070000000000000005000000000000001800000000000000"
+        "9193010101000000010000000000000006000000000000000000204000000000"
+    )
 
 
 plain = st.recursive(

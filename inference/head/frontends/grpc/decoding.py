@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ringpull.inference.head.predictor import InferenceRequest, check_version
+from ringpull.inference.head.request.inference_request import InferenceRequest, check_version
 from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns, check_count
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.messages import read_column

@@ -101,7 +101,7 @@ class GrpcServer:
         )
         self._limits.add_generic_rpc_handlers(
             (
-                service_handler(PREDICTOR, predictor, receiving=("Predict", "Lookup")),
+                service_handler(PREDICTOR, predictor, receiving=("Predict", "Lookup", "TopK")),
                 service_handler(ADMIN, admin),
             ),
             predictor.admit,

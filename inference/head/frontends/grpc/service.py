@@ -1,7 +1,7 @@
 """The verbs of the public contract, as coroutines for `ringpull.inference.head.frontends.grpc.methods`.
 
-Predict, and Lookup alike: admit (under overload a call ends here), receive, parse, decode and check (what does not fit
-ends here), score or look up, encode.
+Predict, and Lookup and TopK alike: admit (under overload a call ends here), receive, parse, decode and check (what does
+not fit ends here), score, look up or rank, encode.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_re
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.lookups.messages import decode_lookup, keys_are_typed
 from ringpull.inference.head.frontends.metadata import describe_served
-from ringpull.inference.head.predictor import Predictor, check_version
+from ringpull.inference.head.frontends.top_k.answering import answered
+from ringpull.inference.head.frontends.top_k.messages import decode_top_k, is_typed
+from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.head.request.inference_request import check_version
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import encode_response
 from ringpull.inference.wire.lookup_codec import encode_rows
+from ringpull.inference.wire.top_k_codec import encode_answer
 from ringpull.router.control.verbs import Role
 
 MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
@@ -76,6 +80,18 @@ class PredictorService:
             message = parse(pb.LookupRequest, body)
             answer = await call.rows(decode_lookup(message, self._predictor.row_limits))
             return encode_rows(answer, typed=keys_are_typed(message))
+
+    async def top_k(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
+        """Return the rows of a table with the largest scores."""
+        shown = authorization_of(context)
+        with self._predictor.open(
+            context.time_remaining(), authorization=shown, access=self.access, verb="top_k"
+        ) as call:
+            body = await call.within_deadline(receive(), context.peer(), among=self.receiving)
+            call.received(len(body))
+            message = parse(pb.TopKRequest, body)
+            asked = await call.aside(len(body), lambda: decode_top_k(message, self._predictor.limits))
+            return encode_answer(await answered(call, asked), typed=is_typed(message))
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""

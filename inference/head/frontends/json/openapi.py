@@ -22,6 +22,7 @@ from ringpull.inference.head.frontends.json.operations import (
     any_prediction,
     fixed_paths,
     json_prediction,
+    largest_scores,
     rows_by_key,
     tfs_prediction,
 )
@@ -79,8 +80,10 @@ def document(live: Sequence[ServedVersion], *, asks_tokens: bool) -> dict[str, A
     for each in live:
         manifest = each.loaded.manifest
         for table in manifest.tables:
-            path = f"/v1/models/{manifest.model}/tables/{table.spec.name}:lookup"
-            paths[path] = {"post": rows_by_key(each.loaded, table.spec)}
+            path = f"/v1/models/{manifest.model}/tables/{table.spec.name}"
+            paths[f"{path}:lookup"] = {"post": rows_by_key(each.loaded, table.spec)}
+            if table.spec.dim:
+                paths[f"{path}:top_k"] = {"post": largest_scores(each.loaded, table.spec)}
     for operations in paths.values():
         for operation in operations.values():
             operation["operationId"] = names.unique(operation["operationId"])

@@ -161,6 +161,57 @@ def rows_by_key(loaded: LoadedVersion, table: TableSpec) -> Operation:
     )
 
 
+def largest_scores(loaded: LoadedVersion, table: TableSpec) -> Operation:
+    """Return the operation that ranks the rows of a table."""
+    model, strings = loaded.manifest.model, table.key_type is KeyType.STRING
+    key: JsonSchema = {"type": "string"} if strings else {"type": "integer", "format": "int64"}
+    keys: JsonSchema = {"type": "array", "items": key}
+    vector: JsonSchema = {"type": "array", "items": {"type": "number"}, "minItems": table.dim, "maxItems": table.dim}
+    lists: JsonSchema = {"anyOf": [keys, {"type": "array", "items": keys}]}
+    text: JsonSchema = {"type": "string"}
+    properties: dict[str, JsonSchema] = {
+        "vectors": {"type": "array", "items": vector, "minItems": 1, "description": "Queries, by their numbers."},
+        "vector": vector | {"description": "One of these."},
+        "like": {"type": "array", "minItems": 1, "description": "Queries by key: rows of query_table."},
+        "query_table": text | {"description": "Table of these keys; absent: the one that is ranked."},
+        "keep_self": {"type": "boolean", "description": "Whether a key's own row may be in the answer."},
+        "features": {"type": "object", "description": "Features of a prediction, an output of which is the query."},
+        "context": {"type": "object"},
+        "output": text | {"description": "That output; absent: the only one that can be."},
+        "k": {"type": "integer", "minimum": 1, "default": 10, "description": "Rows wanted for each query."},
+        "metric": {"enum": ["dot", "cosine"], "default": "dot"},
+        "exclude": lists | {"description": "Keys that are not wanted, of all queries, or a list of them for each."},
+        "among": lists | {"description": "The only keys that are wanted, likewise."},
+        "request_id": text,
+    }
+    of_queries: JsonSchema = {"type": "array", "items": {"type": "array", "items": {"type": ["integer", "string"]}}}
+    answer = {
+        "type": "object",
+        "properties": {
+            "model": text,
+            "version": {"type": "integer"},
+            "table": text,
+            "keys": of_queries,
+            "scores": {"type": "array", "items": {"type": "array", "items": NUMBER}},
+            "hashed": {"type": "boolean", "description": "Whether keys are hashes of strings."},
+            "found": {"type": "array", "items": {"type": "boolean"}},
+            "missing": {"type": "integer"},
+            "lost": {"type": "integer"},
+            "request_id": text,
+        },
+        "required": ["model", "version", "table", "keys", "scores"],
+    }
+    return _operation(
+        f"top_k_{model}_{table.name}",
+        f"Find the rows of table {table.name} of {model} with the largest scores.",
+        _LOOKUPS,
+        {"type": "object", "properties": properties, "additionalProperties": False},
+        {"vector": {"value": {"vector": [0.5] * table.dim, "k": 3}}},
+        answer,
+        error="ErrorText",
+    )
+
+
 def components() -> dict[str, Any]:
     """Return what operations of all models refer to."""
     text: JsonSchema = {"type": "string"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ringpull.inference.head.predictor import InferenceRequest
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.json_reading import parse_json
 from ringpull.inference.wire.request_json import call_of

@@ -32,7 +32,7 @@ def routes(parts: Parts) -> list[Route]:
 
     async def lookup(request: Request) -> Response:
         with open_call(parts, request, "lookup") as call:
-            body, named = await receive_unpacked(request, call), _asked_of(request, parts.catalog)
+            body, named = await receive_unpacked(request, call), asked_of(request, parts.catalog)
             limits = parts.predictor.row_limits
             asked = await call.aside(len(body), lambda: AskedRows.read(parse_json(body), limits, **named))
             answer = await call.rows(asked.request)
@@ -45,7 +45,7 @@ def routes(parts: Parts) -> list[Route]:
     return [Route(path, lookup, methods=["POST"]) for path in PATHS]
 
 
-def _asked_of(request: Request, catalog: Catalog) -> dict[str, Any]:
+def asked_of(request: Request, catalog: Catalog) -> dict[str, Any]:
     """Return the table that a path names, and of which version, by the rules of all paths below `/v1/models/`."""
     at = request.path_params
     model, version = at["model"], 0
@@ -53,4 +53,4 @@ def _asked_of(request: Request, catalog: Catalog) -> dict[str, Any]:
         version = numbered(model, at["version"])
     elif "label" in at:
         version = number_of(catalog, model, at["label"])
-    return {"model": model, "table": at["table"], "version": version, "label": ""}
+    return {"model": model, "table": at.get("table", ""), "version": version, "label": ""}

@@ -17,7 +17,7 @@ from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.oip.datatypes import read_raw
 from ringpull.inference.head.frontends.plans import Plans, TensorKind, kind_of
 from ringpull.inference.head.frontends.tensors import columns_of
-from ringpull.inference.head.predictor import InferenceRequest
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.version_number import RANGE, version_number

@@ -34,7 +34,8 @@ from ringpull.inference.head.frontends.tfs.signatures import (
     version_of,
 )
 from ringpull.inference.head.frontends.tfs.tensor_codec import planned_columns, read_tensors, shapes_of, write_tensor
-from ringpull.inference.head.predictor import InferenceRequest, OpenCall
+from ringpull.inference.head.predictor import OpenCall
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.prediction import Prediction

@@ -43,7 +43,7 @@ from ringpull.inference.head.frontends.tfs.signatures import (
     values_of,
     version_of,
 )
-from ringpull.inference.head.predictor import InferenceRequest
+from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits
 from ringpull.inference.schema.kinds import MadeFeature
 from ringpull.inference.wire.json_reading import parse_json

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
-from ringpull.inference.head.predictor import predicts_nothing
+from ringpull.inference.head.outputs import predicts_nothing
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
 

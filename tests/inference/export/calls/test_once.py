@@ -62,6 +62,9 @@ class Propagated(nn.Module):
     def sparse(self) -> Tensor:
         return self.graph
 
+    def propagated(self, user: Tensor) -> Tensor:
+        return torch.sparse.mm(self.graph, torch.cat([self.users.weight, self.items.weight]))[user].sum(1)
+
     def with_request(self, user: Tensor, items: Tensor | None = None) -> Tensor:
         return self.scaled(user)
 
@@ -111,6 +114,13 @@ def test_a_failing_trace_proposes_it(tmp_path: Path) -> None:
         match=r"Propagated.predict: graph is a sparse tensor.* used in forward, which takes.*by once=\['forward'\]",
     ):
         export_model(Propagated(), SCHEMA, tmp_path / "model", 1, method="predict", quiet=True)
+
+
+def test_a_propagation_within_what_scores_is_to_be_written_as_a_method(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"graph is a sparse tensor.* write it as a method .* by once=\['propagate'\]"
+    ):
+        export_model(Propagated(), SCHEMA, tmp_path / "model", 1, method="propagated", quiet=True)
 
 
 def test_a_forward_without_inputs_names_the_methods_that_score(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Ids of a table's rows in a file of their own, in the order of the rows: a line each, or a `.npy` of one dimension."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.importers.tables.files import find_files, storage_errors
+from ringpull.ps.errors import CorruptData, InvalidInput
+
+_INTEGER: Final = re.compile(r"-?\d{1,20}")
+
+
+def read_ids_file(where: str) -> NDArray[Any]:
+    """Return the ids of a file: int64, uint64, or objects of `str`; lines are integers where all are.
+
+    Raises:
+        InvalidInput: There is no such file, or an id is empty.
+        CorruptData: It is no UTF-8, or no such array.
+    """
+    files = find_files(where)
+    if len(files) != 1:
+        raise InvalidInput(f"{where}: {len(files)} files; ids are in one")
+    with files[0].open() as file, storage_errors(where):
+        if where.endswith(".npy"):
+            return _of_array(where, file)
+        try:
+            lines = file.read().decode().splitlines()
+        except UnicodeDecodeError as exc:
+            raise CorruptData(f"{where}: no UTF-8 at byte {exc.start}") from exc
+    if "" in lines:
+        raise InvalidInput(f"{where}: line {lines.index('') + 1} is empty; there must be one id a line, one line a row")
+    if all(map(_INTEGER.fullmatch, lines)):
+        for kind in (np.int64, np.uint64):
+            try:
+                return np.array(list(map(int, lines)), kind)
+            except OverflowError:
+                continue
+    return np.array(lines, object)
+
+
+def _of_array(where: str, file: Any) -> NDArray[Any]:
+    try:
+        ids = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as exc:
+        raise CorruptData(f"{where}: no array of ids: {exc}") from exc
+    if ids.ndim != 1 or ids.dtype.kind not in "iuU":
+        raise InvalidInput(f"{where}: holds {ids.dtype} {list(ids.shape)}; it must be integers or strings (rows,)")
+    if ids.dtype.kind == "U":
+        return ids.astype(object)
+    return ids.astype(np.uint64 if ids.dtype == np.uint64 else np.int64)

@@ -1,0 +1,192 @@
+"""Texts: what is found out of their first lines, every layout against the values in it, and what names a line."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.inference.importers.tables import text
+from ringpull.inference.importers.tables.formats import format_of, open_source
+from ringpull.inference.importers.tables.source import ReadOptions
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.spec import KeyType
+from tests.inference.importers.tables.reading import read, read_source
+
+LAYOUTS: dict[str, tuple[str, dict[Any, list[float]]]] = {
+    "columns.csv": ("id,v0,v1\n1,2,3\n2,4.5,-1e-3\n", {1: [2, 3], 2: [4.5, -1e-3]}),
+    "no_header.csv": ("1,2,3\n-2,4.5,5\n", {1: [2, 3], -2: [4.5, 5]}),
+    "windows.csv": ("id,v0,v1\r\n1,2,3\r\n2,4,5\r\n", {1: [2, 3], 2: [4, 5]}),
+    "bom.csv": ("\ufeffid,v0,v1\n1,2,3\n", {1: [2, 3]}),
+    "no_end.csv": ("id,v0\n1,2\n2,3", {1: [2], 2: [3]}),
+    "semicolons.csv": ("id;a;b\nx;1;2\ny;3;4\n", {"x": [1, 2], "y": [3, 4]}),
+    "brackets.csv": ('id,emb\n1,"[1.0, 2.0]"\n2,"[3.0, 4.0]"\n', {1: [1, 2], 2: [3, 4]}),
+    "numpys_own.csv": ('id,emb\n1,"[1.0  2.0]"\n2,"[ 3. 4. ]"\n', {1: [1, 2], 2: [3, 4]}),
+    "commas.csv": ('id,emb\n1,"1,2"\n2,"3, 4"\n', {1: [1, 2], 2: [3, 4]}),
+    "bars.tsv": ("id\temb\n1\t1|2\n2\t3|4\n", {1: [1, 2], 2: [3, 4]}),
+    "titles.tsv": ("title\tid\temb\nToy Story\t1\t1,2\nX, Y\t2\t3,4\n", {1: [1, 2], 2: [3, 4]}),
+    "sparrow.csv": ("858:0.1 0.2\n2:-0.3 0.4\n", {858: [0.1, 0.2], 2: [-0.3, 0.4]}),
+    "word2vec.txt": ("2 2\nking 1 2\nqueen 3 4\n", {"king": [1, 2], "queen": [3, 4]}),
+    "trailing.vec": ("2 2\nking 1 2 \nqueen 3 4 \n", {"king": [1, 2], "queen": [3, 4]}),
+    "tabs.vec": ("2 2\nking\t1\t2\nqueen\t3\t4\n", {"king": [1, 2], "queen": [3, 4]}),
+    "glove.txt": ('the 1 2\n, 3 4\n" 5 6\n12:30 7 8\n', {"the": [1, 2], ",": [3, 4], '"': [5, 6], "12:30": [7, 8]}),
+    "zeros.csv": ("id,v0,v1\n007,1,2\n7,3,4\n", {"007": [1, 2], "7": [3, 4]}),
+    "large.csv": (f"id,v0,v1\n{2**64 - 1},1,2\n0,3,4\n", {2**64 - 1: [1, 2], 0: [3, 4]}),
+}
+
+
+def as_float32(rows: dict[Any, list[float]]) -> dict[Any, list[float]]:
+    return {key: np.array(row, np.float32).tolist() for key, row in rows.items()}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_are_found_out(tmp_path: Path, name: str) -> None:
+    content, expected = LAYOUTS[name]
+    (tmp_path / name).write_text(content, newline="")
+    assert read(tmp_path / name) == as_float32(expected)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    assert format_of(str(tmp_path / f"{name}.gz")) == "text"
+    assert read(tmp_path / f"{name}.gz") == as_float32(expected)
+
+
+def test_options_go_before_what_it_looks_like(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,recs\n1,2,x y\n3,4,z\n")
+    assert read(path, id="b", value="recs") == {2: b"x y", 4: b"z"}
+    assert read(path, id="a", vector=("b",), id_type="string") == {"1": [2], "3": [4]}
+    assert read(path, header=False, id="2", value="0") == {"recs": b"a", "x y": b"1", "z": b"3"}
+    path.write_text("x=1\ny=2\n")
+    assert read(path, delimiter="=") == {"x": [1], "y": [2]}
+
+
+def test_json_in_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('user,recs\nu1,"{""a"": [1, 2]}"\nu2,"[]"\n')
+    assert read(path, value="recs") == {"u1": b'{"a": [1, 2]}', "u2": b"[]"}
+    path.write_text('user,recs\nu1,"[1, 2]"\nu2,"[]"\n')
+    with pytest.raises(InvalidInput, match=r"say which columns hold the rows.*recs \(texts, some of numbers\)"):
+        read(path)
+
+
+ROWS = "".join(f"{key},{key},1\n" for key in range(50))
+"""More than a layout is found out of."""
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "why"),
+    [
+        (f"id,v0,v1\n{ROWS}99,1\n", {}, "line 52: Expected 3 columns, got 2"),
+        (f"id,v0,v1\n{ROWS}99,1,x\n", {}, "line 52: .* invalid value 'x'"),
+        (f"id,v0,v1\n{ROWS}99,1,\n", {}, "line 52: .* invalid value ''"),
+        (f"id,v0,v1\n{ROWS}99,1,NaN\n", {}, "line 52: number 1 of the vector of key 99 is nan"),
+        (f"id,v0,v1\n{ROWS}99,1,1e60\n", {}, "line 52: number 1 of the vector of key 99 is inf"),
+        (f"id,v0,v1\n{ROWS}abc,1,2\n", {}, "line 52: the key 'abc' is no integer .* say so with id_type"),
+        (f"id,v0,v1\n{ROWS}099,1,2\n", {}, "line 52: the key '099' is no integer"),
+        (f"id,v0,v1\n{ROWS}{2**64},1,2\n", {}, "line 52: the key '18446744073709551616' is no integer of 64 bits"),
+        (f"id,v0,v1\n{ROWS},1,2\n", {"id_type": "string"}, "line 52: the key is empty"),
+        ("id,v0,v1\n1,2,3\n2,4\n", {}, "line 3: Expected 3 columns, got 2"),
+        ('id,v\n1,"1 2"\n2,"3"\n', {"vector": ("v",)}, "line 3: .* has 1 numbers; the first one has 2"),
+        ('id,v\n1,"1 2"\n2,"3 x"\n', {"vector": ("v",)}, "line 3: .* is '3 x', which is not of numbers"),
+        ('id,v\n1,"1 2"\n2,""\n', {"vector": ("v",)}, "line 3: .* is '', which is not of numbers"),
+        ("id,a,b\nx,1,2\n", {"vector": ("id", "a"), "id": "b"}, "column id has 'x', which is no number"),
+        ("id,id\n1,2\n", {}, "two columns of the name 'id'"),
+        ("word\nother\n", {}, "no columns can be seen"),
+        ("id,v\n", {"header": True}, "has no rows"),
+        ("", {}, "its files are empty"),
+        (f"id,v\nx,{'2' * (2 << 20)}\n", {"value": "v"}, "line 2: the row of key 'x' has 2097152 bytes"),
+    ],
+)
+def test_what_no_table_can_hold_is_named_by_its_line(
+    tmp_path: Path, content: str, options: dict[str, Any], why: str
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InvalidInput, match=why):
+        read(tmp_path / "t.csv", **options)
+
+
+def test_a_line_is_at_most_a_few_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1 << 17)
+    (tmp_path / "t.csv").write_text(f"id,v\n1,2\n3,{'2' * (1 << 20)}\n2,3\n")
+    with pytest.raises(InvalidInput, match=r"t\.csv: a line is longer than 131,072 bytes"):
+        read(tmp_path / "t.csv", value="v")
+    (tmp_path / "t.csv").write_text(f"id,{'v' * (1 << 20)}\n1,2\n")
+    with pytest.raises(InvalidInput, match=r"its first line is longer than 131,072 bytes"):
+        read(tmp_path / "t.csv", value="v")
+
+
+def test_a_negative_key_and_its_like_of_64_bits_are_both_taken_bit_for_bit(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"id,v\n-2,1\n{2**64 - 1},2\n3,3\n")
+    source = open_source(tmp_path / "t.csv")
+    assert source.key_type is KeyType.UINT64
+    assert read_source(source) == {2**64 - 2: [1], 2**64 - 1: [2], 3: [3]}
+
+
+def test_damage_of_compressed_and_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"id,v\n" + b"".join(b"%d,1\n" % key for key in range(20_000)))[:-20])
+    with pytest.raises(CorruptData, match="Truncated compressed stream"):
+        read(path)
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xff\xfei\0d\0")
+    with pytest.raises(InvalidInput, match="is no UTF-8 text"):
+        read(path)
+
+
+def test_the_counts_of_word2vec_are_held_against_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    for claimed in (1, 3, 10**12):
+        path.write_text(f"{claimed} 2\nking 1 2\nqueen 3 4\n")
+        with pytest.raises(CorruptData, match=f"the first line says {claimed:,} rows; it has 2"):
+            read(path)
+
+
+def test_part_files_with_a_header_each_and_reading_from_any_row_on(tmp_path: Path) -> None:
+    for part in range(3):
+        (tmp_path / f"part-{part}.csv").write_text("id,v\n" + "".join(f"{part * 5 + i},{i}\n" for i in range(5)))
+    everything = read(tmp_path)
+    assert list(everything) == list(range(15))
+    for start in (0, 3, 5, 14, 15):
+        assert list(read_source(open_source(tmp_path), start)) == list(range(start, 15))
+    shares = [piece.share for piece in open_source(tmp_path).pieces()]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    (tmp_path / "part-1.csv").write_text("v,id\n1,2\n")
+    with pytest.raises(InvalidInput, match=r"its first line is not that of part-0\.csv"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_word2vecs_binary(tmp_path: Path, end: bytes) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, 3)).astype("<f4")
+    rows[1] = np.frombuffer(b" \n  \n\n 123 \n", "<f4", 3)  # which look like words
+    words = ["king", "</s>", "zürich", "a\tb", "x"]
+    body = b"".join(word.encode() + b" " + row.tobytes() + end for word, row in zip(words, rows, strict=True))
+    path = tmp_path / "GoogleNews.bin"
+    path.write_bytes(b"5 3\n" + body)
+    assert format_of(str(path)) == "word2vec"
+    assert read(path) == dict(zip(words, rows.tolist(), strict=True))
+    assert list(read_source(open_source(path), 2)) == words[2:]
+    path.write_bytes(b"1000000000000 3\n" + body)
+    with pytest.raises(CorruptData, match=r"says 1,000,000,000,000 rows of 3 numbers; it has .* and is truncated"):
+        read(path)
+    path.write_bytes(b"5 3\n" + body[:-2])
+    with pytest.raises(CorruptData, match="truncated"):
+        read(path, format="word2vec")
+    path.write_bytes(b"5 3\n" + body + b"more")
+    with pytest.raises(CorruptData, match="goes on behind the 5 rows"):
+        read(path)
+    path.write_bytes(b"5 99999999\n" + body)
+    with pytest.raises(CorruptData, match="no table has that"):
+        read(path, format="word2vec")
+    path.write_bytes(b"3 3\n" + b"w" * 100_000)
+    with pytest.raises(CorruptData, match="there is no word"):
+        read(path, format="word2vec")
+
+
+def test_what_looks_like_nothing_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"\0\1\2")
+    with pytest.raises(InvalidInput, match="say what it is with format, one of parquet"):
+        open_source(tmp_path / "t", ReadOptions())
