@@ -54,9 +54,8 @@ class Session:
             sent = self._examples(signature, function, rows)
             outputs = loading.scores(function, sent)
             found |= {f"{name}/{key}": outputs[key] for name, key in wanted if name == signature}
-        np.savez(
-            job["scores"], **{f"output_{place}": found[f"{name}/{key}"] for place, (name, key) in enumerate(wanted)}
-        )
+        named: dict[str, Any] = {f"output_{place}": found[f"{each[0]}/{each[1]}"] for place, each in enumerate(wanted)}
+        np.savez(job["scores"], **named)
         return {}
 
     def _values(self, name: str, given: NDArray[Any]) -> NDArray[Any]:
