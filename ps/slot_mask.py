@@ -28,5 +28,11 @@ def minus(mask: SlotMask, other: SlotMask) -> SlotMask:
 
 def runs(mask: SlotMask) -> list[SlotRange]:
     """Return the stretches of ones, ascending: the fewest ranges that make up the set."""
-    edges = np.flatnonzero(np.diff(mask, prepend=np.uint8(0), append=np.uint8(0)))
-    return [SlotRange(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+    return [SlotRange(begin, end) for begin, end in edges(mask).reshape(-1, 2).tolist()]
+
+
+def edges(mask: SlotMask) -> NDArray[np.int64]:
+    """Return begin and end of each of these ranges, (2 x ranges,)."""
+    padded = np.zeros(len(mask) + 2, np.uint8)
+    padded[1:-1] = mask
+    return np.flatnonzero(padded[1:] != padded[:-1])

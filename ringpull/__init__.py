@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ringpull.inference.export.table_options import TableOptions as TableOptions
     from ringpull.inference.export.tables_alone import export_tables as export_tables
     from ringpull.inference.importers.compose.composing import compose as compose
+    from ringpull.inference.importers.tables.import_tables import import_tables as import_tables
     from ringpull.inference.prediction import Filled as Filled
     from ringpull.inference.prediction import Prediction as Prediction
     from ringpull.inference.prediction import Timings as Timings
@@ -58,6 +59,7 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.export.table_options": ("TableOptions",),
     "ringpull.inference.export.tables_alone": ("export_tables",),
     "ringpull.inference.importers.compose.composing": ("compose",),
+    "ringpull.inference.importers.tables.import_tables": ("import_tables",),
     "ringpull.inference.prediction": ("Filled", "Prediction", "Timings"),
     "ringpull.inference.rows_answer": ("RowsAnswer",),
     "ringpull.inference.schema.columns": ("Ragged",),

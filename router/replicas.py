@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.rank_fill import OwnerTable
+from ringpull.ps.rank_fill import OwnerTable, run_starts
 from ringpull.ps.spec import ALL
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
@@ -30,6 +30,8 @@ class Placement:
         """Map before this one, while a move drains."""
         self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
         self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
+        self.run_starts: NDArray[np.int64] = run_starts(self.owners)
+        """(R,): first slot of each run of slots that have the same owners."""
         self.idle = np.full(shard_map.shards[-1].shard + 2, DOWN, np.int64)
         """(S+1,): what `Loads.waiting` returns while no key is in flight."""
         self.idle[list(self.addresses)] = 0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
+from ringpull.ps.slot_mask import SlotMask, edges, mask_of, minus
 from ringpull.ps.spec import Float32Array, OnUnavailable, TableSpec, UInt64Array
 from ringpull.ps.wire.messages import Reply
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
@@ -30,19 +30,18 @@ from ringpull.router.top_k import Int64Array, KeyLists, TopKQuery
 STICKINESS_SLOTS: Final = 8192
 """Lead in waiting slots, an eighth of a table, that moves a slot off its first owner."""
 
+_NO_RANGES: Final = np.empty(0, np.int64)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ScanPart:
     """Slots that one shard is asked about."""
 
     shard: int | None
     """Id of the shard; None: no owner is up."""
     mask: SlotMask
-
-    @cached_property
-    def size(self) -> int:
-        """Number of slots."""
-        return int(self.mask.sum(dtype=np.int64))
+    size: int
+    """Number of slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Scan:
         """Queries end to end."""
         return np.ascontiguousarray(self.query.vectors).reshape(-1)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of these slots."""
         return int(self.batch.sum(dtype=np.int64))
@@ -126,33 +125,35 @@ class Scan:
         shard that is up scans as much as any other.
         """
         unowned = waiting.size - 1
-        chosen = self._chosen(placement, waiting)
+        starts, chosen = self._chosen(placement, waiting)
+        chosen_by_slot = np.repeat(chosen.astype(np.int32), np.diff(starts, append=SLOTS))
         parts: list[ScanPart] = []
         for mask in batches:
-            counts = np.bincount(chosen[mask != 0], minlength=waiting.size)
+            counts = np.zeros(waiting.size, np.int64)
+            np.add.at(counts, chosen, np.add.reduceat(mask, starts, dtype=np.int64))
             waiting += counts
             parts += [
-                ScanPart(None if shard == unowned else shard, mask & (chosen == shard))
+                ScanPart(None if shard == unowned else shard, mask & (chosen_by_slot == shard), int(counts[shard]))
                 for shard in np.flatnonzero(counts).tolist()
             ]
         return parts
 
-    def _chosen(self, placement: Placement, waiting: Int64Array) -> Int64Array:
-        """Return the shard to ask about each slot, the last id where none is up."""
+    def _chosen(self, placement: Placement, waiting: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return the first slot of each of some runs, and the shard to ask about it, the last id where none is up."""
         copies = int(placement.replicas(self.model, [self.spec.name])[0])
         unowned = waiting.size - 1
         if not copies:
             up = np.flatnonzero(waiting < DOWN)
             if not up.size:
-                return np.full(SLOTS, unowned)
-            chosen: Int64Array = up[np.arange(SLOTS) * up.size // SLOTS]
-            return chosen
-        owners = placement.owners[:, :copies].astype(np.int64)
-        chosen = owners[:, 0].copy()
+                up = np.array([unowned])
+            return np.arange(up.size) * SLOTS // up.size, up
+        starts = placement.run_starts
+        owners = placement.owners[starts, :copies].astype(np.int64)
+        chosen = owners[:, 0]
         for rank in range(1, owners.shape[1]):
             other = owners[:, rank]
             chosen = np.where(waiting[other] < waiting[chosen] - STICKINESS_SLOTS, other, chosen)
-        return np.where(waiting[chosen] < DOWN, chosen, unowned)
+        return starts, np.where(waiting[chosen] < DOWN, chosen, unowned)
 
     def as_batch(self, part: ScanPart) -> SlotMask:
         """Return the slots of a part, to be asked about anew."""
@@ -170,7 +171,6 @@ class Scan:
         """Return the message that asks about a part, by the map of this epoch."""
         query, count = self.query, len(self.query.vectors)
         excluded, among = self.excluded.within(part.mask), self.among.within(part.mask)
-        ranges = [] if query.among is not None else [(each.begin, each.end) for each in runs(part.mask)]
         return TopKRequest(
             model=self.model,
             version=self.version,
@@ -181,7 +181,7 @@ class Scan:
             count=count,
             among=query.among is not None,
             vectors=self.vectors,
-            ranges=np.array(ranges, np.uint32).reshape(-1),
+            ranges=(_NO_RANGES if query.among is not None else edges(part.mask)).astype(np.uint32),
             lengths=np.concatenate([excluded.lengths(count), among.lengths(count)]),
             positions=np.concatenate([excluded.positions, among.positions]),
             identity=self.identity,

@@ -44,13 +44,12 @@ class TopKCalls(Connections, ABC):
         Exact: every row is looked at. Give the queries in one way: `query`, `like` or `features`.
 
         Args:
-            table: Table whose rows are ranked; default: the one that an output of the model is made for
-                (`export_model(..., ranked=[...])`), of queries by features.
+            table: Table whose rows are ranked; default, by features: the one that an output was exported for.
             query: Vector (dim,), or queries (Q, dim).
             k: Rows wanted for each query.
             like: Key, or keys (Q,), whose rows are the queries.
-            query_table: Table that has those keys, in the same version; default: `table` itself, of which a key's own
-                row is not in the answer, unless `keep_self`.
+            query_table: Table of these keys, of the same version; default: `table`.
+            keep_self: Leave a key's own row in the answer, where they are keys of `table`.
             features: Columns of a prediction, and `context` as there: an output of the model is the query of each row.
             output: Name of that output; default: the only one that has as many numbers as rows of the table.
             metric: dot, or cosine.

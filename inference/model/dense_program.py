@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.extras import needing
 from ringpull.inference.model.manifest import Manifest, ProgramInput, ProgramOutput
 
 
@@ -94,12 +95,16 @@ def load_program(
         CorruptData: The file is damaged, is nothing that the runtime here runs, or its inputs or outputs are not those
             that the manifest names.
         InvalidInput: There is no such device.
+        MissingExtra: The runtime is not installed.
     """
+    what = f"the dense program of {manifest.model}/{manifest.version}"
     if manifest.runtime == "onnxruntime":
-        from ringpull.inference.model.onnx_program import OnnxProgram
+        with needing("server", what):
+            from ringpull.inference.model.onnx_program import OnnxProgram
 
         return OnnxProgram.load(version_dir, manifest, device, threads=threads)
-    from ringpull.inference.model.torch_program import TorchProgram
+    with needing("server", what):
+        from ringpull.inference.model.torch_program import TorchProgram
 
     return TorchProgram.load(version_dir, manifest, device, threads=threads)
 

@@ -23,12 +23,15 @@ from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, id
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.version_files import FileEntry, resolve
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, StartupError, Unavailable
-from ringpull.ps.private_files import make_private_folder, write_private
+from ringpull.ps.private_files import make_private_folder, opener, write_private
 from ringpull.ps.store.file_errors import read_file
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
 _LOG: Final = logging.getLogger(__name__)
+
+_PART_BYTES: Final = 64 << 20
+"""Bytes of large weights of a dense program that are copied at a time."""
 
 
 class Mirror:
@@ -119,9 +122,11 @@ def _make(copy: Path, remote: RemoteFolder, manifest_bytes: bytes) -> None:
     try:
         write_private(hidden / FILE_NAME, manifest_bytes)
         manifest = read_manifest(hidden / FILE_NAME)
-        for entry in (manifest.schema, manifest.program, manifest.samples, *manifest.program_data):
+        for entry in (manifest.schema, manifest.program, manifest.samples):
             if entry is not None:
                 write_private(_target(hidden, entry.path), _checked(remote, entry))
+        for entry in manifest.program_data:
+            _copy_in_parts(hidden, remote, entry)
         for table in manifest.tables:
             header = f"{table.path}/{HEADER}"
             write_private(_target(hidden, header), _read(remote, header, MAX_HEADER_BYTES))
@@ -139,6 +144,24 @@ def _checked(remote: RemoteFolder, entry: FileEntry) -> bytes:
             f"{remote.where(entry.path)}: the checksum of its content is {found}; the manifest says {entry.xxh3}"
         )
     return content
+
+
+def _copy_in_parts(folder: Path, remote: RemoteFolder, entry: FileEntry) -> None:
+    """Copy a file that may be larger than memory."""
+    digest = xxhash.xxh3_64()
+    with open(_target(folder, entry.path), "wb", opener=opener) as file:
+        for begin in range(0, entry.bytes, _PART_BYTES):
+            try:
+                [part] = remote.read_ranges((entry.path, begin, min(begin + _PART_BYTES, entry.bytes)))
+            except NotFound as exc:
+                raise CorruptData(f"{remote.where(entry.path)}: missing; the manifest names it") from exc
+            digest.update(part)
+            file.write(part)
+    if digest.hexdigest() != entry.xxh3:
+        raise CorruptData(
+            f"{remote.where(entry.path)}: the checksum of its content is {digest.hexdigest()}; the manifest says"
+            f" {entry.xxh3}"
+        )
 
 
 def _read(remote: RemoteFolder, path: str, max_bytes: int) -> bytes:

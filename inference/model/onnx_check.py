@@ -117,6 +117,8 @@ class CheckedGraph:
     external: tuple[ExternalTensor, ...]
     nodes: int
     """Nodes, those of inner graphs and of called functions included."""
+    squeezes: bool
+    """Whether a node drops whatever dimensions have the size 1, the rows too, where there is one."""
 
 
 def check_graph(content: bytes, where: str, files: Mapping[str, int]) -> CheckedGraph:
@@ -143,6 +145,8 @@ def check_graph(content: bytes, where: str, files: Mapping[str, int]) -> Checked
     look = _Look(where, files, {(each.domain, each.name): each for each in model.functions})
     opsets = _opsets(look, model.opset_import)
     nodes = look.graph(model.graph, 0)
+    if sum(each.nbytes for each in look.external) > sum(files.values()):
+        raise look.error("its weights in files are more than there is in the files: some lie in one place")
     given = {each.name for each in model.graph.initializer}
     return CheckedGraph(
         producer=f"{model.producer_name} {model.producer_version}".strip(),
@@ -152,6 +156,7 @@ def check_graph(content: bytes, where: str, files: Mapping[str, int]) -> Checked
         outputs=tuple(_value(each) for each in model.graph.output),
         external=tuple(look.external),
         nodes=nodes,
+        squeezes=look.squeezes,
     )
 
 
@@ -188,6 +193,7 @@ class _Look:
     external: list[ExternalTensor] = field(default_factory=list)
     counted: dict[tuple[str, str], int] = field(default_factory=dict)
     """Nodes of each function, once it was looked through; -1 while it is."""
+    squeezes: bool = False
 
     def error(self, problem: str) -> CorruptData:
         return CorruptData(f"{self.where}: refused: {problem}")
@@ -236,6 +242,8 @@ class _Look:
             if node.op_type == "Constant" and attribute.HasField("t") and node.output:
                 constants[node.output[0]] = attribute.t
         self.made(node, name, constants)
+        if node.op_type == "Squeeze" and not any(node.input[1:]):
+            self.squeezes |= all(each.name != "axes" for each in node.attribute)
         return inner
 
     def function(self, key: tuple[str, str], depth: int) -> int:

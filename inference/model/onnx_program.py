@@ -41,7 +41,13 @@ class OnnxProgram:
     writer: Final = ""
 
     def __init__(
-        self, session: ort.InferenceSession, inputs: tuple[GraphInput, ...], manifest: Manifest, threads: int | None
+        self,
+        session: ort.InferenceSession,
+        inputs: tuple[GraphInput, ...],
+        manifest: Manifest,
+        threads: int | None,
+        *,
+        squeezes: bool,
     ) -> None:
         """Use `OnnxProgram.load`."""
         self.device, provider = device_of(session)
@@ -52,6 +58,8 @@ class OnnxProgram:
         self._session = session
         self._inputs = inputs
         self._entries = manifest.inputs
+        self._least = 2 if squeezes else 1
+        """Rows that the graph is given at least: one that drops dimensions of size 1 would drop a single row's."""
         self._names = [each.name for each in session.get_outputs()]
 
     @classmethod
@@ -84,13 +92,17 @@ class OnnxProgram:
         except InvalidInput as exc:
             raise CorruptData(f"{file}: {exc}") from exc
         _check_inputs(file, session, inputs, manifest)
-        return cls(session, inputs, manifest, threads)
+        return cls(session, inputs, manifest, threads, squeezes=graph.squeezes)
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         """Run the program on a batch; see `DenseProgram.run`."""
-        results = self._run(self.given(inputs, rows), rows)
+        given = self.given(inputs, rows)
+        filled = max(rows, self._least)
+        if filled > rows:
+            given = {name: np.concatenate([values, values]) for name, values in given.items()}
         found = {}
-        for output, result in zip(self.outputs, results, strict=True):
+        for output, whole in zip(self.outputs, self._run(given, filled), strict=True):
+            result = whole[:rows] if whole.shape[:1] == (filled,) else whole
             if result.shape != (rows, *output.shape):
                 raise InvalidInput(
                     f"output {output.name} of the dense program has the shape {result.shape} for {rows} rows; it must"

@@ -108,7 +108,7 @@ def _providers(device: str | None) -> list[Any]:
     number = (device or "cuda").removeprefix("cuda").removeprefix(":") or "0"
     if not number.isdecimal():
         raise InvalidInput(f"device is {device!r}; it must be 'cuda', or 'cuda:' and a number")
-    return [(_CUDA, {"device_id": int(number), "arena_extend_strategy": "kSameAsRequested"}), _CPU]
+    return [(_CUDA, {"device_id": int(number), "arena_extend_strategy": "kSameAsRequested", "use_tf32": 0}), _CPU]
 
 
 def _register_arena() -> None:

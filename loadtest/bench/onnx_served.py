@@ -67,7 +67,7 @@ def own_runtime(model: bytes) -> Callable[[dict[str, NDArray[Any]]], NDArray[np.
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda columns: session.run([OUTPUT], columns)[0]  # type: ignore[no-any-return]
+    return lambda columns: session.run([OUTPUT], columns)[0]
 
 
 def largest_difference(

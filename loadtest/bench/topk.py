@@ -42,10 +42,10 @@ ITEMS: Final = 471_880
 DIM: Final = 64
 K: Final = 10
 MANY: Final = 16
-ROUNDS: Final = 5 if QUICK else 21
-TURNS: Final = 4
+ROUNDS: Final = 3 if QUICK else 15
+TURNS: Final = 2 if QUICK else 4
 REQUESTS: Final = 30 if QUICK else 300
-PULLS: Final = 300 if QUICK else 3000
+PULLS: Final = 200 if QUICK else 3000
 ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
 DEADLINE_S: Final = 60.0
 

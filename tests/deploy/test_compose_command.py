@@ -47,6 +47,7 @@ def rows_of(folder: Path, keys: list[int]) -> list[list[float]]:
         base.close()
 
 
+@pytest.mark.medium
 def test_options_of_stores_reach_their_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with closing(sqlite3.connect("rows.db")) as database:

@@ -27,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 def test_several_tables_with_options_of_their_own(ringpull: Run, folder: Path) -> None:
     ran = ringpull(
         *("import", "table", "items=als/day=1", "users.csv", "recs=als/day=1/*.parquet", "models/shop"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -11,7 +13,7 @@ import pytest
 
 from ringpull import export_tables
 from ringpull.inference.head.watch import Watch
-from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.manifest import FileEntry, Manifest
 from ringpull.inference.model.mirror import Mirror, local_files
 from ringpull.inference.model.model_dir import complete_versions, manifest_mark, parent_of
 from ringpull.inference.model.version import LoadedVersion
@@ -201,3 +203,24 @@ def test_a_copy_of_another_content_does_not_stand_in_for_a_url_out_of_reach(
     assert Mirror(tmp_path).local(url, Manifest.load(tiny).identity)
     with pytest.raises(Unavailable):
         Mirror(tmp_path).local(url, "00000000000000b2")
+
+
+def test_large_weights_of_a_program_are_copied_in_parts(
+    storage: Storage, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringpull.inference.model.mirror._PART_BYTES", 1000)
+    folder, weights = tmp_path / "tiny" / "1", bytes(range(250)) * 13
+    shutil.copytree(tiny, folder)
+    (folder / "dense.onnx.data").write_bytes(weights)
+    data = (FileEntry.of(folder, "dense.onnx.data"),)
+    replace(Manifest.load(folder), runtime="onnxruntime", program_data=data).save(folder)
+    url = storage.put(folder, 1)
+    copy = Mirror(tmp_path / "copies").local(url)
+    assert (copy / "dense.onnx.data").read_bytes() == weights
+    for damaged in (weights[:-1] + b"x", weights[:-1], None):
+        if damaged is None:
+            storage.files.rm_file("/shelf/tiny/1/dense.onnx.data")
+        else:
+            storage.change("1/dense.onnx.data", damaged)
+        with pytest.raises(CorruptData, match=r"tiny/1/dense\.onnx\.data"):
+            Mirror(tmp_path / f"others-{damaged is None}").local(url)

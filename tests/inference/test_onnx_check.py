@@ -74,6 +74,7 @@ def test_every_kind_of_weight_is_taken() -> None:
     assert check(graph).nodes == 1
 
 
+@pytest.mark.medium
 @settings(max_examples=40, deadline=None)
 @given(cut=st.integers(0, 400), flip=st.integers(0, 255), data=st.data())
 def test_any_damage_is_read_or_refused(cut: int, flip: int, data: st.DataObject) -> None:
@@ -255,3 +256,12 @@ def test_weights_are_mapped_wherever_they_lie(tmp_path: Path) -> None:
         assert found.external == (ExternalTensor("weight", np.dtype(np.float32), (2, 3), "dense.onnx.data", offset),)
         session = open_session(content, tmp_path, found.external, "cpu", 1)
         assert session.run(None, {"x": np.ones(2, np.float32)})[0].tolist() == [6, 3]
+
+
+def test_weights_in_files_that_share_their_bytes() -> None:
+    graph = outside()
+    for place in range(9):
+        other = graph.graph.initializer.add()
+        other.CopyFrom(graph.graph.initializer[0])
+        other.name = f"again_{place}"
+    refused(graph, "weights in files are more than there is in the files", {"dense.onnx.data": 100})

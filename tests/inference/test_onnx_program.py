@@ -31,13 +31,9 @@ from tests.inference.export.versions import Exported
 from tests.inference.onnx_models import DIM, GENRE, WEIGHT, WIDTH, graph_of
 from tests.reference import assert_close
 
-F, D, H, I4, I8 = (
-    TensorProto.FLOAT,
-    TensorProto.DOUBLE,
-    TensorProto.FLOAT16,
-    TensorProto.INT32,
-    TensorProto.INT64,
-)
+pytestmark = pytest.mark.medium
+
+F, D, I8 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +207,14 @@ def test_a_column_of_one_is_taken_flat_and_the_other_way_around(tmp_path: Path) 
     assert GraphInput("x", np.dtype(np.float32), 3, 1).fit(np.ones((2, 5), np.float32)).shape == (2, 5, 1)
 
 
+def test_a_graph_that_squeezes_whatever_is_one_is_run_for_one_row(tmp_path: Path) -> None:
+    node = helper.make_node("Squeeze", ["x"], ["y"])
+    model = graph_of([node], {"x": (F, ["rows", 1])}, {"y": (F, ["rows"])})
+    for rows in (1, 2, CPU_ROWS + 1):
+        values = np.arange(rows, dtype=np.float32)
+        assert once(tmp_path, model, values[:, None]).tolist() == values.tolist()
+
+
 def test_wide_outputs_become_float32(tmp_path: Path) -> None:
     random = np.random.default_rng(3).standard_normal(5)
     assert once(tmp_path, identity(D, ["rows"]), random).tolist() == random.astype(np.float32).tolist()
@@ -313,7 +317,6 @@ class Clicks(nn.Module):
         return self.out(torch.cat([self.user(user), self.tags(tags), age], 1)).sigmoid()
 
 
-@pytest.mark.medium
 def test_it_gives_what_torchs_program_of_the_same_model_gives(tmp_path: Path) -> None:
     torch.manual_seed(2)
     module, schema = Clicks().eval(), Schema([Sparse("user"), Sparse("tags"), Dense("age", width=WIDTH)])
@@ -341,7 +344,6 @@ def test_it_gives_what_torchs_program_of_the_same_model_gives(tmp_path: Path) ->
     assert (runtime.name, runtime.version, runtime.provider) == ("torch", torch.__version__, "cpu")
 
 
-@pytest.mark.medium
 def test_a_head_of_such_versions_loads_no_torch(version: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import ringpull.inference.head.process;"

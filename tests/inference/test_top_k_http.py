@@ -97,6 +97,7 @@ async def test_strings_and_large_keys(http: httpx.AsyncClient, served: Served) -
         ("/v1/models/ranker/versions/9/tables/users:top_k", {"vector": VECTOR}, 404, "no version 9"),
         ("/v1/models/ranker/labels/x/tables/users:top_k", {"vector": VECTOR}, 400, "version label: x"),
         ("/v1/models/ranker/tables/user:top_k", {"vector": VECTOR}, 404, "no table 'user'; it has: genres"),
+        ("/v1/models/ranker:top_k", {"vector": VECTOR}, 400, "table: name the one whose rows are ranked"),
         (PATH, {}, 400, "the queries come in one way"),
         (PATH, [], 400, "must be an object"),
         (PATH, {"vector": VECTOR, "K": 1}, 400, "unknown field 'K'"),
@@ -132,7 +133,7 @@ async def test_strings_and_large_keys(http: httpx.AsyncClient, served: Served) -
         (PATH, {"features": 5}, 400, "must be JSON objects"),
         (PATH, {"vector": VECTOR, "exclude": [0] * 60_000}, 413, "max_message_bytes is 100000"),
     ],
-    ids=range(38),
+    ids=range(39),
 )
 async def test_what_may_not_be_is_a_clear_error(
     http: httpx.AsyncClient, served: Served, path: str, body: Any, status: int, message: str

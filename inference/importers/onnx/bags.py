@@ -115,7 +115,7 @@ def _use(cut: CutGraph, bags: BagSource, readings: Sequence[Reading], elements: 
     if not isinstance(feature, Sparse) or not feature.many or expression is None:
         return None
     rows = readings[0].values[bags.table].shape[0]
-    return Use(bags.table, (name,), expression.cast("int64"), rows, True, cut.within_of((name,)))
+    return Use(bags.table, (name,), expression.cast("int64"), rows, True, cut.within_of((name,), expression))
 
 
 def _pooled(

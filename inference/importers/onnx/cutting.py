@@ -85,6 +85,15 @@ class Use:
             return IdRange((feature,), 0, None, self.rows, None, -self.rows, self.within)
         return IdRange((feature,), 0, self.expression, self.rows, None, -self.rows, self.within)
 
+    def fails_without_bounds(self, feature: str) -> bool:
+        """Return whether there are ids without a row that no bounds of ids tell."""
+        own = self.range(feature)
+        if own.limit() is not None or own.key is None:
+            return False
+        low, high = own.within
+        ids = np.array([each for each in telling_ids(own.key, self.rows) if low <= each < high], np.int64)
+        return not bool(own.holds(ids).all())
+
     def row_of(self, value: int) -> int | None:
         """Return the row, from 0 on, of an id; None: there is none."""
         row = self.expression.row_of(value)
@@ -166,9 +175,18 @@ class CutGraph:
     computed: dict[tuple[tuple[str, ...], KeyExpression], Computed] = field(default_factory=dict)
     """Features that the server makes of others."""
 
-    def within_of(self, features: Sequence[str]) -> tuple[int, int]:
-        """Return the bounds of the ids of the only feature; of what is computed of several there are none."""
-        return self.within.get(features[0], (LOWEST, HIGHEST)) if len(features) == 1 else (LOWEST, HIGHEST)
+    def within_of(self, features: Sequence[str], expression: KeyExpression) -> tuple[int, int]:
+        """Return the bounds of the ids of the only feature; of what is computed of several there are none.
+
+        Where the graph casts ids to int32, those beyond are refused: to it 2^32 + 3 is 3, which nobody means.
+        """
+        if len(features) > 1:
+            return LOWEST, HIGHEST
+        low, high = self.within.get(features[0], (LOWEST, HIGHEST))
+        steps = expression.steps
+        if any(each.type == "int32" and each.operands and steps[each.operands[0]].operator == "id" for each in steps):
+            return max(low, -(2**31)), min(high, 2**31)
+        return low, high
 
     def feature_of(self, use: Use) -> str:
         """Return the feature that is looked up."""
@@ -298,7 +316,8 @@ def _use(cut: CutGraph, site: Site, table: Array, elements: Elements, form: int,
         expression = elements.expression(inner, features)
     if expression is None:
         raise NotRead("its index is too long an expression")
-    return Use(name, features, expression.cast("int64"), rows, site.beyond == "fails", cut.within_of(features), mapped)
+    within = cut.within_of(features, expression)
+    return Use(name, features, expression.cast("int64"), rows, site.beyond == "fails", within, mapped)
 
 
 def _add_mapped(cut: CutGraph, site: Site, table: Array, name: str, mapped: Array) -> None:

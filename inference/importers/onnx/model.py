@@ -25,7 +25,7 @@ from ringpull.inference.importers.onnx.guess import guess_schema
 from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
 from ringpull.inference.importers.onnx.source import read_source
-from ringpull.inference.importers.onnx.split import RowReader, Split
+from ringpull.inference.importers.onnx.split import Split
 from ringpull.inference.importers.version_writer import CheckRows, Reference, write_onnx_version
 from ringpull.inference.schema.columns import Column, as_column
 from ringpull.inference.schema.features import Prepared
@@ -49,7 +49,6 @@ def import_onnx(
     tables: Mapping[str, TableOptions] | None = None,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     reference: Reference | None = None,
-    weights: Mapping[str, RowReader] | None = None,
     folder: Path | None = None,
     within: Mapping[str, tuple[int, int]] | None = None,
     check_rows: int = 64,
@@ -72,7 +71,6 @@ def import_onnx(
             `TableOptions(default=...)` says what they get.
         max_dense_bytes: The largest table that may stay in the dense program.
         reference: The source's own scoring; default: onnxruntime on the graph as it was.
-        weights: What gives the rows of initializers that are not in the graph, by name; it needs a `reference`.
         folder: Folder of external data, where the graph is not given as a file.
         within: Prepared ids [low, high) that the source takes, by feature; others are refused by the feature's name.
         check_rows: Made-up rows for the check; 0: none.
@@ -98,11 +96,12 @@ def import_onnx(
                 console.print(note, markup=False, style="yellow")
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
         split = Split.of(
-            source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, weights, within or {}
+            source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
         )
+    if console is not None:
+        for note in split.notes():
+            console.print(note, markup=False, style="yellow")
     if reference is None:
-        if weights:
-            raise InvalidInput("weights: rows that are not in the graph need a reference, the source's own scoring")
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
     check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})

@@ -24,6 +24,10 @@ Array = NDArray[Any]
 _SEVERAL_IDS: Final = 2
 """Ids that are drawn first; where a graph has no rows for them, all are 0, or 1."""
 
+_SMALL_CONSTANT: Final = 16
+"""Numbers of a constant near which ids are tried."""
+_MAX_TRIES: Final = 20
+
 RAGGED_IDS: Final = (13, 18, 16)
 """Ids that features of many have in each reading."""
 
@@ -47,7 +51,7 @@ def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
     # With the rows of the first and other ids, sizes are seen that are those of ids, not of rows.
     counts = (*READ_ROWS, READ_ROWS[0]) if ragged else READ_ROWS
     failure: GraphFailed | None = None
-    for first, last in ((0, _SEVERAL_IDS), (0, 1), (1, 2)):
+    for first, last in _tried_ids(source):
         try:
             readings = []
             for number, rows in enumerate(counts):
@@ -60,6 +64,19 @@ def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
             failure = exc
     assert failure is not None
     raise failure
+
+
+def _tried_ids(source: SourceGraph) -> list[tuple[int, int]]:
+    """Return bounds of ids that a graph may have rows for: small ones, then some near its constants."""
+    constants = {
+        int(each)
+        for array in source.constants().values()
+        if array.dtype.kind in "iu" and array.size <= _SMALL_CONSTANT
+        for each in array.reshape(-1)
+    }
+    near = sorted({sign * each + by for each in constants for by in (0, 1, -1) for sign in (1, -1)}, key=abs)
+    fitting = [(each, each + 1) for each in near if abs(each) < 2**31]
+    return [(0, _SEVERAL_IDS), (0, 1), (1, 2), *fitting[:_MAX_TRIES]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

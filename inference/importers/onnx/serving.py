@@ -6,7 +6,7 @@ looked up by what clients send, and nothing of the rest may take its numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -44,11 +44,9 @@ class ServedTable:
 
     name: str
     rows: Array
-    """Its rows (n, D), of any type of numbers; a map of a file, or shaped like one where `read` gives them."""
+    """Its rows (n, D), of any type of numbers; perhaps a map of a file."""
     keys: RowKeys
     options: TableOptions
-    read: Callable[[int, int], Array] | None = None
-    """What gives rows [begin, end), where they are not in the graph."""
 
     def row(self, number: int) -> NDArray[np.float32]:
         """Return one row, float32 (D,)."""
@@ -57,8 +55,7 @@ class ServedTable:
 
     def part(self, begin: int, end: int) -> NDArray[np.float32]:
         """Return rows [begin, end), float32 (n, D)."""
-        rows = self.rows[begin:end] if self.read is None else self.read(begin, end)
-        made: NDArray[np.float32] = np.ascontiguousarray(rows, np.float32).reshape(end - begin, -1)
+        made: NDArray[np.float32] = np.ascontiguousarray(self.rows[begin:end], np.float32)
         return made
 
     def imported(self, features: Sequence[str]) -> ImportedTable:

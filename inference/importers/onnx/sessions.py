@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
@@ -13,6 +13,9 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from ringpull.ps.errors import ExportError
 
 Array = NDArray[Any]
+
+
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 
 
 class GraphFailed(ExportError):
@@ -41,11 +44,16 @@ class Session:
         options.inter_op_num_threads = 1
         if not optimised:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._kept = {
-            each.name: onnxruntime.OrtValue.ortvalue_from_numpy(weights[each.name])
-            for each in model.graph.initializer
-            if each.data_location == TensorProto.EXTERNAL and each.name in weights
-        }
+        apart = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
+        apart = [each for each in apart if each.name in weights]
+        self._kept = {}
+        for each in apart:
+            location = next(entry.value for entry in each.external_data if entry.key == "location")
+            file = getattr(weights[each.name], "filename", None)
+            if file is None:
+                self._kept[each.name] = onnxruntime.OrtValue.ortvalue_from_numpy(weights[each.name])
+            else:  # onnxruntime maps it; what it is given in memory it copies
+                options.add_session_config_entry(_FOLDER, str(file).removesuffix(location))
         if self._kept:
             options.add_external_initializers(list(self._kept), list(self._kept.values()))
         try:

@@ -239,16 +239,16 @@ def _packed_bytes(tensor: TensorProto, kind: np.dtype[Any]) -> int:
 def _apart(where: str, tensor: TensorProto, folder: Path | None) -> Array | None:
     """Take a large tensor out of its graph, and return it; None: it stays."""
     if tensor.data_location == TensorProto.EXTERNAL:
-        array = _mapped(where, tensor, folder)
-    elif len(tensor.raw_data) >= APART_BYTES and tensor.data_type != TensorProto.STRING:
+        return _mapped(where, tensor, folder)
+    if len(tensor.raw_data) >= APART_BYTES and tensor.data_type != TensorProto.STRING:
         array = numpy_helper.to_array(tensor)
     else:
         return None
-    keep_apart(tensor, array.nbytes)
+    _keep_apart(tensor, array.nbytes)
     return array
 
 
-def keep_apart(tensor: TensorProto, size: int) -> None:
+def _keep_apart(tensor: TensorProto, size: int) -> None:
     """Leave of a tensor its name, type and shape; its `size` bytes are elsewhere."""
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -287,6 +287,10 @@ def _mapped(where: str, tensor: TensorProto, folder: Path | None) -> Array:
         raise CorruptData(f"{what} is of a type that external data cannot have here")
     if count == 0:
         return np.zeros(tuple(tensor.dims), kind)
+    # Where onnxruntime maps it itself, from the folder that the map's own file name and this one tell.
+    for key, value in (("location", str(path.relative_to(folder.resolve()))), ("length", str(size))):
+        entry = next((each for each in tensor.external_data if each.key == key), None) or tensor.external_data.add()
+        entry.key, entry.value = key, value
     return np.memmap(path, kind, "r", offset, tuple(tensor.dims))
 
 

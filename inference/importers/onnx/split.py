@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,8 +31,6 @@ from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
 
 Array = NDArray[Any]
-RowReader = Callable[[int, int], Array]
-"""What gives rows [begin, end) of a table that is not in the graph, (n, ...)."""
 
 _TOLD_REASONS: Final = 3
 
@@ -68,7 +66,6 @@ class Split:
         keys: Mapping[str, Keys],
         options: Mapping[str, TableOptions],
         max_dense_bytes: int,
-        weights: Mapping[str, RowReader] | None,
         within: Mapping[str, tuple[int, int]],
     ) -> Split:
         """Split a graph."""
@@ -80,7 +77,7 @@ class Split:
             probed = probe(model, bound, schema)
         except GraphFailed as exc:
             raise ExportError(
-                f"{exc}. It was given ids 0 and 1 of every feature: does the schema fit the graph?"
+                f"{exc}. It was given small ids of every feature: does the schema fit the graph?"
             ) from exc
         described = program_outputs(chosen, probed.readings)
         cut = cut_graph(model, schema, probed.readings, probed.elements, bound.within())
@@ -95,7 +92,6 @@ class Split:
         kept, large = _kept(probed, cut, rest, names, max_dense_bytes)
         reasons = {each.name: each.reason for each in kept if not each.copy}
         served = served_tables(cut, names, keys, options, reasons)
-        served = {tensor: replace(each, read=(weights or {}).get(tensor)) for tensor, each in served.items()}
         taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
         serving = plan_serving(cut, uses, schema, served, taken)
         limits = tuple(
@@ -128,6 +124,18 @@ class Split:
             kept=self.kept,
             large=self.large,
         )
+
+    def notes(self) -> list[str]:
+        """Return what is served otherwise than by the graph, and cannot be said in a version: for people."""
+        found = []
+        for use in self.uses:
+            served = self.tables[use.table]
+            if use.beyond_fails and not served.keys.raw and use.fails_without_bounds(self.cut.feature_of(use)):
+                found.append(
+                    f"{self.cut.feature_of(use)}: the graph fails on ids for which {use.expression} is no row of"
+                    f" {served.name}, and no bounds tell which these are; served, they get the table's default vector"
+                )
+        return list(dict.fromkeys(found))
 
     def limits(self) -> tuple[IdLimit, ...]:
         """Return the ids that the graph takes, of features that are not looked up by raw ids."""

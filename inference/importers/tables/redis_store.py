@@ -43,7 +43,8 @@ def open_table(where: str, options: ReadOptions) -> RedisSource:
     shown = _without_password(where)
     with _errors(shown):
         try:
-            client = redis.Redis.from_url(where, socket_timeout=TIMEOUT_S, decode_responses=False)
+            # The second protocol, which servers before Redis 6 speak, too.
+            client = redis.Redis.from_url(where, socket_timeout=TIMEOUT_S, decode_responses=False, protocol=2)
         except (ValueError, TypeError) as exc:
             raise InvalidInput(f"{shown}: {exc}") from exc
         try:

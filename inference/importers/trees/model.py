@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ringpull.inference.export.estimators import is_estimator
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.importers.onnx.model import import_onnx
@@ -30,14 +31,8 @@ from ringpull.ps.errors import ExportError, InvalidInput
 
 Array = NDArray[Any]
 
-_MAKERS: Final = ("lightgbm", "xgboost", "sklearn")
 TOLERANCE: Final = 1e-4
 """Largest difference from scores that came with rows, or that part of them."""
-
-
-def is_estimator(given: object) -> bool:
-    """Return whether something is a model of sklearn, LightGBM or XGBoost, or is made of theirs."""
-    return any(each.__module__.partition(".")[0] in _MAKERS for each in type(given).__mro__)
 
 
 def import_estimator(
@@ -203,7 +198,8 @@ def _given(
     own = {name: as_column(name, each) for name, each in columns.items() if name in names}
     if not own:
         raise InvalidInput(
-            f"check rows: no column is called like a feature ({', '.join(sorted(names))}); they are {', '.join(columns)}"
+            f"check rows: no column is called like a feature ({', '.join(sorted(names))});"
+            f" they are {', '.join(columns)}"
         )
     outputs = set(converted.outputs.values())
     return own, {**{name: np.asarray(each) for name, each in columns.items() if name in outputs - names}, **scores}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,19 @@ def graph(
     return helper.make_model(made, opset_imports=opsets, ir_version=8)
 
 
-def run(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
-    """Return what onnxruntime makes of a graph's inputs, on the graph as it is."""
+@lru_cache(maxsize=4)
+def _session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """Return what onnxruntime makes of a graph's inputs, on the graph as it is."""
     quiet = onnxruntime.RunOptions()
     quiet.log_severity_level = 4
-    return list(session.run(None, dict(feeds), quiet))
+    return list(_session(model.SerializeToString()).run(None, dict(feeds), quiet))
 
 
 def imported(folder: Path, model: ModelProto, schema: Schema | None = None, **options: Any) -> Exported:

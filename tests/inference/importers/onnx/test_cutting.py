@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from ringpull import Dense, IdSequence, Schema, Sparse
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import Pooling
@@ -83,6 +84,23 @@ def test_an_index_becomes_a_key_with_what_it_does_beyond_the_table(tmp_path: Pat
     assert [(each.table, each.feature) for each in version.manifest.lookups] == [("W", "x")]
     assert not [each for each in version.manifest.inputs if each.argument], "ids are no input of the rest"
     assert_edges(version, model, "x", EDGES, (1,))
+
+
+def test_ids_that_a_cast_would_make_others_are_refused(tmp_path: Path) -> None:
+    """2^32 + 3 is 3 to a graph that casts to int32, which nobody means; all that int32 holds is as in the graph."""
+    nodes = [node("Cast", ["x"], ["i"], to=INT32), node("Gather", ["W", "i"], ["y"])]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W})
+    version = imported(tmp_path, model)
+    assert_edges(version, model, "x", EDGES, ())
+    assert not taken(version, {"x": np.array([2**32 + 3])}, 1)
+
+
+def test_ids_that_no_bounds_tell_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [node("Mod", ["x", "size"], ["i"]), node("Gather", ["W", "i"], ["y"])]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W, "size": N + 20})
+    report = import_onnx(model, Schema([Sparse("x")]), tmp_path / "m", 1)
+    assert not report.manifest.limits
+    assert "no bounds tell" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_row_that_is_not_there_is_zeros_where_the_graph_says_so(tmp_path: Path) -> None:
@@ -310,3 +328,18 @@ def test_given_scores_are_compared(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the scores of"):
         import_onnx(model, schema, tmp_path / "m", 2, quiet=True, check_columns={**columns, "y": scores + 1})
     assert not (tmp_path / "m" / "2").exists()
+
+
+def test_functions_are_looked_into_and_defaults_open_a_table(tmp_path: Path) -> None:
+    """A Gather inside a function of the graph is a look-up; with a default declared, ids beyond the table get that."""
+    domain = helper.make_opsetid("mine", 1)
+    inner = [node("Gather", ["table", "ids"], ["rows"])]
+    own = helper.make_function("mine", "Embed", ["table", "ids"], ["rows"], inner, [helper.make_opsetid("", 17)])
+    nodes = [node("Embed", ["W", "x"], ["y"], domain="mine")]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W})
+    model.opset_import.append(domain)
+    model.functions.append(own)
+    version = imported(tmp_path, model, tables={"W": TableOptions(default="mean")})
+    assert not version.manifest.limits
+    found = version.score({"x": np.array([3, N + 5, -1])}, 3)["y"]
+    np.testing.assert_allclose(found, [W[3], W.mean(0), W[-1]], rtol=1e-5, atol=1e-6)

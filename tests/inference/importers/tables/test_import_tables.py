@@ -51,6 +51,7 @@ def entry_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.medium
 def test_several_tables_in_one_version(tmp_path: Path, items: Path) -> None:
     (tmp_path / "recs.csv").write_text('user,recs\nu1,"[1, 2]"\nu2,"{}"\n')
     (tmp_path / "words.txt").write_text("king 1 2\nqueen 3 5\n")
@@ -209,6 +210,7 @@ def stop(items: Path, out: Path, tables: tuple[str, ...] = ("t",), rows: int = 2
         run(sources, out, checkpoint_bytes=5000)
 
 
+@pytest.mark.medium
 def test_tables_that_were_whole_are_not_read_again(tmp_path: Path, items: Path) -> None:
     out = tmp_path / "m"
     stop(items, out, ("a", "b"))
@@ -221,6 +223,7 @@ def test_tables_that_were_whole_are_not_read_again(tmp_path: Path, items: Path) 
     assert entry_names(out / "1/tables") == ["a", "b"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("change", ["files", "options", "table", "journal", "rows cut", "rows gone"])
 def test_what_is_not_the_same_import_begins_again(tmp_path: Path, items: Path, change: str) -> None:
     out = tmp_path / "m"

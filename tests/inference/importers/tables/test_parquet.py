@@ -186,7 +186,7 @@ def test_reading_from_any_row_on(tmp_path: Path) -> None:
         ({"id": [1, 2], "v": [[1.0], [2.0]]}, {"value": "v"}, "must be of bytes or text values"),
         ({"id": [1, 2], "v": [[1.0], [2.0]]}, {"vector": ("v",), "value": "v"}, "vectors, or rows of bytes"),
         ({"id": [1, 2], "v": [[1.0], [2.0]]}, {"id_type": "string"}, "its keys are int64"),
-        ({"id": [1, 2], "v": [[1.0], [2.0]]}, {"delimiter": ","}, "are for text"),
+        ({"id": [1, 2], "v": [[1.0], [2.0]]}, {"delimiter": ","}, "delimiter is for text"),
         ({"id": [], "v": []}, {"vector": ("v",), "id": "id"}, "column id is null|has no rows"),
     ],
 )

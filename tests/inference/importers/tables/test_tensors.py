@@ -310,6 +310,7 @@ def test_only_one_of_id_and_ids(save: Any, tmp_path: Path) -> None:
         open_source(save({"item": ROWS, "ids": IDS}), ReadOptions(id="ids", ids=str(tmp_path / "x")))
 
 
+@pytest.mark.medium
 def test_an_import_refuses_what_no_table_can_hold_and_writes_nothing(save: Any, tmp_path: Path) -> None:
     rows = ROWS.clone()
     rows[13, 2] = float("nan")
