@@ -3,8 +3,8 @@
     {"format": 1, "features": [{"kind": "sparse", "name": "zip", "dtype": "string",
      "transforms": [{"kind": "hash", "buckets": 1000}]}, ...], "stacks": {"numbers": ["age", "price"]}}
 
-A field at its default is left out; a missing rule of NaN is written "nan". Reading trusts nothing: unknown kinds and fields are errors, and values go through
-the same checks as in code.
+A field at its default is left out; a missing rule of NaN is written "nan". Reading trusts nothing: unknown kinds and
+fields are errors, and values go through the same checks as in code.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
-from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
 from ringpull.deploy.commands.importing.report import print_import
+from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_line

@@ -37,6 +37,8 @@ class ConvertedEstimator:
     """Numbers that each column of a feature is compared with, ascending, by feature; empty: not known."""
     within: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Prepared ids [low, high) that it takes, by feature: others it fails on."""
+    values: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """Integers that it knows of a column, by feature."""
     notes: tuple[str, ...] = ()
     """What differs from the estimator, for people."""
 

@@ -87,7 +87,7 @@ def _read_skops(path: Path, trusted: Sequence[str]) -> Any:
     except InvalidInput:
         raise
     except Exception as exc:  # of any root, for bytes that are none of skops' files
-        raise CorruptData(f"{path}: skops does not read it: {type(exc).__name__}: {str(exc):.300}") from exc
+        raise CorruptData(f"{path}: skops does not read it: {type(exc).__name__}: {exc!s:.300}") from exc
     if strangers:
         told = ", ".join(sorted(strangers)[:10])
         raise InvalidInput(
@@ -97,7 +97,7 @@ def _read_skops(path: Path, trusted: Sequence[str]) -> Any:
     try:
         return skops.io.load(path, trusted=sorted({*_TRUSTED, *trusted}))
     except Exception as exc:  # of any root: what constructors of damaged states raise
-        raise CorruptData(f"{path}: skops does not load it: {type(exc).__name__}: {str(exc):.300}") from exc
+        raise CorruptData(f"{path}: skops does not load it: {type(exc).__name__}: {exc!s:.300}") from exc
 
 
 def _begins_as_pickle(path: Path) -> bool:

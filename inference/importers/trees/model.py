@@ -83,7 +83,7 @@ def import_estimator(
     given, scores = _given(converted, dict(check_columns or {}), dict(check_scores or {}))
     for note in notes if console is not None else ():
         console.print(note, markup=False, style="yellow", highlight=False)  # type: ignore[union-attr]
-    rows = threshold_rows(converted.schema, converted.thresholds)
+    rows = threshold_rows(converted.schema, converted.thresholds, converted.values)
     for each in given, rows:
         _hold(converted, each, scores if each is given else {})
     return import_onnx(
@@ -164,7 +164,7 @@ def _compare(output: str, found: Array, expected: Array, who: str) -> None:
 
 def _nan_differs(converted: ConvertedEstimator) -> str | None:
     """Return why NaN cannot be taken; None: the graph treats it as the estimator does."""
-    columns = nan_rows(converted.schema, converted.thresholds)
+    columns = nan_rows(converted.schema, converted.thresholds, converted.values)
     arguments = converted.schema.arguments(converted.schema.prepare(columns, len(next(iter(columns.values())))))
     try:
         own = converted.scores(arguments)

@@ -1,4 +1,4 @@
-"""Converters of LightGBM's and XGBoost's models inside of sklearn's pipelines, for skl2onnx."""
+"""Converters of boosted trees, LightGBM's and XGBoost's too, inside of sklearn's pipelines, for skl2onnx."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from skl2onnx.common.shape_calculator import (
     calculate_linear_classifier_output_shapes,
     calculate_linear_regressor_output_shapes,
 )
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from ringpull.inference.importers.forest import ML_DOMAIN
 from ringpull.inference.importers.trees.margins import OPSET, BoostedTrees
+from ringpull.inference.importers.trees.sklearn_hist import forest_of_hist
 from ringpull.ps.errors import InvalidInput
 
 
 @cache
 def register_boosters() -> None:
     """Make the models of those libraries that are installed known to skl2onnx, once in a process."""
+    _register((HistGradientBoostingClassifier,), (HistGradientBoostingRegressor,), "Sklearn", forest_of_hist)
     if find_spec("lightgbm"):
         from lightgbm import LGBMClassifier, LGBMRanker, LGBMRegressor
 

@@ -30,6 +30,20 @@ class InputColumn:
     feature: SentFeature
     strict: bool = False
     """Whether the estimator fails on a category that it does not know."""
+    values: NDArray[np.int64] | None = None
+    """Categories that are integers."""
+
+    @property
+    def within(self) -> tuple[int, int] | None:
+        """Prepared ids [low, high) that the estimator takes; None: any, or no bounds tell which."""
+        if not self.strict or not isinstance(self.feature, Sparse):
+            return None
+        if self.values is None:
+            vocabulary = self.feature.transforms[-1]
+            assert isinstance(vocabulary, Vocabulary)
+            return 1, vocabulary.size
+        low, high = int(self.values.min()), int(self.values.max()) + 1
+        return (low, high) if len(self.values) == high - low else None
 
 
 def named_columns(estimator: Any) -> list[InputColumn] | None:
@@ -96,7 +110,8 @@ def _categories(transformer: Any) -> Iterator[tuple[object, NDArray[Any], bool]]
                 )
             if hasattr(encoder, "categories_"):
                 strict = getattr(encoder, "handle_unknown", "ignore") == "error"
-                yield from ((column, np.asarray(each), strict) for column, each in zip(own, encoder.categories_))  # noqa: B905
+                known = zip(own, encoder.categories_, strict=False)  # an encoder behind others may have fewer
+                yield from ((column, np.asarray(each), strict) for column, each in known)
                 break
 
 
@@ -128,8 +143,7 @@ def _column(name: str, feature: str, categories: NDArray[Any] | None, strict: bo
     if categories is None:
         return InputColumn(name, Dense(feature, missing=math.nan))
     if categories.dtype.kind in "iu":
-        # One that is not known is id 0; the graph is given the integer itself.
-        return InputColumn(name, Sparse(feature), strict)
+        return InputColumn(name, Sparse(feature), strict, categories.astype(np.int64))
     if categories.dtype.kind == "f":
         return InputColumn(name, Dense(feature, missing=math.nan), strict)
     texts = [each for each in categories.tolist() if isinstance(each, str)]

@@ -53,13 +53,15 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         arguments = {MATRIX: matrix_argument(schema)}
         notes: tuple[str, ...] = ()
         within: dict[str, tuple[int, int]] = {}
+        values: dict[str, NDArray[np.int64]] = {}
     else:
         graph = _graph(estimator, [(each.name, _type_of(each)) for each in columns])
         schema = Schema([each.feature for each in columns])
         inputs = [each.name for each in graph.graph.input]  # in the order of the types, under names that ONNX takes
         arguments = {name: each.feature.name for name, each in zip(inputs, columns, strict=True)}
         thresholds = {}
-        within = _within(columns)
+        within = {each.feature.name: each.within for each in columns if each.within is not None}
+        values = {each.feature.name: each.values for each in columns if each.values is not None}
         notes = _notes(columns)
     outputs = _outputs(estimator, graph)
     return ConvertedEstimator(
@@ -70,6 +72,7 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         scores=lambda given: _scores(estimator, columns, arguments, outputs, given),
         thresholds=thresholds,
         within=within,
+        values=values,
         notes=notes,
     )
 
@@ -105,20 +108,12 @@ def _type_of(column: InputColumn) -> Any:
     return FloatTensorType([None, 1])
 
 
-def _within(columns: list[InputColumn]) -> dict[str, tuple[int, int]]:
-    """Return the ids that an estimator takes, where an unknown text is an error: all but 0."""
-    return {
-        each.feature.name: (1, each.feature.transforms[-1].size)
-        for each in columns
-        if each.strict and each.feature.transforms and isinstance(each.feature.transforms[-1], Vocabulary)
-    }
-
-
 def _notes(columns: list[InputColumn]) -> tuple[str, ...]:
-    loose = [each.name for each in columns if each.strict and not each.feature.transforms]
+    loose = [each.name for each in columns if each.strict and each.within is None]
     if not loose:
         return ()
-    return (f"a category that is not known is no error in {', '.join(loose)}, as in sklearn, but encoded as zeros",)
+    told = ", ".join(loose)
+    return (f"a category of {told} that the estimator does not know is encoded as zeros; sklearn raises an error",)
 
 
 def _outputs(estimator: Any, graph: ModelProto) -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.made_lists import ids_made
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
@@ -18,13 +17,18 @@ Thresholds = Mapping[str, Sequence[NDArray[np.float32]]]
 
 MAX_ROWS: Final = 8192
 """Rows at most: of more thresholds some are left out, at random."""
-NAN_ROWS: Final = 256
+ANY_ROWS: Final = 256
+"""Rows of any numbers, and with NaN among them."""
 
 
-def threshold_rows(schema: Schema, thresholds: Thresholds) -> dict[str, Column]:
+Values = Mapping[str, NDArray[np.int64]]
+"""Integers that are known of a feature, by its name."""
+
+
+def threshold_rows(schema: Schema, thresholds: Thresholds, values: Values) -> dict[str, Column]:
     """Return rows, by feature, in which every threshold, and the float32 below and above, is the number of its column.
 
-    Other columns have any of theirs. Without thresholds there are none.
+    Other columns have any of theirs. Without thresholds these are rows of any numbers and known categories.
     """
     on = [
         (name, place, number)
@@ -32,29 +36,31 @@ def threshold_rows(schema: Schema, thresholds: Thresholds) -> dict[str, Column]:
         for place, numbers in enumerate(columns)
         for number in _near(numbers).tolist()
     ]
-    if not on:
-        return {}
     random = np.random.default_rng(0)
+    if not on:
+        return _columns(_any_rows(schema, thresholds, values, ANY_ROWS, random))
     chosen = on if len(on) <= MAX_ROWS else [on[each] for each in random.permutation(len(on))[:MAX_ROWS]]
-    made = _any_rows(schema, thresholds, len(chosen), random)
+    made = _any_rows(schema, thresholds, values, len(chosen), random)
     for row, (name, place, number) in enumerate(chosen):
         made[name][row, place] = number
     return _columns(made)
 
 
-def nan_rows(schema: Schema, thresholds: Thresholds) -> dict[str, Column]:
+def nan_rows(schema: Schema, thresholds: Thresholds, values: Values) -> dict[str, Column]:
     """Return rows of which some numbers are NaN, and one of nothing else."""
     random = np.random.default_rng(1)
-    made = _any_rows(schema, thresholds, NAN_ROWS, random)
+    made = _any_rows(schema, thresholds, values, ANY_ROWS, random)
     for feature in schema.features:
         if isinstance(feature, Dense) and feature.missing is not None:
-            values = made[feature.name]
-            values[random.random(values.shape) < 0.3] = np.nan
-            values[0] = np.nan
+            numbers = made[feature.name]
+            numbers[random.random(numbers.shape) < 0.3] = np.nan
+            numbers[0] = np.nan
     return _columns(made)
 
 
-def _any_rows(schema: Schema, thresholds: Thresholds, rows: int, random: np.random.Generator) -> dict[str, Any]:
+def _any_rows(
+    schema: Schema, thresholds: Thresholds, values: Values, rows: int, random: np.random.Generator
+) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for feature in schema.features:
         if isinstance(feature, Dense):
@@ -68,10 +74,9 @@ def _any_rows(schema: Schema, thresholds: Thresholds, rows: int, random: np.rand
             made[feature.name] = np.stack(columns, 1).astype(np.float32)
         elif isinstance(feature, Sparse):
             vocabulary = next((each for each in feature.transforms if isinstance(each, Vocabulary)), None)
-            ids: Any = np.arange(ids_made(feature) or 8) if vocabulary is None else vocabulary.ids
-            made[feature.name] = np.asarray(ids, object if feature.dtype == "string" else None)[
-                random.integers(0, len(ids), rows)
-            ]
+            ids: Any = values.get(feature.name, np.arange(8)) if vocabulary is None else vocabulary.ids
+            known = np.asarray(ids, object if feature.dtype == "string" else None)
+            made[feature.name] = known[random.integers(0, len(known), rows)]
     return made
 
 
