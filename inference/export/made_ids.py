@@ -6,8 +6,9 @@ computes rows, ids beyond a table, negative and huge ones may have a row too: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -60,6 +61,12 @@ class IdMaker:
         random: np.random.Generator,
     ) -> IdMaker:
         """Return the maker of a feature's ids.
+
+        Args:
+            feature: The feature.
+            cut: The model, at least what of it is of the feature.
+            keys: Keys of each table.
+            random: Draws the ids.
 
         Raises:
             ExportError: No id is within all embeddings that look it up.
@@ -156,6 +163,27 @@ def fit_together(
     raise ExportError(
         f"features {', '.join(together)}: no ids were found that together have a row in all embeddings of theirs"
     )
+
+
+def by_feature(cut: Cut, names: Iterable[str]) -> dict[str, Cut]:
+    """Return for each feature the model with those of its look-ups, ranges and arguments that the feature is part of.
+
+    They are gone through once: a model has as many of them as features, or more.
+    """
+    uses, ranges, arguments = defaultdict(list), defaultdict(list), defaultdict(list)
+    for use in cut.uses:
+        for name in {use.feature} if use.kept_by is None else {use.feature, use.kept_by.feature}:
+            uses[name].append(use)
+    for entry in cut.ranges:
+        for name in set(entry.features):
+            ranges[name].append(entry)
+    for features in cut.argument_features:
+        for name in set(features):
+            arguments[name].append(features)
+    return {
+        name: replace(cut, uses=tuple(uses[name]), ranges=tuple(ranges[name]), argument_features=tuple(arguments[name]))
+        for name in names
+    }
 
 
 def _first(entry: IdRange, keys: Mapping[str, RowKeys]) -> int:

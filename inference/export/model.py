@@ -31,6 +31,7 @@ from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, r
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
 from ringpull.inference.export.diagnosis.errors import named_errors
 from ringpull.inference.export.diagnosis.graph import check_graph
+from ringpull.inference.export.estimators import estimators_too
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.indices.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
@@ -48,6 +49,7 @@ from ringpull.inference.export.serving import Serving, plan_serving
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions, check_options
 from ringpull.inference.export.tables import TablePlan, write_tables
+from ringpull.inference.export.uses import Use
 from ringpull.inference.export.version_folder import SCHEMA_FILE, new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
@@ -60,6 +62,7 @@ from ringpull.ps.errors import ExportError, InvalidInput
 PROGRAM_FILE: Final = "dense.pt2"
 
 
+@estimators_too
 @one_at_a_time
 def export_model(
     module: nn.Module,
@@ -152,10 +155,13 @@ def _export(
     refuse_above(cost, max_diff)
     with named_errors(split.call.described, "writing it"):
         manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
+    uses: dict[str, list[Use]] = {}
+    for use in split.parts.uses:
+        uses.setdefault(use.table, []).append(use)
     report = ExportReport(
         path=target,
         manifest=manifest,
-        tables=tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables),
+        tables=tuple(_table_report(entry, split, uses.get(entry.spec.name, [])) for entry in manifest.tables),
         kept=split.parts.kept,
         large=split.parts.large,
         check=check,
@@ -319,8 +325,8 @@ def _inputs(parts: Cut) -> tuple[ProgramInput, ...]:
     return (*lookups, *(ProgramInput(kind="argument", argument=argument) for argument in parts.arguments))
 
 
-def _table_report(entry: TableEntry, split: _Split, plan: TablePlan) -> TableReport:
-    uses = [use for use in split.parts.uses if use.table == entry.spec.name]
+def _table_report(entry: TableEntry, split: _Split, uses: Sequence[Use]) -> TableReport:
+    plan = split.plans[entry.spec.name]
     return TableReport(
         name=entry.spec.name,
         rows=entry.rows,

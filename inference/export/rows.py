@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.keys import RowKeys
-from ringpull.inference.export.made_ids import IdMaker, fit_together
+from ringpull.inference.export.made_ids import IdMaker, by_feature, fit_together
 from ringpull.inference.export.made_lists import joined, lengths_of, lists, many, part_of, present
 from ringpull.inference.schema.features import Prepared, PreparedFeature
 from ringpull.inference.schema.kinds import Computed, Dense, IdSequence, Sparse
@@ -51,8 +51,9 @@ def make_rows(
         own = part_of(given, 0, taken).features
         trained = {name: joined(own[name], each) for name, each in trained.items()} if trained else own
     served = dict(trained)
+    raw_uses = {use.feature: use for use in reversed(cut.uses) if keys[use.table].raw}
     for name, made in trained.items():
-        use = next((use for use in cut.uses if use.feature == name and keys[use.table].raw), None)
+        use = raw_uses.get(name)
         if use is not None and made.ids is not None:
             raw = _raw_ids(keys[use.table], made.ids + use.add)
             served[name] = PreparedFeature(rows, raw, made.offsets, made.weights)
@@ -69,12 +70,13 @@ def _made(
 ) -> dict[str, PreparedFeature]:
     made: dict[str, PreparedFeature] = {}
     makers: dict[str, IdMaker] = {}
+    own = by_feature(cut, (feature.name for feature in schema.features))
     for feature in schema.features:
         name = feature.name
         if isinstance(feature, Dense):
             made[name] = PreparedFeature(rows, dense=random.standard_normal((rows, feature.width), np.float32))
         elif not isinstance(feature, Computed):
-            makers[name] = maker = IdMaker.of(feature, cut, keys, random)
+            makers[name] = maker = IdMaker.of(feature, own[name], keys, random)
             if many(feature):
                 assert isinstance(feature, Sparse | IdSequence)
                 lengths = None if given is None else np.diff(present(given.features[name].offsets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+import examples.half_plus_two
 from ringpull.deploy.served import ServedRecord
 from tests.cluster.conftest import RingpullRun, alive
-from tests.cluster.models import score, write_model
+from tests.cluster.models import write_model
 from tests.deploy.folders import flip_byte
 
 pytestmark = pytest.mark.ray
@@ -26,15 +28,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "ranker")
 
 
+def curl(*arguments: str) -> str:
+    return subprocess.run(["curl", "-sS", *arguments], capture_output=True, check=True, text=True).stdout
+
+
 def only_record(environment: dict[str, str]) -> ServedRecord:
     [path] = (Path(environment["RINGPULL_STATE_DIR"]) / "served").glob("*.json")
     fields = json.loads(path.read_text())
     return ServedRecord(**{**fields, "models": tuple(fields["models"])})
 
 
-def test_detached_until_stopped(model: Path, ringpull: RingpullRun, environment: dict[str, str]) -> None:
-    """The command returns when predictions work; `stop` returns when nothing is left."""
-    ran = ringpull("serve", model, "--detach", "--grpc-port", 0, "--http-port", 0)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+def test_a_model_without_tables_is_detached_asked_with_curl_and_stopped(
+    tmp_path: Path, ringpull: RingpullRun, environment: dict[str, str]
+) -> None:
+    """The command returns when predictions work; `stop` returns when nothing is left.
+
+    The model is the first example of TensorFlow Serving's documentation.
+    """
+    half_plus_two = examples.half_plus_two.export(tmp_path).parent
+    ran = ringpull("serve", half_plus_two, "--shards", 1, "--detach", "--grpc-port", 0, "--http-port", 0)
     assert ran.returncode == 0, ran.stderr
     record = only_record(environment)
     assert ran.stdout == f"{record.ready_line}\n"
@@ -43,8 +56,11 @@ def test_detached_until_stopped(model: Path, ringpull: RingpullRun, environment:
     assert process is not None
     everything = [process, *process.children(recursive=True)]
     try:
-        predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")
-        assert json.loads(predicted.stdout)["outputs"]["score"] == pytest.approx([score(7, ["drama"])])
+        url = f"http://{record.http}/v1/models/half_plus_two"
+        assert curl("-d", '{"instances": [1.0, 2.0, 5.0]}', "-X", "POST", f"{url}:predict") == (
+            '{\n    "predictions": [2.5, 3.0, 4.5\n    ]\n}'
+        )
+        assert json.loads(curl(url))["model_version_status"][0]["state"] == "AVAILABLE"
     finally:
         stopped = ringpull("stop", "--target", record.target)
     assert (stopped.returncode, stopped.stdout) == (0, f"stopped {record.target}\n")

@@ -120,9 +120,9 @@ class _Reader:
             node, parent, side = waiting.pop()
             number = len(self._nodes)
             if parent >= 0:
-                column, threshold, first, second, missing, leaf = self._nodes[parent]
-                ways = (number, second) if side == 0 else (first, number)
-                self._nodes[parent] = (column, threshold, *ways, missing, leaf)
+                column, threshold, left, right, to_left, leaf = self._nodes[parent]
+                left, right = (number, right) if side == 0 else (left, number)
+                self._nodes[parent] = (column, threshold, left, right, to_left, leaf)
             if "leaf_value" in node:
                 if node.get("leaf_coeff"):
                     raise InvalidInput("LightGBM leaves are linear models (linear_tree); train with linear_tree=False")

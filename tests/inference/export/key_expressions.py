@@ -40,7 +40,6 @@ ANY_ID: dict[str, Expression] = {
     "where_turned": lambda x: torch.where((x >= ROWS) | (x < 0), ROWS - 1, x),
     "masked_fill": lambda x: x.masked_fill(x >= ROWS, 0).masked_fill(x < 0, 3),
     "remainder": lambda x: x % ROWS,
-    "remainder_in_place": lambda x: x.clone().remainder_(ROWS),
     "fmod": lambda x: torch.fmod(x, ROWS // 2) + 6,
     "fmod_of_negatives": lambda x: torch.fmod(x, 6).abs(),
     "hash": lambda x: (x * BIG) % ROWS,
@@ -66,6 +65,11 @@ ANY_ID: dict[str, Expression] = {
     "bool": lambda x: x.bool().long() + 1,
 }
 """Expressions of any id at all that give a row of a table of `ROWS`."""
+
+IN_PLACE: dict[str, Expression] = {"remainder_in_place": lambda x: x.clone().remainder_(ROWS)}
+"""Those that write in place, apart: torch decomposes the whole of a graph that does, which takes twice as long as to
+trace it.
+"""
 
 
 class Model(nn.Module):

@@ -97,6 +97,14 @@ def replaced(ids: Tensor, where: Any, value: Any) -> Tensor:
     return ids
 
 
+def apart(indexes: Mapping[str, Expression]) -> list[Mapping[str, Expression]]:
+    """Return the indexes that write in place apart from the others: torch decomposes the whole of a graph that does,
+    which takes twice as long as to trace it.
+    """
+    in_place = {name: index for name, index in indexes.items() if "replaced" in index.__code__.co_names}
+    return [in_place, {name: index for name, index in indexes.items() if name not in in_place}]
+
+
 CONSTANTS: dict[str, tuple[Expression, int]] = {
     "a_token_in_front": (lambda m: torch.cat([torch.full((m.rows, 1), MASK), m.history], 1), 1),
     "a_token_behind": (lambda m: torch.cat([m.history, m.history.new_full((m.rows, 1), 3)], -1), 1),
@@ -121,10 +129,11 @@ CONSTANTS: dict[str, tuple[Expression, int]] = {
 
 @pytest.mark.medium
 def test_constants_among_ids_are_no_lookups(tmp_path: Path) -> None:
-    report = check(tmp_path, Model({name: index for name, (index, _) in CONSTANTS.items()}))
-    looked_up = Counter(each.table for each in report.manifest.lookups)
-    for name, (_, lookups) in CONSTANTS.items():
-        assert 1 <= looked_up[f"e.{name}"] <= 1 + lookups, name
+    for number, indexes in enumerate(apart({name: index for name, (index, _) in CONSTANTS.items()})):
+        report = check(tmp_path / str(number), Model(indexes))
+        looked_up = Counter(each.table for each in report.manifest.lookups)
+        for name in indexes:
+            assert 1 <= looked_up[f"e.{name}"] <= 1 + CONSTANTS[name][1], name
 
 
 CHOICES: dict[str, Expression] = {
@@ -160,7 +169,8 @@ CHOICES: dict[str, Expression] = {
 
 @pytest.mark.medium
 def test_what_chooses_by_something_else_looks_up_both(tmp_path: Path) -> None:
-    check(tmp_path, Model(CHOICES))
+    for number, indexes in enumerate(apart(CHOICES)):
+        check(tmp_path / str(number), Model(indexes))
 
 
 class Tokens(nn.Module):

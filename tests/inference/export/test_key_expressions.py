@@ -26,6 +26,7 @@ from tests.inference.export.key_expressions import (
     DIM,
     EXTREME,
     HISTORY,
+    IN_PLACE,
     ROWS,
     USER,
     A,
@@ -45,10 +46,11 @@ from tests.reference import assert_close
 class All(nn.Module):
     """A model with an embedding, and an output, for each expression."""
 
-    def __init__(self) -> None:
+    def __init__(self, expressions: dict[str, Expression]) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.e = nn.ModuleDict({name: self.embedding(expression) for name, expression in ANY_ID.items()})
+        self.expressions = expressions
+        self.e = nn.ModuleDict({name: self.embedding(expression) for name, expression in expressions.items()})
         for each in self.e.values():
             nn.init.normal_(each.weight)
 
@@ -56,7 +58,7 @@ class All(nn.Module):
         return nn.Embedding(ROWS, DIM)
 
     def every(self, make: Callable[[nn.Module, Expression], Tensor]) -> dict[str, Tensor]:
-        return {name: make(self.e[name], expression) for name, expression in ANY_ID.items()}
+        return {name: make(self.e[name], expression) for name, expression in self.expressions.items()}
 
 
 class Singles(All):
@@ -103,15 +105,16 @@ SHAPES: dict[type[All], tuple[list[Feature], dict[str, Column], int, Pooling]] =
 
 @pytest.mark.medium
 @pytest.mark.parametrize("models", SHAPES)
-def test_a_row_is_computed_of_any_id(tmp_path: Path, models: type[All]) -> None:
+@pytest.mark.parametrize("expressions", [ANY_ID, IN_PLACE], ids=["any", "in place"])
+def test_a_row_is_computed_of_any_id(tmp_path: Path, models: type[All], expressions: dict[str, Expression]) -> None:
     features, columns, lookups, pooling = SHAPES[models]
     stacks = {"x": ["a", "b"]} if models is Stacks else {}
-    report = check(tmp_path, models(), features, columns, stacks=stacks)
+    report = check(tmp_path, models(expressions), features, columns, stacks=stacks)
     assert not report.kept
     assert not report.manifest.limits
     assert all(each.key is not None for each in report.manifest.lookups)
     assert {each.pooling for each in report.manifest.lookups} == {pooling}
-    assert Counter(each.table for each in report.manifest.lookups) == {f"e.{name}": lookups for name in ANY_ID}
+    assert Counter(each.table for each in report.manifest.lookups) == {f"e.{name}": lookups for name in expressions}
 
 
 # -- several ids -------------------------------------------------------------------------------------------------------
