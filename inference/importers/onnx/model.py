@@ -98,9 +98,6 @@ def import_onnx(
         split = Split.of(
             source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
         )
-    if console is not None:
-        for note in split.notes():
-            console.print(note, markup=False, style="yellow")
     if reference is None:
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
