@@ -29,7 +29,13 @@ def check_readable(path: Path, library: str) -> None:
     Raises:
         CorruptData: It does not; the message has its own words, or says that it ended.
     """
-    ran = subprocess.run([sys.executable, "-c", _READ[library], str(path)], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", _READ[library], str(path)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if ran.returncode == 0:
         return
     if ran.returncode < 0:
