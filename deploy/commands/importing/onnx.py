@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_json, print_line
+from ringpull.deploy.view.console import print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
@@ -96,18 +97,7 @@ def onnx(
         quiet=as_json,
         **_more(given, argument or [], output or [], row_type or []),
     )
-    if as_json:
-        print_json(
-            {
-                "model": report.manifest.model,
-                "version": number,
-                "folder": str(out_dir / str(number)),
-                "tables": [asdict(each) for each in report.tables],
-                "check": None if report.check is None else asdict(report.check),
-            }
-        )
-    else:
-        print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+    print_import(report, out_dir, as_json=as_json)
 
 
 def _print_guess(file: Path) -> None:
