@@ -22,6 +22,7 @@ from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.check_rows import as_served, ids_of, make_rows
 from ringpull.inference.importers.onnx.guess import guess_schema
+from ringpull.inference.importers.onnx.one_row import open_reshapes
 from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
 from ringpull.inference.importers.onnx.source import read_source
@@ -85,7 +86,7 @@ def import_onnx(
         ExportError: The graph cannot be split, or what was made of it gives other scores. Nothing is written then.
     """
     console = None if quiet else Console()
-    source = open_batch(plain_outputs(read_source(model, folder)))
+    source = open_batch(open_reshapes(plain_outputs(read_source(model, folder))))
     if schema is None:
         guess = guess_schema(source)
         schema, arguments = guess.schema, {**guess.arguments, **(arguments or {})}

@@ -21,7 +21,7 @@ from ringpull.inference.importers.onnx.probing import Probed, probe
 from ringpull.inference.importers.onnx.proof import prove_keys
 from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
 from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
-from ringpull.inference.importers.onnx.sessions import GraphFailed
+from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.importers.version_writer import OnnxVersion
 from ringpull.inference.model.manifest import IdLimit, ProgramInput, ProgramOutput
@@ -75,6 +75,8 @@ class Split:
         model = bound_model(source, bound, schema)
         try:
             probed = probe(model, bound, schema)
+        except GraphNotLoaded:
+            raise
         except GraphFailed as exc:
             raise ExportError(
                 f"{exc}. It was given small ids of every feature: does the schema fit the graph?"
