@@ -31,6 +31,7 @@ from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, r
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
 from ringpull.inference.export.diagnosis.errors import named_errors
 from ringpull.inference.export.diagnosis.graph import check_graph
+from ringpull.inference.export.estimators import estimators_too
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.indices.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
@@ -61,6 +62,7 @@ from ringpull.ps.errors import ExportError, InvalidInput
 PROGRAM_FILE: Final = "dense.pt2"
 
 
+@estimators_too
 @one_at_a_time
 def export_model(
     module: nn.Module,

@@ -33,7 +33,7 @@ from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.source import ReadOptions
 
 def anonymous_kib():
-    return next(int(line.split()[1]) for line in open("/proc/self/status", encoding="utf-8") if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
 source, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 warm = sys.argv[4]  # a small source of the same kind: packages are imported and kernels compiled before the clock runs

@@ -3,77 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
+from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
 _MAX_TEXTS_BYTES: Final = 1 << 30
 
 
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The SavedModel: the folder of saved_model.pb.")]
+Signatures = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A signature to serve; repeatable. Default: serving_default, and all that take the same inputs.",
+    ),
+]
+Tags = Annotated[str, typer.Option(metavar="TAG,...", help="Tags of the graph. Default: serve.")]
+Lengths = Annotated[
+    list[str] | None,
+    typer.Option(metavar="INPUT=NUMBER", help="Values a row of an input that the SavedModel takes any of; repeatable."),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="INPUT=FILE",
+        help="Texts that an input may have, one a line, where the model hashes them; repeatable.",
+    ),
+]
+Python = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Interpreter of an environment that has tensorflow-cpu, tf-keras and tf2onnx. Default: this one's.",
+    ),
+]
+TimeoutS = Annotated[
+    float, typer.Option(min=1.0, help="Seconds that TensorFlow may take for one answer, of which there are a few.")
+]
+
+
 def savedmodel(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The SavedModel: the folder of saved_model.pb.")],
-    out_dir: Annotated[
-        Path,
-        typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
-    ],
-    version: Annotated[
-        int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
-    ] = None,
-    signature: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A signature to serve; repeatable. Default: serving_default, and all that take the same inputs.",
-        ),
-    ] = None,
-    tags: Annotated[str, typer.Option(metavar="TAG,...", help="Tags of the graph. Default: serve.")] = "",
-    length: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="INPUT=NUMBER", help="Values a row of an input that the SavedModel takes any of; repeatable."
-        ),
-    ] = None,
-    texts: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="INPUT=FILE",
-            help="Texts that an input may have, one a line, where the model hashes them; repeatable.",
-        ),
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="ROWS.parquet",
-            help="Rows of inputs that are scored by both before anything is written; columns called like an output are"
-            " compared too.",
-        ),
-    ] = None,
-    row_type: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
-    ] = None,
-    max_dense_bytes: Annotated[
-        int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
-    ] = None,
-    python: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Interpreter of an environment that has tensorflow-cpu, tf-keras and tf2onnx. Default: this one's.",
-        ),
-    ] = None,
-    timeout_s: Annotated[
-        float, typer.Option(min=1.0, help="Seconds that TensorFlow may take for one answer, of which there are a few.")
-    ] = 1_800.0,
+    folder: Folder,
+    out_dir: OutDir,
+    version: Version = None,
+    signature: Signatures = None,
+    tags: Tags = "",
+    length: Lengths = None,
+    texts: Texts = None,
+    check: Check = None,
+    row_type: RowTypes = None,
+    max_dense_bytes: MaxDenseBytes = None,
+    python: Python = None,
+    timeout_s: TimeoutS = 1_800.0,
     as_json: AsJson = False,
 ) -> None:
     """Import a SavedModel of TensorFlow: what it looks up by ids becomes tables, onnxruntime runs the rest.
@@ -105,18 +95,7 @@ def savedmodel(
         timeout_s=timeout_s,
         quiet=as_json,
     )
-    if as_json:
-        print_json(
-            {
-                "model": report.manifest.model,
-                "version": number,
-                "folder": str(out_dir / str(number)),
-                "tables": [asdict(each) for each in report.tables],
-                "check": None if report.check is None else asdict(report.check),
-            }
-        )
-    else:
-        print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+    print_import(report, out_dir, as_json=as_json)
 
 
 def lengths_of(given: Sequence[str]) -> dict[str, int]:
@@ -128,7 +107,7 @@ def lengths_of(given: Sequence[str]) -> dict[str, int]:
     lengths = {}
     for each in given:
         name, _, number = each.rpartition("=")
-        if not name or not number.isdecimal() or not int(number[:9]) >= 1 or len(number) > 9:
+        if not name or not number.isdecimal() or int(number[:9]) < 1 or len(number) > 9:
             raise InvalidInput(f"--length {each!r}: write INPUT=NUMBER, such as genres=5")
         lengths[name] = int(number)
     return lengths

@@ -55,6 +55,7 @@ def import_onnx(
     max_dense_bytes: int = MAX_DENSE_BYTES,
     reference: Reference | None = None,
     folder: Path | None = None,
+    within: Mapping[str, tuple[int, int]] | None = None,
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_scores: Mapping[str, Array] | None = None,
@@ -76,6 +77,7 @@ def import_onnx(
         max_dense_bytes: The largest table that may stay in the dense program.
         reference: The source's own scoring; default: onnxruntime on the graph as it was.
         folder: Folder of external data, where the graph is not given as a file.
+        within: Prepared ids [low, high) that the source takes, by feature; others are refused by the feature's name.
         check_rows: Made-up rows for the check; 0: none.
         check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
             them, and compared; others that are no feature are let be.
@@ -98,7 +100,9 @@ def import_onnx(
             for note in guess.notes:
                 console.print(note, markup=False, style="yellow")
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
-        split = Split.of(source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes)
+        split = Split.of(
+            source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
+        )
     if reference is None:
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})

@@ -66,6 +66,7 @@ class Split:
         keys: Mapping[str, Keys],
         options: Mapping[str, TableOptions],
         max_dense_bytes: int,
+        within: Mapping[str, tuple[int, int]],
     ) -> Split:
         """Split a graph."""
         chosen = chosen_outputs(source, outputs)
@@ -96,7 +97,9 @@ class Split:
         served = served_tables(cut, names, keys, options, reasons)
         taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
         serving = plan_serving(cut, uses, schema, served, taken)
-        limits = tuple(IdRange((each,), 0, None, high, None, low) for each, (low, high) in bound.within().items())
+        limits = tuple(
+            IdRange((each,), 0, None, high, None, low) for each, (low, high) in {**bound.within(), **within}.items()
+        )
         return cls(
             source, schema, bound, chosen, described, cut, uses, rest, served, serving, kept, large, limits
         )  # fmt: skip

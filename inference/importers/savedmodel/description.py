@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Hash, Transform, Vocabulary
-from ringpull.ps.errors import InvalidInput, RingpullError
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import check_name
 
 DEFAULT: Final = "serving_default"
 """Signature whose outputs keep their names; those of others are called SIGNATURE:OUTPUT."""
@@ -134,22 +135,18 @@ class Description:
 def _feature(given: ModelInput, length: int | None) -> Feature:
     if None in given.shape[2:] or (None in given.shape[1:] and len(given.shape) > 2):
         raise InvalidInput(f"input {given.name}: has the shape {given.shape}; at most its second dimension may be free")
-    try:
-        if given.dtype.startswith(("float", "bfloat", "bool")):
-            return _numbers(given, length)
-        return _ids(given, length)
-    except RingpullError as exc:
-        raise InvalidInput(
-            f"input {given.name}: {exc}; save the SavedModel with a signature that calls it otherwise"
-        ) from exc
-
-
-def _numbers(given: ModelInput, length: int | None) -> Dense:
-    missing = 0.0 if given.tensor is None else None
     if given.shape[1:] == (None,) and length is None and given.tensor is not None:
-        raise InvalidInput("takes any number of values a row; say how many: --length INPUT=NUMBER")
-    width = length or given.width
-    return Dense(given.name, width=width, flat=len(given.shape) == 1, missing=missing)
+        raise InvalidInput(
+            f"input {given.name}: takes any number of values a row; say how many at most: --length {given.name}=NUMBER"
+        )
+    try:
+        check_name("feature", given.name)
+    except InvalidInput as exc:
+        raise InvalidInput(f"{exc}; save the SavedModel with a signature that calls its input otherwise") from exc
+    if given.dtype.startswith(("float", "bfloat", "bool", "half")):
+        missing = 0.0 if given.tensor is None else None
+        return Dense(given.name, width=length or given.width, flat=len(given.shape) == 1, missing=missing)
+    return _ids(given, length)
 
 
 def _ids(given: ModelInput, length: int | None) -> Sparse | IdSequence:
@@ -159,8 +156,6 @@ def _ids(given: ModelInput, length: int | None) -> Sparse | IdSequence:
     missing: Any = None if given.tensor is not None else "" if text else 0
     if given.shape[1:] in ((), (1,)):
         return Sparse(given.name, dtype=dtype, transforms=transforms, missing=missing)
-    if given.shape[1:] == (None,) and length is None and given.tensor is not None:
-        raise InvalidInput("takes any number of values a row; say how many at most: --length INPUT=NUMBER")
     pad = given.pad if given.pad is not None else _empty_text(given)
     return IdSequence(
         given.name,

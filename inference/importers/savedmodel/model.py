@@ -93,21 +93,10 @@ def import_savedmodel(
         if console is not None:
             for note in description.notes:
                 console.print(note, markup=False, style="yellow")
-        return import_converted(
-            onnx.load(str(converter.folder / "model.onnx")),
-            description,
-            converter.score,
-            target,
-            version,
-            lengths=lengths,
-            name=name,
-            tables=tables,
-            max_dense_bytes=max_dense_bytes,
-            check_rows=check_rows,
-            check_columns=check_columns,
-            check_scores=check_scores,
-            quiet=quiet,
-        )
+        options: dict[str, Any] = {"name": name, "tables": tables, "max_dense_bytes": max_dense_bytes, "quiet": quiet}
+        options |= {"check_rows": check_rows, "check_columns": check_columns, "check_scores": check_scores}
+        graph = onnx.load(str(converter.folder / "model.onnx"))
+        return import_converted(graph, description, converter.score, target, version, lengths=lengths, **options)
 
 
 def import_converted(

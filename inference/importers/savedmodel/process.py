@@ -29,6 +29,8 @@ from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullE
 
 TIMEOUT_S: Final = 1_800.0
 """Seconds that one answer may take: a graph of thousands of ops takes minutes."""
+_ENDING_S: Final = 10.0
+"""Seconds that a process may take to end after its last answer."""
 _LOG_CHARS: Final = 600
 """Last words of a process that died, in a message."""
 _PACKAGE: Final = "ringpull.inference.importers.savedmodel"
@@ -174,6 +176,8 @@ class Converter:
         if "answer" in answered:
             found: dict[str, Any] = answered["answer"]
             return found
+        if "missing" in answered:
+            raise self._missing(answered["missing"])
         raise _ERRORS.get(answered["refused"], ExportError)(answered["message"])
 
     def _answer(self) -> bytes:
@@ -198,18 +202,24 @@ class Converter:
         line, _, self._answers = self._answers.partition(b"\n")
         return line
 
+    def _missing(self, package: str) -> MissingExtra:
+        return MissingExtra(
+            f"importing a SavedModel needs {package} in {self._python}: pip install 'ringpull[savedmodel]', or name the"
+            " interpreter of an environment that has tensorflow-cpu, tf-keras and tf2onnx: --python PATH"
+        )
+
     def _died(self) -> RingpullError:
         """Return the error of a process that ended without an answer."""
         process = self._process
         assert process is not None
-        code = process.wait()
+        try:
+            code = process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:  # it answers no more, and lives
+            process.kill()
+            code = process.wait()
         log = (self.folder / "log").read_text(encoding="utf-8", errors="replace").strip()
         if "ModuleNotFoundError" in log:
-            missing = log.rsplit("No module named ", 1)[-1].splitlines()[0].strip("'\"")
-            return MissingExtra(
-                f"importing a SavedModel needs {missing} in {self._python}: pip install 'ringpull[savedmodel]', or name"
-                " the interpreter of an environment that has tensorflow-cpu and tf2onnx: --python PATH"
-            )
+            return self._missing(log.rsplit("No module named ", 1)[-1].splitlines()[0].strip("'\""))
         if code == -signal.SIGKILL:
             return ExportError(
                 "the process that runs TensorFlow was killed, most likely for want of memory: TensorFlow holds all"

@@ -3,7 +3,8 @@
     {"do": "convert", "folder": ..., "out": ..., "tags": [..], "signatures": [..], "texts": {..}, "big_bytes": ...}
     {"do": "score", "rows": "rows.npz", "scores": "scores.npz"}
 
-An answer is `{"answer": ...}`, or `{"refused": kind, "message": ...}`. What TensorFlow prints goes to standard error.
+An answer is `{"answer": ...}`, `{"refused": kind, "message": ...}`, or `{"missing": package}`. What TensorFlow prints
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -52,9 +54,8 @@ class Session:
             sent = self._examples(signature, function, rows)
             outputs = loading.scores(function, sent)
             found |= {f"{name}/{key}": outputs[key] for name, key in wanted if name == signature}
-        np.savez(
-            job["scores"], **{f"output_{place}": found[f"{name}/{key}"] for place, (name, key) in enumerate(wanted)}
-        )
+        named: dict[str, Any] = {f"output_{place}": found[f"{each[0]}/{each[1]}"] for place, each in enumerate(wanted)}
+        np.savez(job["scores"], **named)
         return {}
 
     def _values(self, name: str, given: NDArray[Any]) -> NDArray[Any]:
@@ -91,15 +92,20 @@ def _example(row: Mapping[str, NDArray[Any]]) -> bytes:
 
 def answer(session: Session, line: str) -> dict[str, Any]:
     """Return the answer to one line."""
-    from ringpull.inference.importers.savedmodel.converter.refusing import Refused
+    from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
 
     job = json.loads(line)
     try:
         return {"answer": getattr(session, job["do"])(job)}
     except Refused as exc:
         return {"refused": exc.kind, "message": str(exc)}
-    except MemoryError:
-        return {"refused": "invalid", "message": "there is not enough memory for it"}
+    except ModuleNotFoundError as exc:
+        return {"missing": exc.name}
+    except Exception as exc:  # of libraries, and of graphs that nobody thought of: the process lives to say so
+        if isinstance(exc, MemoryError):
+            return {"refused": "invalid", "message": "there is not enough memory for it"}
+        traceback.print_exc()
+        return {"refused": "refused", "message": f"it cannot be converted: {type(exc).__name__}: {brief(exc)}"}
 
 
 def main() -> None:

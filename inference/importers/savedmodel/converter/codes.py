@@ -125,20 +125,25 @@ class Coded:
 class Coder:
     """Puts codes into one graph, in two passes: which inputs meet and what is known, then what becomes of each op."""
 
-    def __init__(self, graph: Any, handles: Mapping[str, Any], given: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(
+        self, graph: Any, handles: Mapping[str, Any], given: Mapping[str, Sequence[Any]], names: Mapping[str, str]
+    ) -> None:
         """Prepare for a graph.
 
         Args:
             handles: Tables of look-ups by their placeholder.
             given: Values that an input may have, by its placeholder, where the caller says so.
+            names: Name of an input by its placeholder, for messages.
         """
         self._nodes = in_order(graph)
         self._by_name = {node.name: node for node in self._nodes}
         self._handles = handles
         self._given = given
+        self._names = names
         self._constants = constants_of(graph)
         self._of: dict[str, Vocabulary] = {}
-        self._changed: dict[str, tuple[Any, ...]] = {}
+        self._changed: dict[str, tuple[str, ...]] = {}
+        self._changes: dict[str, Any] = {}
         self._made: list[Any] = []
         self._known_keys: dict[str, list[Any]] = {}
 
@@ -210,7 +215,9 @@ class Coder:
         if node.op in CHANGES:
             mine.endless.append(f"{node.op} ({node.name})")
             self._of[f"{node.name}:0"] = mine
-            self._changed[f"{node.name}:0"] = (*next(iter(changed)), node)
+            self._changes[node.name] = tf.compat.v1.NodeDef()
+            self._changes[node.name].CopyFrom(node)
+            self._changed[f"{node.name}:0"] = (*next(iter(changed)), node.name)
             return
         texts = self._beside(node, mine)
         if node.op in COMPARES and len(coded) == 1 and texts is not None:
@@ -220,7 +227,7 @@ class Coder:
         if node.op not in MOVES | {"Cast"} or texts is None or len(changed) > 1 or (texts and changed != {()}):
             raise Refused(
                 "refused",
-                f"{node.op} ({node.name}) does something with the texts of {', '.join(sorted(mine.inputs))} that only"
+                f"{node.op} ({node.name}) does something with the texts of {self._told(mine)} that only"
                 " TensorFlow can; prepare them before the model, or leave this output out",
             )
         for each in coded[1:]:
@@ -260,6 +267,9 @@ class Coder:
                 self._of[name] = one
         return one
 
+    def _told(self, vocabulary: Vocabulary) -> str:
+        return ", ".join(sorted(self._names.get(each, each) for each in vocabulary.inputs))
+
     def _distinct(self) -> list[Vocabulary]:
         return list({id(each): each for each in self._of.values()}.values())
 
@@ -274,7 +284,7 @@ class Coder:
         if vocabulary.endless:
             raise Refused(
                 "refused",
-                f"input {', '.join(sorted(vocabulary.inputs))}: {'; '.join(vocabulary.endless[:3])} makes something of"
+                f"input {self._told(vocabulary)}: {'; '.join(vocabulary.endless[:3])} makes something of"
                 " every text there may be, which cannot be done without TensorFlow; say which texts there are:"
                 " --texts INPUT=FILE, one a line (any other will count as unknown)",
             )
@@ -294,7 +304,7 @@ class Coder:
         values = vocabulary.array()
         place = next(place for place, each in enumerate(node.input) if self._of.get(_tensor(each)) is vocabulary)
         for change in self._changed.get(_tensor(node.input[place]), ()):
-            values = ask(change, {0: values}, self._constants, {})
+            values = ask(self._changes[change], {0: values}, self._constants, {})
         if node.op in FINDS and not vocabulary.texts:
             values = values.astype(tf.as_dtype(node.attr["Tin"].type).as_numpy_dtype)
         handles = {_source(node.input[0]): self._handle(node)} if node.op in FINDS else {}

@@ -209,7 +209,7 @@ def convert(
     tensors = [f"ringpull_output_{place}:0" for place in range(len(joined.outputs))]
     graph = pruned(joined.graph, tensors)
     take_directly(graph, joined.weights)
-    coded = Coder(graph, joined.handles, given).coded()
+    coded = Coder(graph, joined.handles, given, {place: key for key, (place, _) in joined.inputs.items()}).coded()
     bags = BagFinder(coded, joined.variables, dict(joined.inputs.values()))
     bags.replace()
     guard_one_hots(coded.graph)

@@ -1,0 +1,206 @@
+"""SavedModels as TensorFlow makes them, imported by TensorFlow and served without: held against what it answers itself.
+
+They are run where `RINGPULL_TENSORFLOW` names an interpreter that has it, or this one has.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.inference.importers.savedmodel import model as importing
+from ringpull.inference.importers.savedmodel.model import import_savedmodel
+from ringpull.inference.importers.savedmodel.process import Converter
+from ringpull.inference.schema.transforms import Vocabulary
+from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullError
+from tests.inference.export.versions import Exported
+from tests.inference.importers.savedmodel.imported import asking, rows_of
+
+pytestmark = pytest.mark.medium
+
+DATA = os.environ.get("RINGPULL_DATA", "")
+SPARROW = Path(DATA or "none") / "sparrowrecsys"
+
+
+def imported(folder: Path, out: Path, python: Path, **options: Any) -> Path:
+    """Import a SavedModel as version 1 of a model of its name; return the version's folder."""
+    report = import_savedmodel(folder, out / folder.name, 1, python=python, quiet=True, **options)
+    assert report.check is not None
+    assert report.check.largest_difference <= 1e-5 * max(1.0, report.check.largest_output)
+    return out / folder.name / "1"
+
+
+async def test_half_plus_two_answers_as_tensorflow_serving_does(
+    saved_models: Path, tensorflow: Path, tmp_path: Path
+) -> None:
+    folder = imported(saved_models / "half_plus_two", tmp_path, tensorflow)
+    async with asking(folder) as ask:
+        assert await ask(":predict", {"instances": [1.0, 2.0, 5.0]}) == {"predictions": [2.5, 3.0, 4.5]}
+        assert await ask(":predict", {"inputs": {"x": [1.0, 2.0]}}) == {"outputs": [2.5, 3.0]}
+        regress = {"signature_name": "regress_x_to_y", "examples": [{"x": 1.0}, {"x": [2.0]}]}
+        assert await ask(":regress", regress) == {"results": [2.5, 3.0]}
+        regress = {"signature_name": "regress_x_to_y2", "examples": [{"x": 1.0}]}
+        assert await ask(":regress", regress) == {"results": [3.5]}
+        classify = {"signature_name": "classify_x_to_y", "examples": [{"x": 1.0}]}
+        assert await ask(":classify", classify) == {"results": [[["", 2.5]]]}
+        told = (await ask("/metadata"))["metadata"]["signature_def"]["signature_def"]
+        assert set(told["serving_default"]["outputs"]) == {"y"}
+        assert set(told["regress_x_to_y2"]["outputs"]) == {"outputs"}
+        wrong = await ask(":predict", {"signature_name": "regress", "instances": [1.0]})
+        assert "regress_x_to_y" in wrong["error"]
+
+
+def test_a_signature_of_other_inputs_is_a_model_of_its_own(
+    saved_models: Path, tensorflow: Path, tmp_path: Path
+) -> None:
+    chosen = ["regress_x2_to_y3"]
+    version = Exported(imported(saved_models / "half_plus_two", tmp_path, tensorflow, signatures=chosen))
+    assert version.score({"inputs": np.float32([2.0])}, 1)["regress_x2_to_y3:outputs"].tolist() == [4.0]
+
+
+@pytest.mark.parametrize("name", ["towers2", "towers3"])
+def test_texts_keep_their_vocabularies(name: str, saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    folder = imported(saved_models / name, tmp_path, tensorflow)
+    version = Exported(folder)
+    sizes = sorted((entry.rows, entry.spec.dim) for entry in version.manifest.tables)
+    assert sizes == [(4, 8), (6, 8), (7, 8), (1_001, 8)]
+    kept = {each.name: each.transforms for each in version.schema.features if getattr(each, "transforms", ())}
+    assert kept["city"] == (Vocabulary(["Bonn", "Köln", "Ulm"]),)
+    assert kept["userId"] == (Vocabulary([10, 200, 3_000, 40_000, 7]),)
+    columns = {
+        "userId": np.array([10, 7, 8, -5]),
+        "movieId": np.array([0, 1_000, 5, 5]),
+        "city": np.array(["Köln", "", "Paris", "Ulm"], object),
+        "genres": np.array([["Action", "", ""], ["Horror", "Action", "none such"], ["", "", ""], ["x"] * 3], object),
+        "stats": np.float32([[0, 1], [2, 3], [4, 5], [-1, 0.5]]),
+    }
+    assert_as_tensorflow(saved_models / name, version, columns, tensorflow)
+
+
+def assert_as_tensorflow(folder: Path, version: Exported, columns: dict[str, Any], python: Path) -> None:
+    """Assert that a version answers raw columns as TensorFlow does, which is asked anew for texts themselves."""
+    with Converter(python) as converter:
+        told = converter.convert(folder, big_bytes=importing.BIG_BYTES)
+        given = {}
+        for each in told["inputs"]:
+            values = columns[each["name"]]
+            if each["known"] is not None:  # as codes, the way that TensorFlow's own process is told of texts
+                codes = {known: code for code, known in enumerate(each["known"], 1)}
+                values = np.array([codes.get(value, 0) for value in values.reshape(-1).tolist()]).reshape(values.shape)
+            given[each["name"]] = values.reshape(len(values), *each["shape"][1:])
+        found = converter.score(given)
+    rows = len(next(iter(columns.values())))
+    scores = version.score(columns, rows)
+    plain = next(iter(scores))
+    np.testing.assert_allclose(scores[plain], found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_feature_columns_are_found_by_probing(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    version = Exported(imported(saved_models / "columns", tmp_path, tensorflow))
+    sizes = sorted((entry.rows, entry.spec.dim) for entry in version.manifest.tables)
+    assert sizes == [(5, 4), (5, 10), (1_001, 10), (3_001, 10)]
+    columns = {
+        "userId": np.array([0, 3_000, 7, -1]),
+        "movieId": np.array([1_000, 0, -1, 5]),
+        "genre": np.array(["Action", "", "none such", "Romance"], object),
+        "other": np.array(["", "Film-Noir", "Horror", "none such"], object),
+        "tags": np.array([["Action", "", "x"], ["Horror", "Horror", "Romance"], ["", "", ""], ["y", "y", "y"]], object),
+        "price": np.float32([0.0, 1.5, -2.0, 3.0]),
+    }
+    assert_as_tensorflow(saved_models / "columns", version, columns, tensorflow)
+
+
+def test_big_variables_are_read_where_the_checkpoint_has_them(
+    saved_models: Path, tensorflow: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="--length items=NUMBER"):
+        imported(saved_models / "big", tmp_path, tensorflow)
+    version = Exported(imported(saved_models / "big", tmp_path, tensorflow, lengths={"items": 4}))
+    table = np.random.default_rng(3).standard_normal((70_000, 64)).astype(np.float32)
+    ids = np.array([[0, 1, 2, 69_999], [5, 5, 5, 5]])
+    total = version.score({"items": ids}, 2)["total"]
+    np.testing.assert_allclose(total, table[ids].sum(axis=(1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_hashed_texts_need_their_list(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"title.*StringToHashBucketFast.*--texts"):
+        imported(saved_models / "hashed", tmp_path, tensorflow)
+    texts = {"title": ["Heat", "heat", "Alien", "Ran"]}
+    version = Exported(imported(saved_models / "hashed", tmp_path, tensorflow, texts=texts))
+    scores = version.score({"title": np.array(["Heat", "heat", "Alien"], object)}, 3)["score"]
+    assert scores[0] == scores[1] != scores[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("calling", ExportError, "calls Python by PyFunc"),
+        ("unsigned", InvalidInput, "no signature"),
+        ("cut", CorruptData, "saved_model.pb"),
+        ("no_saved_model", CorruptData, "saved_model.pb"),
+        ("index", CorruptData, "cannot load it"),
+        ("data", CorruptData, "cannot load it"),
+        ("no_variables", CorruptData, "cannot load it"),
+    ],
+)
+def test_what_cannot_be_imported_is_named_and_leaves_nothing(
+    name: str, kind: type[RingpullError], message: str, saved_models: Path, tensorflow: Path, tmp_path: Path
+) -> None:
+    folder = saved_models / name
+    if not folder.exists():
+        folder = damaged(saved_models / "towers2", tmp_path / "damaged", name)
+    with pytest.raises(kind, match=message):
+        imported(folder, tmp_path / "out", tensorflow)
+    assert not list((tmp_path / "out").glob("*/*"))
+
+
+def damaged(whole: Path, folder: Path, how: str) -> Path:
+    """Return a copy of a SavedModel with one damage."""
+    shutil.copytree(whole, folder)
+    graph, index = folder / "saved_model.pb", folder / "variables" / "variables.index"
+    data = folder / "variables" / "variables.data-00000-of-00001"
+    if how == "cut":
+        graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
+    elif how == "no_saved_model":
+        graph.write_bytes(b"\x00\xff not a graph \xff" * 50)
+    elif how == "index":
+        index.write_bytes(index.read_bytes()[:-20] + bytes(20))
+    elif how == "data":
+        data.write_bytes(data.read_bytes()[:64])
+    else:
+        shutil.rmtree(folder / "variables")
+    return folder
+
+
+@pytest.mark.skipif(not SPARROW.is_dir(), reason="RINGPULL_DATA names no folder with sparrowrecsys")
+async def test_neuralcf_of_sparrowrecsys_ranks_as_it_did(tensorflow: Path, tmp_path: Path) -> None:
+    import pandas
+
+    folder = tmp_path / "neuralcf" / "1"
+    source = SPARROW / "modeldata" / "neuralcf" / "001"
+    report = import_savedmodel(source, folder.parent, 1, python=tensorflow, quiet=True)
+    assert sorted(table.rows for table in report.tables) == [1_001, 30_001]
+    samples = pandas.read_csv(SPARROW / "sampledata" / "testSamples.csv", usecols=["movieId", "userId", "label"])
+    async with asking(folder) as ask:
+        one = await ask(":predict", {"instances": [{"userId": 10351, "movieId": 52}]})
+        (score,) = one["predictions"][0]
+        scores = []
+        for start in range(0, len(samples), 1_000):
+            part = samples.iloc[start : start + 1_000]
+            asked = rows_of({"userId": part.userId.tolist(), "movieId": part.movieId.tolist()})
+            scores += [each for (each,) in (await ask(":predict", {"instances": asked}))["predictions"]]
+    with Converter(tensorflow) as converter:
+        converter.convert(source, big_bytes=importing.BIG_BYTES)
+        (found,) = converter.score({name: samples[name].to_numpy(np.int32) for name in ("userId", "movieId")})
+        ((first,),) = converter.score({"userId": np.int32([10351]), "movieId": np.int32([52])})[0].tolist()
+    np.testing.assert_allclose(scores, found[:, 0], atol=1e-6)
+    assert score == pytest.approx(first, abs=1e-6)
+    ranks = pandas.Series(scores).rank()
+    positive = samples.label.to_numpy() == 1
+    wins = ranks[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
+    assert wins / (positive.sum() * (~positive).sum()) == pytest.approx(0.7514, abs=5e-5)
