@@ -204,7 +204,7 @@ def open_table(where: str, options: ReadOptions) -> TextTable:
 
 
 class _SpacedWords:
-    """Lines of words that have blanks in them, as GloVe's largest file has some dozens: kept until the others are read."""
+    """Lines of words with blanks in them, as GloVe's largest file has some dozens: kept until the others are read."""
 
     def __init__(self, where: str, dim: int) -> None:
         self.lines: list[str] = []
