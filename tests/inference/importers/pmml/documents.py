@@ -149,6 +149,7 @@ def ordinal() -> str:
 
 def surrogate_tree(strategy: str = "defaultChild", none: str = "returnNullPrediction") -> str:
     """Return a tree as R's rpart: surrogates, sets, default children."""
+
     def node(name: str, score: str, counts: str, predicate: str, inner: str = "", default: str = "") -> str:
         shares = "".join(
             f'<ScoreDistribution value="{each}" recordCount="{count}"/>'
@@ -160,7 +161,7 @@ def surrogate_tree(strategy: str = "defaultChild", none: str = "returnNullPredic
         return (
             f'<CompoundPredicate booleanOperator="surrogate"><SimplePredicate field="{field}" operator="{operator}" '
             f'value="{value}"/><SimpleSetPredicate field="color" booleanOperator="{other}"><Array n="2" type="string">'
-            f'{values}</Array></SimpleSetPredicate></CompoundPredicate>'
+            f"{values}</Array></SimpleSetPredicate></CompoundPredicate>"
         )
 
     leaves = node("4", "a", "7 1 1", '<SimplePredicate field="n" operator="lessThan" value="3.5"/>')
@@ -223,7 +224,9 @@ def forest(method: str, classes: str = "", trees: int = 7, predicates: bool = Fa
         predicate = "<True/>"
         if predicates and each % 3 == 1:
             predicate = '<SimplePredicate field="x" operator="greaterThan" value="0.25"/>'
-        segments += f'<Segment id="{each + 1}" weight="{1 + each / 4}">{predicate}{random_tree(each, classes)}</Segment>'
+        segments += (
+            f'<Segment id="{each + 1}" weight="{1 + each / 4}">{predicate}{random_tree(each, classes)}</Segment>'
+        )
     function = "classification" if classes else "regression"
     return pmml(
         f'<MiningModel functionName="{function}">{schema("k" if classes else "t", "returnInvalid")}{target}'
@@ -231,17 +234,12 @@ def forest(method: str, classes: str = "", trees: int = 7, predicates: bool = Fa
     )
 
 
-TARGETS: Final = (
-    '<Targets><Target field="t" rescaleFactor="0.5" rescaleConstant="1.25" min="-2" max="1.5" castInteger="{cast}"/></Targets>'
-)
+TARGETS: Final = '<Targets><Target field="t" rescaleFactor="0.5" rescaleConstant="1.25" min="-2" max="1.5" castInteger="{cast}"/></Targets>'
 
 
 def boosted() -> str:
     """Return a boosted classification as exporters of XGBoost and LightGBM write it: a sum, then a logit of it."""
-    trees = "".join(
-        f'<Segment id="{each + 1}"><True/>{random_tree(each + 40, depth=3)}</Segment>'
-        for each in range(5)
-    )
+    trees = "".join(f'<Segment id="{each + 1}"><True/>{random_tree(each + 40, depth=3)}</Segment>' for each in range(5))
     own = '<MiningSchema><MiningField name="x"/><MiningField name="y"/><MiningField name="n"/></MiningSchema>'
     return pmml(f"""<MiningModel functionName="classification">{schema("b")}
 <Segmentation multipleModelMethod="modelChain"><Segment id="1"><True/><MiningModel functionName="regression">{own}
@@ -324,11 +322,16 @@ def every_document() -> dict[str, str]:
     for method in ("majorityVote", "weightedMajorityVote", "average", "weightedAverage", "selectFirst"):
         made[f"forest_classes_{method}"] = forest(method, "abc")
         made[f"forest_classes_{method}_some"] = forest(method, "abc", predicates=True, trees=6)
-    made |= {f"target_{each}": forest("sum", target=TARGETS.format(cast=each)) for each in ("round", "floor", "ceiling")}
+    made |= {
+        f"target_{each}": forest("sum", target=TARGETS.format(cast=each)) for each in ("round", "floor", "ceiling")
+    }
     made["boosted"] = boosted()
     for activation in ("tanh", "logistic", "rectifier", "Elliott", "Gauss", "arctan", "square", "sine", "cosine"):
         made[f"network_{activation}"] = network(True, activation)
-    made |= {"network_numbers": network(False, "logistic"), "network_simplemax": network(True, "exponential", "simplemax")}
+    made |= {
+        "network_numbers": network(False, "logistic"),
+        "network_simplemax": network(True, "exponential", "simplemax"),
+    }
     for measure in ("squaredEuclidean", "euclidean", "chebychev", "cityBlock"):
         made[f"clusters_{measure}"] = clustering(f"<{measure}/>")
     made["clusters_minkowski"] = clustering('<minkowski p-parameter="3"/>')
