@@ -51,12 +51,16 @@ check: $(INSTALLED_DEV) ## Lint, types and the fast tests, in under a minute: be
 side_by_side = begin=$$(date +%s); $(MAKE) --no-print-directory --jobs $(1); status=$$?; \
 	echo "make $@: $$(($$(date +%s) - begin)) s"; exit $$status
 
-.PHONY: tests fast-tests
-tests: $(INSTALLED_DEV)
+.PHONY: tests fast-tests kernels
+tests: kernels
 	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow") $(SHOWN)
 
-fast-tests: $(INSTALLED_DEV)
+fast-tests: kernels
 	$(PYTEST) -m "not (medium or ray or readme or slow or wheel)"
+
+# Compiled once, while types are checked: in a fresh checkout each process of the tests would compile them for itself.
+kernels: $(INSTALLED_DEV)
+	@$(BIN)/python -m ringpull.deploy.cluster.kernels
 
 lint: $(INSTALLED_DEV) ## Format and style, checked only
 	$(BIN)/ruff format --check $(CODE)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+import onnx
+from onnx import TensorProto, helper
 
 from ringpull import Schema, Sparse
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
@@ -22,9 +23,17 @@ DIM = 4
 GENRES = {"drama": 1.0, "crime": 2.0, "comedy": -3.0}
 
 
-class Sum(torch.nn.Module):
-    def forward(self, user: torch.Tensor, genres: torch.Tensor) -> tuple[torch.Tensor]:
-        return (user.sum(dim=1) + genres.sum(dim=1),)
+def _program() -> onnx.ModelProto:
+    """Return the sum as ONNX: a head that runs it starts in half the time of one that imports torch."""
+    nodes = [
+        helper.make_node("Add", ["user", "genres"], ["both"]),
+        helper.make_node("ReduceSum", ["both", "last"], ["score"], keepdims=0),
+    ]
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", DIM]) for name in ("user", "genres")]
+    scores = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows"])]
+    last = helper.make_tensor("last", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(nodes, "sum", rows, scores, [last])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def write_model(
@@ -45,11 +54,7 @@ def write_model(
     folder.mkdir(parents=True)
     schema = Schema([Sparse("user_id"), Sparse("genres", dtype="string", many=True, missing=())])
     (folder / "schema.json").write_text(schema.to_json())
-    batch = torch.export.Dim("batch", min=2, max=1 << 20)
-    example = (torch.zeros(3, DIM), torch.zeros(3, DIM))
-    torch.export.save(
-        torch.export.export(Sum(), example, dynamic_shapes=({0: batch}, {0: batch})), folder / "dense.pt2"
-    )
+    (folder / "dense.onnx").write_bytes(_program().SerializeToString())
     user = TableSpec(name="user", dim=DIM, replicas=user_replicas, on_unavailable=user_on_unavailable)
     genre = TableSpec(name="genre", dim=DIM, key_type=KeyType.STRING)
     with TableWriter(folder / "user", user) as writer:
@@ -63,7 +68,8 @@ def write_model(
         version=version,
         created="2026-01-01T00:00:00+00:00",
         schema=FileEntry.of(folder, "schema.json"),
-        program=FileEntry.of(folder, "dense.pt2"),
+        runtime="onnxruntime",
+        program=FileEntry.of(folder, "dense.onnx"),
         tables=(_entry(folder, user, rows), _entry(folder, genre, len(GENRES))),
         lookups=(
             LookupSpec(table="user", feature="user_id", pooling=Pooling.SUM),

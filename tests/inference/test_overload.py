@@ -31,20 +31,26 @@ GARBAGE = b"\xff" * 100
 BODY = encode_request(as_call("ranker", columns_of(ROWS))).SerializeToString()
 
 
-class PastClock:
-    """Lags behind the monotonic clock, less and less: what takes minutes is learnt at once."""
+class LearningClock:
+    """A clock that stands still, behind the monotonic one, and moves by hand: what takes minutes is learnt at once.
+
+    Once that is done it is the monotonic one.
+    """
 
     def __init__(self, behind_s: float) -> None:
-        self.behind_s = behind_s
+        self.now_s: float | None = time.monotonic() - behind_s
 
     def __call__(self) -> float:
-        return time.monotonic() - self.behind_s
+        return time.monotonic() if self.now_s is None else self.now_s
+
+    def move(self, by_s: float) -> None:
+        self.now_s = self() + by_s
 
 
 def learnt(request_s: float, *, max_queue_s: float = 5.5, standing_queue_s: float = 5.5) -> Admission:
     """An admission that has seen every request take `request_s`, just now."""
     aheads = [0] * 20 + [3] * 300 + [0] * 4
-    clock = PastClock(len(aheads) * request_s)
+    clock = LearningClock(len(aheads) * request_s)
     admission = Admission(
         max_queue_s=max_queue_s, standing_queue_s=standing_queue_s, max_in_flight_bytes=1 << 20, clock=clock
     )
@@ -52,9 +58,10 @@ def learnt(request_s: float, *, max_queue_s: float = 5.5, standing_queue_s: floa
     for ahead in aheads:
         waiting += [admission.expect(time.monotonic()) for _ in range(ahead + 1 - len(waiting))]
         waiting[-1].received(len(BODY))
-        clock.behind_s -= request_s
+        clock.move(request_s)
         waiting.pop(0).done()
     assert not waiting
+    clock.now_s = None
     return admission
 
 

@@ -1,30 +1,14 @@
-"""What `ringpull import sklearn`, `lightgbm` and `xgboost` have in common: options, and what they do with a model."""
+"""What `ringpull import sklearn`, `lightgbm` and `xgboost` do with a model that was read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.folders import as_folder
 from ringpull.extras import needing
-
-OutDir = Annotated[
-    Path,
-    typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
-]
-Version = Annotated[int | None, typer.Option(help="Number of the version. Default: one above the highest there.")]
-Check = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="ROWS.parquet",
-        help="Rows of features that are scored by both before anything is written; columns called like an output are"
-        " compared too.",
-    ),
-]
 
 
 def run_import(

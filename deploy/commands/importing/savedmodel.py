@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
 from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
@@ -19,11 +20,6 @@ _MAX_TEXTS_BYTES: Final = 1 << 30
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The SavedModel: the folder of saved_model.pb.")]
-OutDir = Annotated[
-    Path,
-    typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
-]
-Version = Annotated[int | None, typer.Option(help="Number of the version. Default: one above the highest there.")]
 Signatures = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,21 +38,6 @@ Texts = Annotated[
         metavar="INPUT=FILE",
         help="Texts that an input may have, one a line, where the model hashes them; repeatable.",
     ),
-]
-Check = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="ROWS.parquet",
-        help="Rows of inputs that are scored by both before anything is written; columns called like an output are"
-        " compared too.",
-    ),
-]
-RowTypes = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
-]
-MaxDenseBytes = Annotated[
-    int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
 ]
 Python = Annotated[
     Path | None,

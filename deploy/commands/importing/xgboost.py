@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ringpull.deploy.commands.importing.estimators import Check, OutDir, Version, run_import
+from ringpull.deploy.commands.importing.estimators import run_import
+from ringpull.deploy.commands.importing.options import Check, OutDir, Version
 from ringpull.deploy.commands.options import AsJson
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.importers.forest import Forest, Tree, floor_float32
 from ringpull.inference.importers.trees.margins import BoostedTrees, Link
+from ringpull.inference.importers.trees.trial import check_readable
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 _LINKS: Final[dict[str, Link]] = {
@@ -54,7 +55,8 @@ def read_lightgbm(path: Path) -> Any:
         with path.open("rb") as file:
             if file.readline(64).strip() != _FIRST_LINE:
                 raise CorruptData(f"{path}: is no model of LightGBM: its text begins with a line that says 'tree'")
-        return lightgbm.Booster(model_file=str(path), params={"verbosity": -1})
+        check_readable(path, "LightGBM")
+        return lightgbm.Booster(model_file=str(path))
     except (lightgbm.basic.LightGBMError, ValueError, OSError) as exc:
         raise CorruptData(f"{path}: LightGBM does not read it: {exc}") from exc
 

@@ -28,7 +28,9 @@ class BoostedTrees:
     scale: float = 1.0
     """Number that margins are multiplied with before the link: of a sigmoid its steepness."""
     whole_columns: tuple[int, ...] = ()
-    """Columns that hold categories: numbers are cut off behind the point before they are compared."""
+    """Columns that hold categories: of their numbers only the integer is compared."""
+    rounding: Literal["toward zero", "down"] = "toward zero"
+    """How the integer of a number is found: of -0.5 it is 0 or -1."""
 
     def nodes(self, given: str, result: str, columns: int) -> tuple[list[NodeProto], list[TensorProto]]:
         """Return nodes, and initializers of them, that make scores (B, targets), or (B, 1) of `step` and `class`.
@@ -49,19 +51,22 @@ class BoostedTrees:
         return [*nodes, *back], [*initializers, *more]
 
     def _whole(self, given: str, result: str, columns: int) -> tuple[list[NodeProto], list[TensorProto]]:
-        """Return nodes that cut columns of categories off behind the point, as sources cast them to integers."""
+        """Return nodes that make integers of columns of categories, as sources do before they compare."""
         if not self.whole_columns:
             return [], []
         chosen = np.zeros((1, columns), np.bool_)
         chosen[0, list(self.whole_columns)] = True
         made = f"{result}/whole"
-        return [
-            _node("Abs", [given], f"{made}/sizes"),
-            _node("Floor", [f"{made}/sizes"], f"{made}/floors"),
-            _node("Sign", [given], f"{made}/signs"),
-            _node("Mul", [f"{made}/floors", f"{made}/signs"], f"{made}/cut"),
-            _node("Where", [f"{made}/chosen", f"{made}/cut", given], made),
-        ], [_tensor(f"{made}/chosen", chosen)]
+        whole = [_node("Floor", [given], f"{made}/integers")]
+        if self.rounding == "toward zero":
+            whole = [
+                _node("Abs", [given], f"{made}/sizes"),
+                _node("Floor", [f"{made}/sizes"], f"{made}/floors"),
+                _node("Sign", [given], f"{made}/signs"),
+                _node("Mul", [f"{made}/floors", f"{made}/signs"], f"{made}/integers"),
+            ]
+        nodes = [*whole, _node("Where", [f"{made}/chosen", f"{made}/integers", given], made)]
+        return nodes, [_tensor(f"{made}/chosen", chosen)]
 
 
 def _linked(link: Link, margins: str, result: str) -> tuple[list[NodeProto], list[TensorProto]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.importers.forest import Forest, Tree
 from ringpull.inference.importers.trees.margins import BoostedTrees, Link
+from ringpull.inference.importers.trees.trial import check_readable
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 _LINKS: Final[dict[str, Link]] = {
@@ -48,6 +49,7 @@ def read_xgboost(path: Path) -> Any:
     Raises:
         CorruptData: The file is none.
     """
+    check_readable(path, "XGBoost")
     booster = xgboost.Booster()
     try:
         booster.load_model(str(path))
@@ -83,7 +85,9 @@ def forest_of_xgboost(booster: Any) -> BoostedTrees:
     targets = max(1, int(parameters.get("num_class", 0)), int(parameters.get("num_target", 1)))
     base = _base(str(parameters["base_score"]), targets, link, objective)
     columns = {int(tree.column[node]) for tree in trees for node in tree.sets}
-    return BoostedTrees(Forest(trees, targets, "BRANCH_LT", base), link, whole_columns=tuple(sorted(columns)))
+    return BoostedTrees(
+        Forest(trees, targets, "BRANCH_LT", base), link, whole_columns=tuple(sorted(columns)), rounding="down"
+    )
 
 
 def predicted_by_xgboost(booster: Any, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
