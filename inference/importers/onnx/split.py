@@ -120,9 +120,7 @@ class Split:
             schema=self.serving.schema,
             rest=whole(self.rest),
             tables={
-                each.name: each.imported(
-                    features[tensor], refuses=all(use.beyond_fails for use in self.uses if use.table == tensor)
-                )
+                each.name: each.imported(features[tensor], self._beyond(tensor, features[tensor]))
                 for tensor, each in self.tables.items()
             },
             lookups=self.serving.lookups,
@@ -132,6 +130,13 @@ class Split:
             kept=self.kept,
             large=self.large,
         )
+
+    def _beyond(self, table: str, features: Sequence[str]) -> str | None:
+        """Return what becomes of ids that a table has no row for, for people; None: its default vector."""
+        if not all(use.beyond_fails for use in self.uses if use.table == table):
+            return None
+        limited = {each.feature for each in self.limits()}
+        return "refused" if limited.intersection(features) else "there are none"
 
     def limits(self) -> tuple[IdLimit, ...]:
         """Return the ids that the graph takes, of features that are not looked up by raw ids."""

@@ -96,6 +96,16 @@ def test_ids_that_a_cast_would_make_others_are_refused(tmp_path: Path) -> None:
     assert not taken(version, {"x": np.array([2**32 + 3])}, 1)
 
 
+def test_products_have_the_bounds_that_they_have_without_overflow(tmp_path: Path) -> None:
+    """`2 * (2^63 - 1)` is row -2 to the graph, which nobody means; else the table would have to stay."""
+    nodes = [node("Mul", ["x", "two"], ["i"]), node("Gather", ["W", "i"], ["y"])]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W, "two": 2})
+    version = imported(tmp_path, model)
+    assert sorted(version.tables) == ["W"]
+    assert_edges(version, model, "x", (0, 3, N // 2 - 1, N // 2, N, -1, -N // 2, -N // 2 - 1, 2**31), ())
+    assert not taken(version, {"x": np.array([2**63 - 1])}, 1)
+
+
 def test_a_look_up_that_fails_on_ids_that_no_bounds_tell_stays(tmp_path: Path) -> None:
     """No request could be refused for them, and the graph's own failure is better than a default vector."""
     nodes = [node("Mod", ["x", "size"], ["i"]), node("Gather", ["W", "i"], ["y"])]
