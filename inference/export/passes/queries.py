@@ -152,6 +152,8 @@ def _product(editor: Editor, node: fx.Node, read: Read) -> tuple[Any, Any, bool]
         return _einsum(editor, node, read)
     else:
         return None
+    if bias is not None or node.target in (aten.linear.default, aten.inner.default):
+        _check_last(node, read)
     matrix, turned = _unexpanded(editor, matrix)
     if not _is_matrix(editor, matrix):
         raise NoQuery(f"what the query is multiplied with depends on the request{written_at(node)}")
@@ -160,6 +162,12 @@ def _product(editor: Editor, node: fx.Node, read: Read) -> tuple[Any, Any, bool]
     if bias is not None:
         add_bias(editor, bias, read, node)
     return query, matrix, by_row != turned
+
+
+def _check_last(node: fx.Node, read: Read) -> None:
+    """Check that rows lie in the last dimension of a product, where this operator has them."""
+    if read.rows_dim != rank_of(node) - 1:
+        raise NoQuery(f"it takes one score for many queries of a row of the batch{written_at(node)}")
 
 
 def _is_matrix(editor: Editor, node: fx.Node) -> bool:

@@ -344,6 +344,11 @@ class MaskedByZero(Base):
         return (self.query(history) @ self.item.weight.T).masked_fill(torch.arange(ROWS) == 0, 0.0)
 
 
+class OneOfEveryPlace(Base):
+    def forward(self, history: Tensor) -> Tensor:
+        return F.linear(self.item(history), self.item.weight)[:, :, 3]
+
+
 class Shifted(Base):
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         return self.query(history) @ self.item.weight.T + self.user(user).sum(1, keepdim=True)
@@ -357,6 +362,7 @@ class Shifted(Base):
         (OfTheRequest, "no bias|go through"),
         (EverySecond, "every 2th score"),
         (Shifted, "go through aten.add"),
+        (OneOfEveryPlace, "one score for many queries of a row"),
         (Seen, "which rows it masks depends on the request; give such rows as `exclude`"),
         (MaskedToTheTop, "the rows that it masks come first, by the sign"),
         (MaskedByZero, "go through aten.masked_fill"),
