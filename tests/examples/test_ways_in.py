@@ -8,11 +8,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import onnxruntime
 import pytest
 
-from examples import nearest_movies, onnx_ranker, ready_lists, two_tower_tables
+from examples import boosted_clicks, nearest_movies, onnx_ranker, ready_lists, two_tower_tables
 from ringpull import Client
 from ringpull.inference.importers.tables.import_tables import import_tables
 from ringpull.inference.model.version import LoadedVersion
@@ -36,6 +37,17 @@ def test_an_onnx_ranker_scores_as_its_file(tmp_path: Path) -> None:
     (expected,) = session.run(None, columns)
     (scores,) = version.score(columns, 500).values()
     assert_close(scores.reshape(-1), np.asarray(expected).reshape(-1))
+
+
+def test_boosted_clicks_are_what_the_trees_predict(tmp_path: Path) -> None:
+    version = Exported(boosted_clicks.write(tmp_path))
+    numbers, _ = boosted_clicks.read_rows()
+    booster = lightgbm.Booster(model_file=str(tmp_path / "clicks.txt"))
+    assert np.isnan(numbers).any()
+    (found,) = version.score(
+        {name: numbers[:, place] for place, name in enumerate(boosted_clicks.NUMBERS)}, len(numbers)
+    ).values()
+    assert_close(found.reshape(-1), booster.predict(numbers).astype(np.float32))
 
 
 def read_lines(file: Path) -> dict[int, Float32Array]:

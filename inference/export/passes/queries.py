@@ -136,9 +136,9 @@ def _product(editor: Editor, node: fx.Node, read: Read) -> tuple[Any, Any, bool]
     Queries are shaped as the product is, with D numbers in place of N.
     """
     bias, by_row = None, False
-    if node.target is aten.linear.default:
-        query, matrix, bias = values_of(node)
-        by_row = True
+    if node.target in (aten.linear.default, aten.inner.default):
+        query, matrix, *biases = values_of(node)
+        bias, by_row = biases[0] if biases else None, True
     elif node.target in (aten.matmul.default, aten.mm.default, aten.bmm.default):
         query, matrix = values_of(node)
         at = rank_of(node) - 2

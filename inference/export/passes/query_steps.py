@@ -74,8 +74,8 @@ def step(editor: Editor, node: fx.Node, read: Read) -> fx.Node:
     raise NoQuery(f"its scores go through {node.target}{written_at(node)}")
 
 
-def add_bias(editor: Editor, given: Any, read: Read, node: fx.Node) -> None:
-    """Read a bias that a node adds; rows with one of -inf are masked.
+def add_bias(editor: Editor, given: Any, read: Read, node: fx.Node, sign: float = 1.0) -> None:
+    """Read a bias that a node adds, or, by its sign, takes off; rows with one of -inf are masked.
 
     Raises:
         NoQuery: It is none.
@@ -83,6 +83,7 @@ def add_bias(editor: Editor, given: Any, read: Read, node: fx.Node) -> None:
     value = _by_row(editor, given, node, read)
     if value is None:
         raise NoQuery(f"what is added to its scores is no bias, one constant number a row{written_at(node)}")
+    value = sign * value
     below = value == -torch.inf
     if below.any():
         _mask(read, torch.nonzero(below).flatten().tolist(), node)
@@ -105,14 +106,14 @@ def _scaled(editor: Editor, node: fx.Node, read: Read) -> fx.Node | None:
 
 
 def _biased(editor: Editor, node: fx.Node, read: Read) -> fx.Node | None:
-    if node.target is not aten.add.Tensor or node.kwargs:
+    if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
         return None
     first, second = node.args
-    if editor.constant(first):
+    if editor.constant(first) and node.target is aten.add.Tensor:
         first, second = second, first
     if not isinstance(first, fx.Node) or not editor.constant(second):
         return None
-    add_bias(editor, second, read, node)
+    add_bias(editor, second, read, node, 1.0 if node.target is aten.add.Tensor else -1.0)
     return first
 
 

@@ -22,7 +22,7 @@ from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.check_rows import as_served, ids_of, make_rows
-from ringpull.inference.importers.onnx.guess import guess_schema
+from ringpull.inference.importers.onnx.guess import Guess, guess_schema
 from ringpull.inference.importers.onnx.one_row import open_reshapes
 from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
@@ -93,13 +93,8 @@ def import_onnx(
     console = None if quiet else Console()
     source = open_batch(open_reshapes(plain_outputs(read_source(model, folder))))
     if schema is None:
-        guess = guess_schema(source)
+        guess = _guessed(source, console)
         schema, arguments = guess.schema, {**guess.arguments, **(arguments or {})}
-        if console is not None:
-            console.print("guessed this schema; save it, correct it, and give it as --schema:", style="bold")
-            console.print(guess.text, markup=False, highlight=False, soft_wrap=True)
-            for note in guess.notes:
-                console.print(note, markup=False, style="yellow")
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
         split = Split.of(
             source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
@@ -122,6 +117,16 @@ def _explained(split: Split) -> Iterator[None]:
         if any(each.op_type == "DynamicQuantizeLinear" for each in all_nodes(split.rest.graph)):
             raise ExportError(f"{exc}. {_DYNAMIC}") from exc
         raise
+
+
+def _guessed(source: SourceGraph, console: Console | None) -> Guess:
+    guess = guess_schema(source)
+    if console is not None:
+        console.print("guessed this schema; save it, correct it, and give it as --schema:", style="bold")
+        console.print(guess.text, markup=False, highlight=False, soft_wrap=True)
+        for note in guess.notes:
+            console.print(note, markup=False, style="yellow")
+    return guess
 
 
 def _given(split: Split, columns: Mapping[str, Column]) -> tuple[Prepared | None, dict[str, Array]]:

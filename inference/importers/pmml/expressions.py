@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from ringpull.inference.importers.pmml.document import Element
@@ -157,9 +158,10 @@ def read_expression(element: Element, data_type: str = "") -> Expression:
         case "NormDiscrete":
             return NormDiscrete(element.attribute("field"), element.attribute("value"), if_missing, line)
         case "Discretize":
-            bins = []
-            for each in element.only("DiscretizeBin"):
-                bins.append((read_interval(each.need("Interval")), each.attribute("binValue")))
+            bins = [
+                (read_interval(each.need("Interval")), each.attribute("binValue"))
+                for each in element.only("DiscretizeBin")
+            ]
             default = element.attributes.get("defaultValue")
             return Discretize(element.attribute("field"), tuple(bins), default, if_missing, numeric, line)
         case "MapValues":
@@ -187,7 +189,7 @@ def _constant(element: Element, data_type: str) -> Constant:
 
 def _norm_continuous(element: Element, if_missing: str | None) -> NormContinuous:
     points = [(each.number("orig"), each.number("norm")) for each in element.only("LinearNorm")]
-    if len(points) < 2 or any(after[0] <= before[0] for before, after in zip(points, points[1:], strict=False)):
+    if len(points) < 2 or any(after[0] <= before[0] for before, after in pairwise(points)):
         raise element.refusal("has not two or more <LinearNorm> of ascending orig")
     known = ("asIs", "asMissingValues", "asExtremeValues")
     outliers = element.choice("outliers", known, "asIs")

@@ -13,6 +13,9 @@ _TYPES: Final = (*NUMBER_TYPES, "string", "boolean")
 _INPUTS: Final = ("active", "supplementary", "group", "order", "frequencyWeight", "analysisWeight")
 _TARGETS: Final = ("predicted", "target")
 
+LARGE: Final = 10_000
+"""Values of a category above which coefficients by value become a table of their own, whose rows are float32."""
+
 _RENAMINGS: Final = 4
 """Derived fields in a row through which a value is followed back to a field that has it."""
 
@@ -130,17 +133,15 @@ def _data_field(element: Element) -> DataField:
     data_type = element.choice("dataType", _TYPES)
     if kind == "continuous" and data_type not in NUMBER_TYPES:
         raise element.refusal(f"is continuous, and of type {data_type}")
-    values: dict[str, list[str]] = {"valid": [], "missing": [], "invalid": []}
-    intervals, texts = [], []
+    values: dict[str, dict[str, str]] = {"valid": {}, "missing": {}, "invalid": {}}
+    intervals = []
     for child in element.only("Value", "Interval"):
         if child.tag == "Interval":
             intervals.append(read_interval(child))
             continue
         known = values[child.choice("property", tuple(values), "valid")]
         value = canonical(data_type, child.attribute("value"))
-        if value not in known:
-            known.append(value)
-            texts += [child.get("value")] if known is values["valid"] else []
+        known.setdefault(value, child.get("value"))
         if kind == "continuous":
             child.number("value")
     return DataField(
@@ -149,7 +150,7 @@ def _data_field(element: Element) -> DataField:
         categorical=kind != "continuous",
         data_type=data_type,
         valid=tuple(values["valid"]),
-        texts=tuple(texts),
+        texts=tuple(values["valid"].values()),
         missing=tuple(values["missing"]),
         invalid=tuple(values["invalid"]),
         intervals=tuple(intervals),

@@ -42,9 +42,9 @@ class Input:
         if self.values is None:
             return Dense(self.name, missing=float("nan"))
         if self.field.data_type == "integer":
-            numbers = Vocabulary([*map(int, self.values), _NO_INTEGER])
+            numbers = Vocabulary((*map(int, self.values), _NO_INTEGER))
             return Sparse(self.name, dtype="int64", transforms=(numbers,), missing=_NO_INTEGER)
-        return Sparse(self.name, dtype="string", transforms=(Vocabulary([*self.values, ""]),), missing="")
+        return Sparse(self.name, dtype="string", transforms=(Vocabulary((*self.values, "")),), missing="")
 
     def given(self, prepared: NDArray[Any]) -> list[Given]:
         """Return the values of rows, as an argument of the schema has them."""
@@ -141,7 +141,7 @@ def telling_rows(inputs: Sequence[Input], numbers: Mapping[str, Sequence[float]]
         else:
             texts = [*each.values, *["\x00stranger"] * max(1, len(each.values) // 16)]
             chosen = random.integers(0, len(texts), rows)
-            made[each.name] = ["" if gone else texts[at] for gone, at in zip(lost, chosen.tolist(), strict=True)]
+            made[each.name] = np.where(lost, "", np.array(texts, object)[chosen])
     return made
 
 
@@ -158,4 +158,5 @@ def _pool(mentioned: Sequence[float], random: np.random.Generator) -> NDArray[np
     with np.errstate(over="ignore"):
         sides = [np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
     pool = np.concatenate([near, *sides, spread.astype(np.float32), whole.astype(np.float32)])
-    return pool[np.isfinite(pool)]
+    finite: NDArray[np.float32] = pool[np.isfinite(pool)]
+    return finite

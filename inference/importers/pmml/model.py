@@ -23,7 +23,7 @@ from ringpull.inference.importers.pmml.document import Element, read_document
 from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row
 from ringpull.inference.importers.pmml.evaluator.models import Prediction, predicted
 from ringpull.inference.importers.pmml.expressions import DerivedField, read_derived
-from ringpull.inference.importers.pmml.fields import DataField, mentioned_values, read_dictionary
+from ringpull.inference.importers.pmml.fields import LARGE, DataField, mentioned_values, read_dictionary
 from ringpull.inference.importers.pmml.inputs import (
     Input,
     inputs_of,
@@ -108,9 +108,12 @@ class PmmlModel:
         """Return the outputs by name, of the schema's arguments, a row at a time."""
         columns = {each.field.name: each.given(arguments[each.name]) for each in self.inputs}
         rows = len(next(iter(columns.values())))
+        large = frozenset(each.field.name for each in self.inputs if len(each.values or ()) > LARGE)
         found: list[tuple[Prediction, dict[str, Any]]] = []
+        memory: dict[int, Any] = {}
         for place in range(rows):
-            row = Row(self.dictionary, {name: each[place] for name, each in columns.items()}, self.derived)
+            values = {name: each[place] for name, each in columns.items()}
+            row = Row(self.dictionary, values, self.derived, large=large, memory=memory)
             try:
                 prediction = predicted(self.model, row)
             except InvalidRow:

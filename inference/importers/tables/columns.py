@@ -109,15 +109,24 @@ def _expanded(given: Sequence[str], columns: Sequence[Column], where: str) -> tu
 
 
 def _guess_id(free: Sequence[Column], columns: Sequence[Column], where: str) -> str:
-    able = [column.name for column in free if column.kind in (Kind.INTEGER, Kind.TEXT)]
-    found = able
+    """Return the only column that can be the keys, or the only one that is called so.
+
+    Numbers of rows that pandas writes along are keys only where all other columns are the vector; beside them, the keys
+    are the column that is called so.
+    """
+    rest: Sequence[Column] = [column for column in free if not _INDEX.fullmatch(column.name)]
+    if len(rest) < len(free) and ([each.kind for each in rest] == [Kind.VECTOR] or (rest[1:] and _is_vector(rest))):
+        rest = free
+    found = [column.name for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT)]
+    if len(rest) < len(free):
+        found = []
+    named = [column for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT, Kind.OTHER)]
     if len(found) != 1:
-        found = [name for name in able if name.lower() in _KEY_NAMES]
+        found = [column.name for column in named if column.name.lower() in _KEY_NAMES]
     if len(found) != 1:
-        found = [name for name in able if name.lower().endswith(_KEY_NAMES)]
-    rest = [column for column in free if not _INDEX.fullmatch(column.name)]
-    if len(found) != 1 and len(rest) > 1 and _is_vector(rest):
-        found = [column.name for column in free if column not in rest]
+        found = [column.name for column in named if column.name.lower().endswith(_KEY_NAMES)]
+    if len(found) != 1 and rest is free:
+        found = [column.name for column in free if _INDEX.fullmatch(column.name)]
     if len(found) != 1:
         raise InvalidInput(f"{where}: say which column holds the keys, with id; {_listed(columns)}")
     return found[0]

@@ -204,7 +204,7 @@ def open_table(where: str, options: ReadOptions) -> TextTable:
 
 
 class _SpacedWords:
-    """Lines of words that have blanks in them, as GloVe's largest file has some dozens: kept until the others are read."""
+    """Lines of words with blanks in them, as GloVe's largest file has some dozens: kept until the others are read."""
 
     def __init__(self, where: str, dim: int) -> None:
         self.lines: list[str] = []
@@ -236,10 +236,10 @@ class _SpacedWords:
         words, rows = [], []
         for number, line in enumerate(self.lines, 1):
             word, *texts = line.removesuffix(" ").rsplit(" ", self._dim)
-            if len(texts) != self._dim or any(numbers_in(text) != [text] for text in texts):
+            numbers = [numbers_in(text) == [text] for text in (*word.split(" ")[-1:], *texts)]
+            if len(texts) != self._dim or numbers != [False, *[True] * self._dim]:
                 raise InvalidInput(
-                    f"{self._where}: {place} {number}: {line[:80]!r} does not end with {self._dim} numbers between"
-                    " blanks"
+                    f"{self._where}: {place} {number}: {line[:80]!r} is no word and {self._dim} numbers, between blanks"
                 )
             words.append(word)
             rows.append(texts)

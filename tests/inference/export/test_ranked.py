@@ -218,6 +218,8 @@ class Ways(Base):
             "filled": plain.masked_fill(padding, float("-inf"))[:, :-1],
             "chosen": torch.where(padding, torch.tensor(-1e9), plain) / 3,
             "added": plain + low,
+            "inner": torch.inner(query, weight),
+            "less": plain - self.bias,
         }
 
 
@@ -244,7 +246,7 @@ def test_the_ways_in_which_libraries_write_it_are_all_one(tmp_path: Path) -> Non
     found = exported.score(ROWS_OF, 3)
     for output in exported.manifest.outputs:
         assert output.ranks is not None
-        assert output.ranks.table == ("item.ranked" if output.name == "added" else "item"), output.name
+        assert output.ranks.table == {"added": "item.ranked", "less": "item.ranked2"}.get(output.name, "item")
         left_out = LEFT_OUT.get(output.name, [])
         assert list(output.ranks.left_out) == left_out, output.name
         first = 1 if own[output.name].shape[1] < ROWS and 0 in left_out and output.name != "filled" else 0

@@ -52,6 +52,12 @@ _OF_THOSE_THERE: Final[dict[str, Callable[[Sequence[float]], float]]] = {
     "product": math.prod,
 }
 
+_TEXTS: Final[dict[str, Callable[[str], str]]] = {
+    "uppercase": str.upper,
+    "lowercase": str.lower,
+    "trimBlanks": str.strip,
+}
+
 _Get = Callable[[str], Any]
 
 
@@ -169,7 +175,7 @@ def _apply(expression: Apply, get: _Get) -> Any:
         held = any(_equal(given[0], each) for each in given[1:])
         return float(held == (function in ("equal", "isIn")))
     if function in ("uppercase", "lowercase", "trimBlanks"):
-        return {"uppercase": str.upper, "lowercase": str.lower, "trimBlanks": str.strip}[function](given[0])
+        return _TEXTS[function](given[0])
     try:
         found = _PLAIN[function](*[_number(each) for each in given])
         lost = isinstance(found, complex) or math.isnan(found)

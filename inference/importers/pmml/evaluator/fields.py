@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from ringpull.inference.importers.pmml.evaluator.expressions import evaluated
 from ringpull.inference.importers.pmml.expressions import DerivedField
@@ -29,11 +31,16 @@ class Row:
         values: Mapping[str, Given],
         derived: Mapping[str, DerivedField],
         parent: Row | None = None,
+        large: frozenset[str] = frozenset(),
+        memory: dict[int, Any] | None = None,
     ) -> None:
         self.dictionary = dictionary
         self.values = dict(values)
         self._derived = derived
         self._parent = parent
+        self._large = large
+        self.memory: dict[int, Any] = {} if memory is None else memory
+        """What is computed once for all rows, by the id of what it is computed of."""
 
     def inside(self, model: Model) -> Row:
         """Return the row as a model takes it.
@@ -44,7 +51,7 @@ class Row:
         treated = {}
         for field in model.schema.inputs:
             treated[field.name] = treat(self.get(field.name), field, self.dictionary.get(field.name))
-        return Row(self.dictionary, treated, model.derived, self)
+        return Row(self.dictionary, treated, model.derived, self, self._large, self.memory)
 
     def get(self, name: str) -> Given:
         """Return a field's value."""
@@ -60,6 +67,10 @@ class Row:
     def type_of(self, name: str) -> str:
         """Return the type of a field, where a dictionary has it."""
         return self.dictionary[name].data_type if name in self.dictionary else ""
+
+    def coefficient(self, name: str, coefficient: float) -> float:
+        """Return a coefficient of one of a field's values, as it is stored."""
+        return float(np.float32(coefficient)) if name in self._large else coefficient
 
     def number(self, name: str) -> float | None:
         """Return a field's value as a number."""
@@ -120,6 +131,8 @@ def _typed(text: str, like: Given, kind: str) -> Given:
 
 
 def _valid(value: Given, data: DataField) -> bool:
+    if isinstance(value, str):
+        return value not in data.invalid and (not data.valid or value in data.valid)
     if any(same(value, each, data.data_type) for each in data.invalid):
         return False
     if not data.valid and not data.intervals:

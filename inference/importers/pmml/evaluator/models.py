@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from ringpull.inference.importers.pmml.evaluator.expressions import denormalised, evaluated
 from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row, as_number, same
+from ringpull.inference.importers.pmml.fields import canonical
 from ringpull.inference.importers.pmml.kinds.clustering import Clustering
-from ringpull.inference.importers.pmml.kinds.general_regression import Cell, GeneralRegression
+from ringpull.inference.importers.pmml.kinds.general_regression import Beta, Cell, GeneralRegression
 from ringpull.inference.importers.pmml.kinds.model import Mining, Model, Target, classes_of
 from ringpull.inference.importers.pmml.kinds.neural_network import NeuralNetwork
 from ringpull.inference.importers.pmml.kinds.regression import Regression, RegressionTable
 from ringpull.inference.importers.pmml.kinds.tree import Tree, TreeNode
 from ringpull.inference.importers.pmml.predicates import Always, Among, Compared, Predicate
-
 
 _SAME: Final = 1e-9
 """Part of a number by which others may be below it and are as large: the first of them is taken."""
@@ -161,14 +161,31 @@ def _sum(table: RegressionTable, row: Row) -> float | None:
         if number is None:
             return None
         total += term.coefficient * number**term.exponent
-    for each in table.categories:
-        total += each.coefficient * same(row.get(each.field), each.value, row.type_of(each.field))
+    for name, own in _by_field(table, row).items():
+        value = row.get(name)
+        if isinstance(value, str):
+            total += own.get(value, 0.0)
+        else:
+            total += math.fsum(each for text, each in own.items() if same(value, text))
     for product in table.products:
         numbers = [row.number(name) for name in product.fields]
         if None in numbers:
             return None
         total += product.coefficient * math.prod(each for each in numbers if each is not None)
     return total
+
+
+def _by_field(table: RegressionTable, row: Row) -> dict[str, dict[str, float]]:
+    """Return the coefficients of values, by field and value."""
+    if id(table) not in row.memory:
+        found: dict[str, dict[str, float]] = {}
+        for each in table.categories:
+            own = found.setdefault(each.field, {})
+            text = canonical(row.type_of(each.field), each.value)
+            own[text] = own.get(text, 0.0) + row.coefficient(each.field, each.coefficient)
+        row.memory[id(table)] = found
+    known: dict[str, dict[str, float]] = row.memory[id(table)]
+    return known
 
 
 def _general(body: GeneralRegression, row: Row) -> Prediction:
@@ -183,7 +200,7 @@ def _general(body: GeneralRegression, row: Row) -> Prediction:
 
     def linear(target: str | None) -> float:
         own = [each for each in body.betas if each.target is None or target is None or each.target == target]
-        return offset + math.fsum(each.beta * (columns[each.parameter] or 0.0) for each in own)
+        return offset + math.fsum(_beta(body, each, row) * (columns[each.parameter] or 0.0) for each in own)
 
     if not body.classes:
         return Prediction(_mean(body.link, linear(None), body.power) * body.trials)
@@ -198,6 +215,11 @@ def _general(body: GeneralRegression, row: Row) -> Prediction:
         return _most_likely({name: each / math.fsum(powers.values()) for name, each in powers.items()})
     below = [0.0, *(_mean(body.link, linear(each)) for each in body.classes[:-1]), 1.0]
     return _most_likely({name: below[place + 1] - below[place] for place, name in enumerate(body.classes)})
+
+
+def _beta(body: GeneralRegression, beta: Beta, row: Row) -> float:
+    cells = body.cells[beta.parameter]
+    return row.coefficient(cells[0].field, beta.beta) if len(cells) == 1 and cells[0].value is not None else beta.beta
 
 
 def _design(cells: Sequence[Cell], row: Row) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.inference.importers.pmml.kinds.clustering import ClusterField, Clustering
 from ringpull.inference.importers.pmml.nodes.graph import Graph
@@ -31,10 +32,7 @@ def build_clustering(scope: Scope, body: Clustering) -> Result:
     adjusted = graph.node("Div", [graph.tensor([[weights.sum()]]), summed(graph, there)])
     zero = graph.tensor([[0.0]])
     known = [graph.where(lost, zero, part) for lost, part in zip(missing, parts, strict=True)]
-    if body.measure == "chebychev":
-        total = graph.node("Max", known)
-    else:
-        total = graph.node("Sum", known)
+    total = graph.node("Max" if body.measure == "chebychev" else "Sum", known)
     total = graph.node("Mul", [total, adjusted])
     if body.measure == "euclidean":
         total = graph.node("Sqrt", [total])
@@ -44,7 +42,7 @@ def build_clustering(scope: Scope, body: Clustering) -> Result:
     return Result(largest(graph, graph.node("Neg", [distances])), distances=distances)
 
 
-def _compared(graph: Graph, field: ClusterField, column: str, centers: np.ndarray) -> str:
+def _compared(graph: Graph, field: ClusterField, column: str, centers: NDArray[np.float64]) -> str:
     """Return how far a column is from the centers, (B, clusters)."""
     given = graph.tensor(centers)
     if field.comparison in ("delta", "equal"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Final, Protocol
 
@@ -25,7 +25,11 @@ from ringpull.ps.errors import InvalidInput
 
 _MAX_CELLS: Final = 1 << 22
 """Combinations of values that a table of several fields may have."""
-_TEXTS: Final = {"uppercase": str.upper, "lowercase": str.lower, "trimBlanks": str.strip}
+_TEXTS: Final[dict[str, Callable[[str], str]]] = {
+    "uppercase": str.upper,
+    "lowercase": str.lower,
+    "trimBlanks": str.strip,
+}
 
 
 class Fields(Protocol):
@@ -50,14 +54,14 @@ def build_expression(fields: Fields, expression: Expression) -> Value:
                 return _text_constant(graph, text)
             return graph.constant(np.nan if value is None else value)
         case FieldRef(field, if_missing, line):
-            value = fields.value(field, line)
-            return value if if_missing is None else _filled(graph, value, if_missing, line)
+            own = fields.value(field, line)
+            return own if if_missing is None else _filled(graph, own, if_missing, line)
         case NormContinuous():
             return _norm_continuous(graph, fields.number(expression.field, expression.line), expression)
         case NormDiscrete():
-            value = fields.value(expression.field, expression.line)
+            given = fields.value(expression.field, expression.line)
             made = graph.where(
-                graph.missing(value), graph.tensor([[np.nan]]), graph.cast(graph.equal(value, expression.value).true)
+                graph.missing(given), graph.tensor([[np.nan]]), graph.cast(graph.equal(given, expression.value).true)
             )
             number = Number(made)
             if expression.if_missing is None:
@@ -287,7 +291,7 @@ def _if(fields: Fields, expression: Apply) -> Value:
     yes = graph.node("Equal", [asked, graph.tensor([[1.0]])])
     lost = graph.node("IsNaN", [asked])
     if isinstance(then, Category) or isinstance(otherwise, Category):
-        made = _either_text(graph, yes, lost, then, otherwise, expression)
+        made: Value = _either_text(graph, yes, lost, then, otherwise, expression)
     else:
         chosen = graph.where(yes, then.name, otherwise.name)
         made = Number(graph.where(lost, graph.tensor([[np.nan]]), chosen))

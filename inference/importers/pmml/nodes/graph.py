@@ -1,4 +1,4 @@
-"""Graph of ONNX that is made node by node, and the values in it: numbers, categories, and what is true, false or unknown.
+"""Graph of ONNX that is made node by node, and the values in it: numbers, categories, and truths.
 
 A number is float64 (B, 1), NaN where it is missing. A category is int64 (B,): 0 any value that nobody mentions, 1 to n
 those of its list, n + 1 missing.
@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET
-from ringpull.inference.importers.pmml.fields import canonical
+from ringpull.inference.importers.pmml.fields import LARGE, canonical
 
 OPSET: Final = 17
 _IR_VERSION: Final = 8
-
-LARGE: Final = 10_000
-"""Values of a category above which coefficients by value become a table of their own."""
 
 DOUBLE: Final = TensorProto.DOUBLE
 
@@ -111,12 +108,13 @@ class Graph:
         self._nodes.append(helper.make_node(kind, list(inputs), made, name, **attributes))
         return made
 
-    def tensor(self, values: Any, kind: Any = np.float64) -> str:
-        """Return the name of a constant."""
+    def tensor(self, values: Any, kind: Any = np.float64, called: str = "") -> str:
+        """Return the name of a constant, which may be given one."""
         array = np.ascontiguousarray(values, kind)
         key = array.dtype.str, np.shape(values), array.tobytes()
         if key not in self._initializers:
-            name = f"constant_{len(self._initializers)}"
+            taken = {each.name for each in self._initializers.values()}
+            name = called if called and called not in taken else f"constant_{len(self._initializers)}"
             self._initializers[key] = numpy_helper.from_array(array.reshape(np.shape(values)), name)
         return self._initializers[key].name
 
@@ -175,15 +173,16 @@ class Graph:
         """Return a tensor (B,) as (B, 1)."""
         return self.node("Unsqueeze", [tensor, self.tensor([1], np.int64)])
 
-    def looked_up(self, category: Category, table: NDArray[Any]) -> str:
+    def looked_up(self, category: Category, table: NDArray[Any], called: str = "") -> str:
         """Return rows of a table (size, K) by a category: (B, K), of the table's type.
 
-        Of a large category they are float32 rows of a table of their own, that is looked up by the category's number.
+        Of a large category they are float32 rows of a table of their own, `called` so, that is looked up by the
+        category's number.
         """
         columns = table.shape[1]
-        if category.size > LARGE and table.dtype == np.float64:
+        if len(category.values) > LARGE and table.dtype == np.float64:
             rows = self.cast(
-                self.node("Gather", [self.tensor(np.nan_to_num(table), np.float32), category.name], axis=0)
+                self.node("Gather", [self.tensor(np.nan_to_num(table), np.float32, called), category.name], axis=0)
             )
             if np.isnan(table[category.missing]).all():  # rows that are stored are numbers
                 rows = self.where(self.missing(category), self.tensor([[np.nan]]), rows)

@@ -20,9 +20,7 @@ def build_neural_network(scope: Scope, body: NeuralNetwork) -> Result:
         InvalidInput: A field is not there.
     """
     graph = scope.graph
-    columns = []
-    for each in body.inputs.values():
-        columns.append(graph.full_column(graph.number(build_expression(scope, each)).name))
+    columns = [graph.full_column(graph.number(build_expression(scope, each)).name) for each in body.inputs.values()]
     blocks: list[tuple[tuple[str, ...], str]] = [(tuple(body.inputs), graph.joined(columns))]
     for layer in body.layers:
         blocks.append((layer.names, _layer(graph, layer, blocks)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.importers.pmml.fields import LARGE
 from ringpull.inference.importers.pmml.kinds.general_regression import Cell, GeneralRegression
 from ringpull.inference.importers.pmml.kinds.regression import Regression
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph
@@ -37,9 +40,15 @@ class _Sums:
         """Add a column (B, 1) times a coefficient to one sum."""
         self._columns.setdefault(column, self._zero.copy())[place] += coefficient
 
-    def add_table(self, category: Category, table: NDArray[np.float64]) -> None:
-        """Add rows of a table (size, K) by a category."""
-        self._tables.append(self._graph.looked_up(category, table))
+    def add_table(self, category: Category, table: NDArray[np.float64], called: str) -> None:
+        """Add rows of a table (size, K) by a category; only the columns that are not 0 are stored of a large one."""
+        graph = self._graph
+        used = np.flatnonzero(np.nan_to_num(table).any(axis=0))
+        if len(category.values) <= LARGE or len(used) == table.shape[1] or not len(used):
+            self._tables.append(graph.looked_up(category, table, called))
+            return
+        rows = graph.looked_up(category, table[:, used], called)
+        self._tables.append(graph.node("MatMul", [rows, graph.tensor(np.eye(table.shape[1])[used])]))
 
     def made(self) -> str:
         """Return the sums."""
@@ -52,6 +61,11 @@ class _Sums:
             product = graph.node("MatMul", [matrix, graph.tensor(np.stack(list(self._columns.values())))])
             total = graph.node("Add", [product, total])
         return graph.rows_of(total, len(self.intercepts))
+
+
+def coefficients_of(field: str) -> str:
+    """Return the name of the table of a field's coefficients."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{field}_coefficients").lstrip(".-")[-128:]
 
 
 def build_regression(scope: Scope, body: Regression, *, of_classes: bool) -> Result:
@@ -85,7 +99,7 @@ def build_regression(scope: Scope, body: Regression, *, of_classes: bool) -> Res
             made = reduce(lambda one, other: graph.node("Mul", [one, other]), columns)
             sums.add(made, place, product.coefficient)
     for name, known in tables.items():
-        sums.add_table(categories[name], known)
+        sums.add_table(categories[name], known, coefficients_of(name))
     found = sums.made()
     if not of_classes:
         return Result(inverse_link(graph, body.method, found))
@@ -137,7 +151,7 @@ def build_general_regression(scope: Scope, body: GeneralRegression) -> Result:
         )
     below = inverse_link(graph, body.link, _linear(scope, body, body.classes[:-1]))
     steps = [picked(graph, below, place) for place in range(len(body.classes) - 1)]
-    parts = [steps[0], *(graph.node("Sub", [after, before]) for before, after in zip(steps, steps[1:], strict=False))]
+    parts = [steps[0], *(graph.node("Sub", [after, before]) for before, after in pairwise(steps))]
     parts.append(graph.node("Sub", [graph.tensor([[1.0]]), steps[-1]]))
     probabilities = graph.joined(parts)
     return Result(largest(graph, probabilities), body.classes, probabilities)
@@ -182,7 +196,7 @@ def _linear(scope: Scope, body: GeneralRegression, targets: Sequence[str | None]
 
 def _add_tables(sums: _Sums, categories: Mapping[str, Category], tables: Mapping[str, NDArray[np.float64]]) -> None:
     for name, table in tables.items():
-        sums.add_table(categories[name], table)
+        sums.add_table(categories[name], table, coefficients_of(name))
 
 
 def _column(scope: Scope, cell: Cell) -> str:

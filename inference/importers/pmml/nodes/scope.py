@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ringpull.inference.importers.pmml.expressions import DerivedField
-from ringpull.inference.importers.pmml.fields import DataField, MiningField, MiningSchema
+from ringpull.inference.importers.pmml.fields import DataField, Interval, MiningField, MiningSchema
 from ringpull.inference.importers.pmml.nodes.expressions import build_expression
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Value, constant_number
 from ringpull.ps.errors import InvalidInput
@@ -86,8 +86,7 @@ class Scope:
                 name = graph.where(graph.equal(Number(name), each).true, nan, name)
             refused = [graph.equal(Number(name), each).true for each in data.invalid]
             taken = [graph.equal(Number(name), each).true for each in data.valid]
-            for each in data.intervals:
-                taken.append(_within(graph, name, each.low, each.high, each.low_closed, each.high_closed))
+            taken += [_within(graph, name, each) for each in data.intervals]
             if taken:
                 refused.append(graph.node("Not", [graph.either([*taken, graph.node("IsNaN", [name])])]))
             if refused:
@@ -142,15 +141,17 @@ def _instead(graph: Graph, name: str, codes: list[int], code: int) -> str:
     return graph.where(graph.either(same), graph.tensor([code], np.int64), name)
 
 
-def _within(graph: Graph, name: str, low: float | None, high: float | None, low_closed: bool, high_closed: bool) -> str:
+def _within(graph: Graph, name: str, interval: Interval) -> str:
     """Return where a number lies within margins, bool (B, 1)."""
-    found = []
-    if low is not None:
-        found.append(graph.node("GreaterOrEqual" if low_closed else "Greater", [name, graph.tensor([[low]])]))
-    if high is not None:
-        found.append(graph.node("LessOrEqual" if high_closed else "Less", [name, graph.tensor([[high]])]))
-    if not found:
-        return graph.node("Not", [graph.node("IsNaN", [name])])
+    found = [graph.node("Not", [graph.node("IsNaN", [name])])]
+    if interval.low is not None:
+        found.append(
+            graph.node("GreaterOrEqual" if interval.low_closed else "Greater", [name, graph.tensor([[interval.low]])])
+        )
+    if interval.high is not None:
+        found.append(
+            graph.node("LessOrEqual" if interval.high_closed else "Less", [name, graph.tensor([[interval.high]])])
+        )
     return graph.both(found)
 
 

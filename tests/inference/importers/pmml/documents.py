@@ -1,4 +1,5 @@
-"""Documents of PMML as Spark, scikit-learn's exporters and R write them, by hand and small; several models of each kind."""
+"""Documents of PMML as Spark, scikit-learn's exporters and R write them: small, several of each kind."""
+# ruff: noqa: E501  (XML is told in its own lines)
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ from typing import Final
 FIELDS: Final = """
 <DataDictionary>
  <DataField name="x" optype="continuous" dataType="double"/>
- <DataField name="y" optype="continuous" dataType="float"><Interval closure="closedOpen" leftMargin="-5" rightMargin="5"/></DataField>
+ <DataField name="y" optype="continuous" dataType="float">
+<Interval closure="closedOpen" leftMargin="-5" rightMargin="5"/></DataField>
  <DataField name="n" optype="continuous" dataType="integer"><Value value="-99" property="missing"/></DataField>
  <DataField name="color" optype="categorical" dataType="string">
   <Value value="red"/><Value value="green"/><Value value="blue"/><Value value="?" property="missing"/></DataField>
- <DataField name="code" optype="categorical" dataType="integer"><Value value="1"/><Value value="2"/><Value value="7"/></DataField>
+ <DataField name="code" optype="categorical" dataType="integer"><Value value="1"/><Value value="2"/>
+<Value value="7"/></DataField>
  <DataField name="open" optype="categorical" dataType="string"/>
  <DataField name="t" optype="continuous" dataType="double"/>
- <DataField name="k" optype="categorical" dataType="string"><Value value="a"/><Value value="b"/><Value value="c"/></DataField>
+ <DataField name="k" optype="categorical" dataType="string"><Value value="a"/><Value value="b"/><Value value="c"/>
+</DataField>
  <DataField name="b" optype="categorical" dataType="string"><Value value="no"/><Value value="yes"/></DataField>
 </DataDictionary>"""
 
@@ -80,20 +84,29 @@ DERIVED: Final = """
   <Apply function="pow"><FieldRef field="x"/><Constant dataType="integer">2</Constant></Apply></DerivedField>
  <DerivedField name="scaled" optype="continuous" dataType="double">
   <NormContinuous field="n" outliers="asExtremeValues" mapMissingTo="0.5">
-   <LinearNorm orig="-1" norm="0"/><LinearNorm orig="2" norm="0.4"/><LinearNorm orig="8" norm="1"/></NormContinuous></DerivedField>
- <DerivedField name="is_red" optype="continuous" dataType="double"><NormDiscrete field="color" value="red" mapMissingTo="0"/></DerivedField>
+   <LinearNorm orig="-1" norm="0"/><LinearNorm orig="2" norm="0.4"/><LinearNorm orig="8" norm="1"/>
+</NormContinuous></DerivedField>
+ <DerivedField name="is_red" optype="continuous" dataType="double">
+<NormDiscrete field="color" value="red" mapMissingTo="0"/></DerivedField>
  <DerivedField name="band" optype="categorical" dataType="string">
-  <Discretize field="x" defaultValue="far" mapMissingTo="none"><DiscretizeBin binValue="low"><Interval closure="openClosed" rightMargin="-1"/></DiscretizeBin>
-   <DiscretizeBin binValue="mid"><Interval closure="openOpen" leftMargin="-1" rightMargin="1.5"/></DiscretizeBin></Discretize></DerivedField>
+  <Discretize field="x" defaultValue="far" mapMissingTo="none"><DiscretizeBin binValue="low">
+<Interval closure="openClosed" rightMargin="-1"/></DiscretizeBin>
+   <DiscretizeBin binValue="mid"><Interval closure="openOpen" leftMargin="-1" rightMargin="1.5"/></DiscretizeBin>
+</Discretize></DerivedField>
  <DerivedField name="price" optype="continuous" dataType="double">
-  <MapValues outputColumn="out" defaultValue="-1" mapMissingTo="3"><FieldColumnPair field="color" column="c"/><FieldColumnPair field="code" column="d"/>
-   <InlineTable><row><c>red</c><d>1</d><out>2.5</out></row><row><c>blue</c><d>7</d><out>4</out></row></InlineTable></MapValues></DerivedField>
+  <MapValues outputColumn="out" defaultValue="-1" mapMissingTo="3"><FieldColumnPair field="color" column="c"/>
+<FieldColumnPair field="code" column="d"/>
+   <InlineTable><row><c>red</c><d>1</d><out>2.5</out></row><row><c>blue</c><d>7</d><out>4</out></row></InlineTable>
+</MapValues></DerivedField>
  <DerivedField name="shade" optype="categorical" dataType="string">
-  <Apply function="if"><Apply function="or"><Apply function="equal"><FieldRef field="color"/><Constant>red</Constant></Apply>
-   <Apply function="greaterThan"><FieldRef field="x"/><Constant>2</Constant></Apply></Apply><Constant>warm</Constant><Constant>cold</Constant></Apply></DerivedField>
+  <Apply function="if"><Apply function="or"><Apply function="equal"><FieldRef field="color"/>
+<Constant>red</Constant></Apply>
+   <Apply function="greaterThan"><FieldRef field="x"/><Constant>2</Constant></Apply></Apply>
+<Constant>warm</Constant><Constant>cold</Constant></Apply></DerivedField>
  <DerivedField name="mixed" optype="continuous" dataType="double">
   <Apply function="+" mapMissingTo="0.1"><Apply function="max"><FieldRef field="x"/><FieldRef field="y"/></Apply>
-   <Apply function="*"><Apply function="ln"><Apply function="+"><Constant>1.5</Constant><Apply function="abs"><FieldRef field="x"/></Apply></Apply></Apply>
+   <Apply function="*"><Apply function="ln"><Apply function="+"><Constant>1.5</Constant><Apply function="abs">
+<FieldRef field="x"/></Apply></Apply></Apply>
     <Apply function="floor"><FieldRef field="n"/></Apply></Apply></Apply></DerivedField>
 </TransformationDictionary>"""
 
@@ -118,9 +131,12 @@ def general(kind: str, link: str = "", target: str = "t", cells: str = "", more:
     """Return a GeneralRegressionModel as R writes glm: factors, a covariate to a power, an interaction."""
     function = "regression" if target == "t" else "classification"
     matrix = """<ParameterList><Parameter name="p0" label="(Intercept)"/><Parameter name="p1"/><Parameter name="p2"/><Parameter name="p3"/><Parameter name="p4"/></ParameterList>
-<FactorList><Predictor name="color"/></FactorList><CovariateList><Predictor name="x"/><Predictor name="y"/></CovariateList>
-<PPMatrix><PPCell value="1" predictorName="x" parameterName="p1"/><PPCell value="green" predictorName="color" parameterName="p2"/>
-<PPCell value="2" predictorName="y" parameterName="p3"/><PPCell value="1" predictorName="x" parameterName="p4"/><PPCell value="red" predictorName="color" parameterName="p4"/></PPMatrix>"""
+<FactorList><Predictor name="color"/></FactorList><CovariateList><Predictor name="x"/><Predictor name="y"/>
+</CovariateList>
+<PPMatrix><PPCell value="1" predictorName="x" parameterName="p1"/>
+<PPCell value="green" predictorName="color" parameterName="p2"/>
+<PPCell value="2" predictorName="y" parameterName="p3"/><PPCell value="1" predictorName="x" parameterName="p4"/>
+<PPCell value="red" predictorName="color" parameterName="p4"/></PPMatrix>"""
     betas = cells or "".join(
         f'<PCell parameterName="p{each}" df="1" beta="{0.31 - each * 0.17}"/>' for each in range(5)
     )
@@ -149,6 +165,7 @@ def ordinal() -> str:
 
 def surrogate_tree(strategy: str = "defaultChild", none: str = "returnNullPrediction") -> str:
     """Return a tree as R's rpart: surrogates, sets, default children."""
+
     def node(name: str, score: str, counts: str, predicate: str, inner: str = "", default: str = "") -> str:
         shares = "".join(
             f'<ScoreDistribution value="{each}" recordCount="{count}"/>'
@@ -160,7 +177,7 @@ def surrogate_tree(strategy: str = "defaultChild", none: str = "returnNullPredic
         return (
             f'<CompoundPredicate booleanOperator="surrogate"><SimplePredicate field="{field}" operator="{operator}" '
             f'value="{value}"/><SimpleSetPredicate field="color" booleanOperator="{other}"><Array n="2" type="string">'
-            f'{values}</Array></SimpleSetPredicate></CompoundPredicate>'
+            f"{values}</Array></SimpleSetPredicate></CompoundPredicate>"
         )
 
     leaves = node("4", "a", "7 1 1", '<SimplePredicate field="n" operator="lessThan" value="3.5"/>')
@@ -181,10 +198,12 @@ def bushy_tree(strategy: str, none: str = "returnLastPrediction") -> str:
  splitCharacteristic="multiSplit">{schema()}
 <Node score="0.5"><True/>
  <Node score="1.25"><SimplePredicate field="color" operator="equal" value="red"/>
-  <Node score="2"><CompoundPredicate booleanOperator="and"><SimplePredicate field="x" operator="greaterThan" value="0.3"/>
+  <Node score="2"><CompoundPredicate booleanOperator="and">
+<SimplePredicate field="x" operator="greaterThan" value="0.3"/>
    <SimplePredicate field="n" operator="lessOrEqual" value="4"/></CompoundPredicate></Node>
   <Node score="3"><SimplePredicate field="open" operator="isMissing"/></Node></Node>
- <Node score="-1.5"><CompoundPredicate booleanOperator="xor"><SimplePredicate field="x" operator="lessThan" value="0.7"/>
+ <Node score="-1.5"><CompoundPredicate booleanOperator="xor">
+<SimplePredicate field="x" operator="lessThan" value="0.7"/>
   <SimplePredicate field="n" operator="greaterThan" value="2"/></CompoundPredicate></Node>
  <Node score="7.5"><CompoundPredicate booleanOperator="or"><SimplePredicate field="code" operator="notEqual" value="7"/>
   <SimplePredicate field="x" operator="equal" value="0.7"/></CompoundPredicate></Node></Node></TreeModel>""")
@@ -223,7 +242,9 @@ def forest(method: str, classes: str = "", trees: int = 7, predicates: bool = Fa
         predicate = "<True/>"
         if predicates and each % 3 == 1:
             predicate = '<SimplePredicate field="x" operator="greaterThan" value="0.25"/>'
-        segments += f'<Segment id="{each + 1}" weight="{1 + each / 4}">{predicate}{random_tree(each, classes)}</Segment>'
+        segments += (
+            f'<Segment id="{each + 1}" weight="{1 + each / 4}">{predicate}{random_tree(each, classes)}</Segment>'
+        )
     function = "classification" if classes else "regression"
     return pmml(
         f'<MiningModel functionName="{function}">{schema("k" if classes else "t", "returnInvalid")}{target}'
@@ -231,28 +252,28 @@ def forest(method: str, classes: str = "", trees: int = 7, predicates: bool = Fa
     )
 
 
-TARGETS: Final = (
-    '<Targets><Target field="t" rescaleFactor="0.5" rescaleConstant="1.25" min="-2" max="1.5" castInteger="{cast}"/></Targets>'
-)
+TARGETS: Final = '<Targets><Target field="t" rescaleFactor="0.5" rescaleConstant="1.25" min="-2" max="1.5" castInteger="{cast}"/></Targets>'
 
 
 def boosted() -> str:
     """Return a boosted classification as exporters of XGBoost and LightGBM write it: a sum, then a logit of it."""
-    trees = "".join(
-        f'<Segment id="{each + 1}"><True/>{random_tree(each + 40, depth=3)}</Segment>'
-        for each in range(5)
-    )
+    trees = "".join(f'<Segment id="{each + 1}"><True/>{random_tree(each + 40, depth=3)}</Segment>' for each in range(5))
     own = '<MiningSchema><MiningField name="x"/><MiningField name="y"/><MiningField name="n"/></MiningSchema>'
     return pmml(f"""<MiningModel functionName="classification">{schema("b")}
 <Segmentation multipleModelMethod="modelChain"><Segment id="1"><True/><MiningModel functionName="regression">{own}
-<Output><OutputField name="margin" optype="continuous" dataType="double" feature="predictedValue" isFinalResult="false"/>
-<OutputField name="scaled margin" optype="continuous" dataType="double" feature="transformedValue"><Apply function="*"><FieldRef field="margin"/><Constant>2</Constant></Apply></OutputField></Output>
+<Output>
+<OutputField name="margin" optype="continuous" dataType="double" feature="predictedValue" isFinalResult="false"/>
+<OutputField name="scaled margin" optype="continuous" dataType="double" feature="transformedValue">
+<Apply function="*"><FieldRef field="margin"/><Constant>2</Constant></Apply></OutputField></Output>
 <Targets><Target rescaleConstant="-0.25"/></Targets>
 <Segmentation multipleModelMethod="sum">{trees}</Segmentation></MiningModel></Segment>
 <Segment id="2"><True/><RegressionModel functionName="classification" normalizationMethod="logit">
 <MiningSchema><MiningField name="b" usageType="target"/><MiningField name="scaled margin"/></MiningSchema>
-<Output><OutputField name="probability(yes)" feature="probability" value="yes" optype="continuous" dataType="double"/></Output>
-<RegressionTable intercept="0.0" targetCategory="yes"><NumericPredictor name="scaled margin" coefficient="1.0"/></RegressionTable>
+<Output>
+<OutputField name="probability(yes)" feature="probability" value="yes" optype="continuous" dataType="double"/>
+</Output>
+<RegressionTable intercept="0.0" targetCategory="yes"><NumericPredictor name="scaled margin" coefficient="1.0"/>
+</RegressionTable>
 <RegressionTable intercept="0.0" targetCategory="no"/></RegressionModel></Segment></Segmentation></MiningModel>""")
 
 
@@ -260,8 +281,10 @@ def network(classes: bool, activation: str = "tanh", normalization: str = "softm
     """Return a network of one hidden layer."""
     draw = random.Random(5)
     inputs = """<NeuralInput id="0,0"><DerivedField optype="continuous" dataType="double"><NormContinuous field="x"><LinearNorm orig="0" norm="-1"/><LinearNorm orig="3" norm="1"/></NormContinuous></DerivedField></NeuralInput>
-<NeuralInput id="0,1"><DerivedField optype="continuous" dataType="double"><FieldRef field="y"/></DerivedField></NeuralInput>
-<NeuralInput id="0,2"><DerivedField optype="continuous" dataType="double"><NormDiscrete field="color" value="red"/></DerivedField></NeuralInput>"""
+<NeuralInput id="0,1"><DerivedField optype="continuous" dataType="double"><FieldRef field="y"/></DerivedField>
+</NeuralInput>
+<NeuralInput id="0,2"><DerivedField optype="continuous" dataType="double"><NormDiscrete field="color" value="red"/>
+</DerivedField></NeuralInput>"""
 
     def neurons(layer: int, count: int, before: int) -> str:
         made = ""
@@ -290,9 +313,12 @@ def network(classes: bool, activation: str = "tanh", normalization: str = "softm
 def clustering(measure: str = "<squaredEuclidean/>", kind: str = "absDiff") -> str:
     """Return centers, as Spark's KMeans and R's kmeans."""
     return pmml(f"""<ClusteringModel functionName="clustering" modelClass="centerBased" numberOfClusters="3" modelName="k-means">
-<MiningSchema><MiningField name="x" usageType="active"/><MiningField name="y" usageType="active"/><MiningField name="n" usageType="active"/></MiningSchema>
+<MiningSchema><MiningField name="x" usageType="active"/><MiningField name="y" usageType="active"/>
+<MiningField name="n" usageType="active"/></MiningSchema>
 <ComparisonMeasure kind="distance">{measure}</ComparisonMeasure>
-<ClusteringField field="x" compareFunction="{kind}"/><ClusteringField field="y" compareFunction="absDiff" fieldWeight="2"/><ClusteringField field="n" compareFunction="absDiff"/>
+<ClusteringField field="x" compareFunction="{kind}"/>
+<ClusteringField field="y" compareFunction="absDiff" fieldWeight="2"/>
+<ClusteringField field="n" compareFunction="absDiff"/>
 <Cluster name="cluster_0"><Array n="3" type="real">0.5 -1.25 3</Array></Cluster>
 <Cluster name="cluster_1"><Array n="3" type="real">-0.5 2.0 1e0</Array></Cluster>
 <Cluster name="cluster_2"><Array n="3" type="real">1.5 0 -1</Array></Cluster></ClusteringModel>""")
@@ -324,11 +350,16 @@ def every_document() -> dict[str, str]:
     for method in ("majorityVote", "weightedMajorityVote", "average", "weightedAverage", "selectFirst"):
         made[f"forest_classes_{method}"] = forest(method, "abc")
         made[f"forest_classes_{method}_some"] = forest(method, "abc", predicates=True, trees=6)
-    made |= {f"target_{each}": forest("sum", target=TARGETS.format(cast=each)) for each in ("round", "floor", "ceiling")}
+    made |= {
+        f"target_{each}": forest("sum", target=TARGETS.format(cast=each)) for each in ("round", "floor", "ceiling")
+    }
     made["boosted"] = boosted()
     for activation in ("tanh", "logistic", "rectifier", "Elliott", "Gauss", "arctan", "square", "sine", "cosine"):
         made[f"network_{activation}"] = network(True, activation)
-    made |= {"network_numbers": network(False, "logistic"), "network_simplemax": network(True, "exponential", "simplemax")}
+    made |= {
+        "network_numbers": network(False, "logistic"),
+        "network_simplemax": network(True, "exponential", "simplemax"),
+    }
     for measure in ("squaredEuclidean", "euclidean", "chebychev", "cityBlock"):
         made[f"clusters_{measure}"] = clustering(f"<{measure}/>")
     made["clusters_minkowski"] = clustering('<minkowski p-parameter="3"/>')

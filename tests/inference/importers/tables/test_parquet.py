@@ -130,6 +130,11 @@ def test_numbers_of_rows_that_pandas_writes_along_are_no_numbers_of_vectors(tmp_
     assert read(tmp_path / "t.parquet") == {7: [1, 3], 9: [2, 4]}
     frame[["v0", "v1"]].to_parquet(tmp_path / "index.parquet")
     assert read(tmp_path / "index.parquet") == {1: [1, 3], 0: [2, 4]}
+    lists = pd.DataFrame({"item": [7.0, 9.0], "emb": [[1.0, 3.0], [2.0, 4.0]]}, index=[1, 0])
+    for kind in (float, int):
+        lists.astype({"item": kind}).to_parquet(tmp_path / "lists.parquet")
+        with pytest.raises(InvalidInput, match="say which column holds the keys"):
+            read(tmp_path / "lists.parquet")
     frame.assign(year=1999).to_parquet(tmp_path / "year.parquet")
     with pytest.raises(InvalidInput, match=r"say which columns hold the rows, .*year \(int64\)"):
         read(tmp_path / "year.parquet")
