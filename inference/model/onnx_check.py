@@ -34,6 +34,9 @@ MAX_MADE: Final = 1 << 28
 MAX_RANK: Final = 64
 
 DOMAINS: Final = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+
+RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+"""Operators that draw numbers: a score would be another each time, and onnxruntime ends the process on a scale of 0."""
 """Domains of operators that onnxruntime has by itself."""
 
 TYPES: Final[Mapping[int, np.dtype[Any]]] = {
@@ -229,6 +232,8 @@ class _Look:
                 f"{name} is of the domain {node.domain!r}, which onnxruntime does not have by itself; convert the model"
                 f" with operators of {', '.join(filter(None, DOMAINS))} only"
             )
+        elif node.op_type in RANDOM:
+            raise self.error(f"{name} draws random numbers, so that no score would be the same twice")
         for attribute in node.attribute:
             what = f"attribute {attribute.name!r} of {name}"
             tensors = [attribute.t] if attribute.HasField("t") else []

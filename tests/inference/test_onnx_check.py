@@ -105,6 +105,8 @@ def test_operators_of_others_are_refused_and_those_of_onnxruntime_taken() -> Non
     inner = helper.make_graph([own], "body", [], [helper.make_tensor_value_info("z", F, None)])
     branch = helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner)
     refused(model(branch), "'com.example'")
+    noise = helper.make_node("RandomNormal", [], ["noise"], "drawn", shape=[1])
+    refused(model(noise), r"node 'drawn' \(RandomNormal\) draws random numbers")
     for domain in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft"):
         assert check(model(helper.make_node("Gelu", ["x"], ["z"], domain=domain))).nodes == 2
 

@@ -7,7 +7,8 @@ file -> graph (source) -> its inputs bound to a schema (binding) -> run and read
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,19 +103,20 @@ def import_onnx(
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
     check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})
+    with _explained(split):
+        parts = split.parts()
+        return write_onnx_version(parts, out_dir, version, reference=reference, check=check, name=name, quiet=quiet)
+
+
+@contextmanager
+def _explained(split: Split) -> Iterator[None]:
+    """Say in an error what of the graph may be its cause."""
     try:
-        return write_onnx_version(
-            split.parts(), out_dir, version, reference=reference, check=check, name=name, quiet=quiet
-        )
+        yield
     except ExportError as exc:
-        raise _explained(exc, split) from exc.__cause__
-
-
-def _explained(error: ExportError, split: Split) -> ExportError:
-    """Return an error with what of the graph may be its cause."""
-    if any(each.op_type == "DynamicQuantizeLinear" for each in all_nodes(split.rest.graph)):
-        return ExportError(f"{error}. {_DYNAMIC}")
-    return error
+        if any(each.op_type == "DynamicQuantizeLinear" for each in all_nodes(split.rest.graph)):
+            raise ExportError(f"{exc}. {_DYNAMIC}") from exc
+        raise
 
 
 def _guessed(source: SourceGraph, console: Console | None) -> Guess:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
-from ringpull.inference.model.onnx_check import MAX_DEPTH, MAX_NODES
+from ringpull.inference.model.onnx_check import MAX_DEPTH, MAX_NODES, RANDOM
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 Array = NDArray[Any]
@@ -159,6 +159,11 @@ def _check_graph(where: str, model: ModelProto) -> None:
                 f"{where}: node {node.name or node.output[0]!r} is of the operator {node.op_type} of {node.domain!r},"
                 f" which onnxruntime does not have; it has those of {', '.join(DOMAINS[1:])}. Export the model with"
                 " operators of ONNX"
+            )
+        if node.op_type in RANDOM and node.domain != "ai.onnx.ml":
+            raise InvalidInput(
+                f"{where}: node {node.name or node.output[0]!r} ({node.op_type}) draws random numbers, so that no score"
+                " would be the same twice; export the model in evaluation mode"
             )
     try:
         onnx.checker.check_model(_for_checker(model))

@@ -79,6 +79,9 @@ def test_what_no_head_would_take_is_refused_before_it_is_run(tmp_path: Path, mon
         del branch.node[0].attribute[1:]
     deep.graph.node.extend(branch.node)
     _refused(deep, InvalidInput, "more than 16 deep")
+    noisy = _model()
+    noisy.graph.node.append(node("RandomNormalLike", ["y"], ["z"], scale=0.0))  # it would end the process
+    _refused(noisy, InvalidInput, "RandomNormalLike", "draws random numbers")
     monkeypatch.setattr(source, "MAX_NODES", 0)
     _refused(_model(), InvalidInput, "more than 0 nodes")
 
