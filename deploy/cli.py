@@ -51,7 +51,14 @@ COMMANDS: Final = {
 (`top-k`: `top_k`), but for those that have commands of their own (`COMMANDS_OF`)."""
 
 COMMANDS_OF: Final[dict[str, dict[str, str]]] = {
-    "import": {"onnx": "Models", "savedmodel": "Models", "table": "Tables"}
+    "import": {
+        "onnx": "Models",
+        "savedmodel": "Models",
+        "sklearn": "Models",
+        "lightgbm": "Models",
+        "xgboost": "Models",
+        "table": "Tables",
+    }
 }
 """Command -> its own commands, each with its group in the help: the function and the module of its name in
 `ringpull.deploy.commands.importing`."""

@@ -73,9 +73,12 @@ class Dlrm(nn.Module):
 
 
 # export_model binds arguments by parameter name: say the names that `**bags` stands for.
-_NAMES = ("self", "dense", *(f"{name}{part}" for name in CONTEXT + CANDIDATE for part in ("", "_offsets")))
+_NAMES = tuple(f"{name}{part}" for name in CONTEXT + CANDIDATE for part in ("", "_offsets"))
 Dlrm.forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in _NAMES]
+    [
+        *(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "dense")),
+        *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in _NAMES),
+    ]
 )
 
 

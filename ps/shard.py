@@ -48,7 +48,7 @@ from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.table import Table
-from ringpull.ps.store.top_k import scan_cost, scan_table
+from ringpull.ps.store.top_k import request_cost, scan_table
 from ringpull.ps.transfer.source import read_block
 from ringpull.ps.wire.messages import (
     DescribeReply,
@@ -334,9 +334,9 @@ class Shard:
         return reply
 
     def top_k_cost(self, request: TopKRequest) -> float:
-        """Return what a request costs (`scan_cost`); 0 where it would fail."""
+        """Return what a request costs (`request_cost`); 0 where it would fail."""
         served = self._served_table((request.model, request.version, request.table))
-        return 0.0 if served is None else scan_cost(served.table, request)
+        return 0.0 if served is None else request_cost(served.table, request)
 
     def range_pull(self, request: RangePullRequest) -> RangePullReply:
         """Return the next block of a slot range: stored rows, bit for bit, in the order of their positions.

@@ -52,24 +52,22 @@ class PositionLists:
     """(N,): the lists end to end."""
     queries: Int64Array
     """(N,): query of each, ascending."""
+    slots: NDArray[np.uint16]
+    """(N,): slot of each."""
 
     @classmethod
     def of(cls, lists: KeyLists | None, queries: int) -> PositionLists:
         """Hash lists of keys."""
         if lists is None:
-            return cls(np.empty(0, np.uint64), np.empty(0, np.int64))
-        return cls(
-            positions_of(np.ascontiguousarray(lists.keys)), np.repeat(np.arange(queries), np.diff(lists.offsets))
-        )
+            return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.uint16))
+        positions = positions_of(np.ascontiguousarray(lists.keys))
+        slots = (positions >> np.uint64(SLOT_SHIFT)).astype(np.uint16)
+        return cls(positions, np.repeat(np.arange(queries), np.diff(lists.offsets)), slots)
 
     def within(self, mask: SlotMask) -> PositionLists:
         """Return those in some slots."""
-        inside = mask[self.slots()] != 0
-        return PositionLists(self.positions[inside], self.queries[inside])
-
-    def slots(self) -> Int64Array:
-        """Return the slot of each position."""
-        return (self.positions >> np.uint64(SLOT_SHIFT)).astype(np.int64)
+        places = np.flatnonzero(mask[self.slots])
+        return PositionLists(self.positions[places], self.queries[places], self.slots[places])
 
     def lengths(self, queries: int) -> NDArray[np.uint32]:
         """Return the number of positions of each query."""
@@ -105,7 +103,7 @@ class Scan:
         if self.query.among is None:
             return np.ones(SLOTS, np.uint8)
         mask = np.zeros(SLOTS, np.uint8)
-        mask[self.among.slots()] = 1
+        mask[self.among.slots] = 1
         return mask
 
     @cached_property

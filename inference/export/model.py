@@ -31,6 +31,7 @@ from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, r
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
 from ringpull.inference.export.diagnosis.errors import named_errors
 from ringpull.inference.export.diagnosis.graph import check_graph
+from ringpull.inference.export.estimators import estimators_too
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.indices.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
@@ -61,10 +62,11 @@ from ringpull.ps.errors import ExportError, InvalidInput
 PROGRAM_FILE: Final = "dense.pt2"
 
 
+@estimators_too
 @one_at_a_time
 def export_model(
-    module: nn.Module,
-    schema: Schema,
+    module: Any,
+    schema: Schema | None,
     out_dir: str | Path,
     version: int,
     keys: Mapping[str, Keys] | None = None,
@@ -121,7 +123,7 @@ def export_model(
             the self-check fails. The message names module or table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
-    _check_schema(schema)
+    schema = _checked_schema(schema)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once, outputs=outputs)
     console = None if quiet else Console()
@@ -170,8 +172,8 @@ def _export(
     return report
 
 
-def _check_schema(schema: Schema) -> None:
-    """Check that a schema is one, and that none of its features is called like the offsets that others send of another.
+def _checked_schema(schema: object) -> Schema:
+    """Return a schema that is one, and none of whose features is called like the offsets that others send of another.
 
     Versions that were exported before this was looked at are served: requests that could be read in two ways are
     refused by their front-ends.
@@ -188,6 +190,7 @@ def _check_schema(schema: Schema) -> None:
                 f"feature {other.name}: is called like the offsets of {feature.name}, by which clients of TensorFlow"
                 " Serving's API and the Open Inference Protocol say where its rows begin; rename one"
             )
+    return schema
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,7 +34,7 @@ class RankedScores:
 
     def _ranks(self, each: RankedOutput) -> Ranks:
         keys, rows = self.plans[each.table].keys, np.arange(len(each.weight))
-        left_out = rows[((rows < each.begin) | (rows >= each.end)) & (rows >= keys.first)]
+        left_out = rows[~np.isin(rows, each.scored()) & (rows >= keys.first)]
         return Ranks(each.table, tuple(keys.prepared_ids(left_out).tolist()))
 
     def of_queries(self, outputs: Outputs, *, served: bool, rows: int | None = None) -> Outputs:
@@ -52,15 +52,15 @@ class RankedScores:
     def of_module(self, outputs: Outputs) -> Outputs:
         """Return the module's own outputs with the scores of those rows that have keys."""
         return outputs | {
-            each.name: outputs[each.name][:, self._numbers(each, None)[0] - each.begin :] for each in self.ranked
+            each.name: outputs[each.name][:, self._numbers(each, None) - each.begin] for each in self.ranked
         }
 
     def _numbers(self, each: RankedOutput, most: int | None) -> NDArray[np.int64]:
-        first = max(each.begin, self.plans[each.table].keys.first)
-        count = each.end - first
-        if most is None or count <= most:
-            return np.arange(first, each.end)
-        return np.linspace(first, each.end - 1, most).astype(np.int64)
+        numbers = each.scored()
+        numbers = numbers[numbers >= self.plans[each.table].keys.first]
+        if most is None or len(numbers) <= most:
+            return numbers
+        return numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
 
     def _rows(self, each: RankedOutput, numbers: NDArray[np.int64], served: bool) -> Float32Array:
         plan = self.plans[each.table]

@@ -41,7 +41,7 @@ class TableReport:
     """Features that are looked up in the table."""
     poolings: tuple[str, ...]
     default: str
-    """Vector of unknown ids: "zeros", "row 0", "mean" or "given"."""
+    """Vector of unknown ids: "zeros", "row 0", "mean" or "given"; "refused", or "there are none"."""
     computed: str | None = None
     """What its rows were computed of, once, at export; None of a weight of the model itself."""
 

@@ -14,6 +14,9 @@ whose sender is not counted on, is set aside (`ringpull.inference.head.receiving
 only its bytes count. A call that ends without having brought a request is taken back as if it had never been: it was no
 work that anybody waited for, and proves no rate.
 
+Top-k wait for each other and for no prediction, and no prediction for them (`Admission.scans`): shards look at rows for
+as long as a table is large, and a head waits meanwhile. They have a rate of their own, and the bytes in common.
+
 An idle head refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will
 have been answered.
 """
@@ -23,6 +26,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Final
 
@@ -108,6 +113,17 @@ class Ticket:
         self.done(served=kind is None)
 
 
+@dataclass(slots=True)
+class _Shared:
+    """Account of what all requests of a head have in common, whatever they wait for."""
+
+    nbytes: int = 0
+    """Bytes of requests in flight, but those that are set aside."""
+    aside: int = 0
+    """Bytes of those."""
+    refused: int = 0
+
+
 class Admission:
     """Lets requests in, or refuses them. Owned by the event loop."""
 
@@ -118,6 +134,7 @@ class Admission:
         standing_queue_s: float,
         max_in_flight_bytes: int,
         clock: Callable[[], float] = time.monotonic,
+        shared: _Shared | None = None,
     ) -> None:
         """Begin idle, and knowing nothing: until a rate is learnt, only bytes are limited.
 
@@ -126,15 +143,14 @@ class Admission:
             standing_queue_s: The longest queue that stands.
             max_in_flight_bytes: Bytes of all requests in flight; a larger one is taken alone.
             clock: Seconds; deadlines are on this clock.
+            shared: Account that it shares with another one; None: its own.
         """
         self._max_queue_s = max_queue_s
         self._standing_queue_s = standing_queue_s
         self._max_in_flight_bytes = max_in_flight_bytes
         self._clock = clock
         self._rate = ServiceRate(clock)
-        self._bytes = 0
-        """Bytes of requests in flight, but those that are set aside."""
-        self._aside_bytes = 0
+        self._shared = _Shared() if shared is None else shared
         self._mean_bytes = 0.0
         """Moving average of the lengths of requests."""
         self._unqueued_s = -math.inf
@@ -142,17 +158,31 @@ class Admission:
         self._deviation_s = 0.0
         self._allowed_s = max_queue_s
         """Moving average of the time that requests could wait for others, by their deadlines."""
-        self.refused = 0
-        """Requests refused since start."""
 
     def __repr__(self) -> str:
         state = f"pressure {self.pressure():.2f}, {self.in_flight_bytes} bytes in flight, {self.refused} refused"
         return f"<Admission {state}>"
 
+    @cached_property
+    def scans(self) -> Admission:
+        """Admission of requests whose rows shards look at, within the same bytes."""
+        return Admission(
+            max_queue_s=self._max_queue_s,
+            standing_queue_s=self._standing_queue_s,
+            max_in_flight_bytes=self._max_in_flight_bytes,
+            clock=self._clock,
+            shared=self._shared,
+        )
+
+    @property
+    def refused(self) -> int:
+        """Requests refused since start, scans among them."""
+        return self._shared.refused
+
     @property
     def in_flight_bytes(self) -> int:
         """Bytes of the requests that were let in and have not left."""
-        return self._bytes + self._aside_bytes
+        return self._shared.nbytes + self._shared.aside
 
     def queue_s(self) -> float:
         """Return how long a request that comes now is predicted to wait for others."""
@@ -164,7 +194,7 @@ class Admission:
         Of bytes in flight likewise: the larger of the two.
         """
         allowed_s = min(self._longest_s(self._clock()), self._allowed_s)
-        return max(self.queue_s() / allowed_s, self._bytes / self._max_in_flight_bytes)
+        return max(self.queue_s() / allowed_s, self._shared.nbytes / self._max_in_flight_bytes)
 
     def expect(self, deadline_s: float) -> Ticket:
         """Let a request in whose length is not known yet; `Ticket.received` is to be told it.
@@ -185,7 +215,7 @@ class Admission:
         if not self._rate.idle:
             self._refuse_hopeless(predicted_s, deadline_s)
             self._refuse_large(nbytes, self._held_bytes())
-        self._bytes += nbytes
+        self._shared.nbytes += nbytes
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
     def _weigh(self, ticket: Ticket, nbytes: int) -> None:
@@ -197,7 +227,7 @@ class Admission:
         else:
             ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
             work = self._rate.reweigh(ticket.work, cost)
-        self._bytes += nbytes - ticket.nbytes
+        self._shared.nbytes += nbytes - ticket.nbytes
         ticket.work, ticket.nbytes = work, nbytes
         if not work.lone:
             self._refuse_late(ticket, work)
@@ -214,26 +244,26 @@ class Admission:
         if ticket.work is None or not ticket.work.lone:
             self._refuse_large(ticket.nbytes + nbytes, self._held_bytes() - ticket.nbytes)
         ticket.nbytes += nbytes
-        self._bytes += nbytes
+        self._shared.nbytes += nbytes
 
     def _set_aside(self, ticket: Ticket) -> None:
         if ticket.work is not None:
             self._rate.withdraw(ticket.work)
             ticket.work = None
-            self._bytes -= ticket.nbytes
-            self._aside_bytes += ticket.nbytes
+            self._shared.nbytes -= ticket.nbytes
+            self._shared.aside += ticket.nbytes
             self._longest_s(self._clock())
 
     def _take_back(self, ticket: Ticket, cost: float) -> Work:
         """Return the work of a request that was set aside, and has come."""
-        self._aside_bytes -= ticket.nbytes
-        self._bytes += ticket.nbytes
+        self._shared.aside -= ticket.nbytes
+        self._shared.nbytes += ticket.nbytes
         ticket.predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
         return self._rate.begin(cost)
 
     def _held_bytes(self) -> int:
         """Return the bytes for which there is no room any more."""
-        return self._bytes + min(self._aside_bytes, int(ASIDE_SHARE * self._max_in_flight_bytes))
+        return self._shared.nbytes + min(self._shared.aside, int(ASIDE_SHARE * self._max_in_flight_bytes))
 
     def _refuse_late(self, ticket: Ticket, work: Work) -> None:
         """Refuse a request that is here, and would be answered after its deadline."""
@@ -262,9 +292,9 @@ class Admission:
 
     def _leave(self, ticket: Ticket, served: bool, missed: bool, *, brought: bool) -> None:
         if ticket.work is None:
-            self._aside_bytes -= ticket.nbytes
+            self._shared.aside -= ticket.nbytes
             return
-        self._bytes -= ticket.nbytes
+        self._shared.nbytes -= ticket.nbytes
         if not brought:
             self._rate.withdraw(ticket.work)
             self._longest_s(self._clock())
@@ -289,7 +319,7 @@ class Admission:
         self._allowed_s += WEIGHT * (min(max(spare_s, MIN_HINT_S), self._max_queue_s) - self._allowed_s)
 
     def _refusal(self, why: str) -> LimitExceeded:
-        self.refused += 1
+        self._shared.refused += 1
         retry_after_s = max(self._rate.wait_s(), MIN_HINT_S)
         return LimitExceeded(
             f"overloaded: {why}; ask again in {math.ceil(retry_after_s * 1e3)} ms", retry_after_s=retry_after_s

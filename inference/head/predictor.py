@@ -277,7 +277,8 @@ class OpenCall:
             raise DeadlineExceeded("the deadline had passed before the request was taken in")
         if caller.quota is not None:
             self._permit = caller.quota.begin()
-        self._ticket = self._predictor.admission.expect(self.deadline_s)
+        admission = self._predictor.admission
+        self._ticket = (admission.scans if self.trace.verb == "top_k" else admission).expect(self.deadline_s)
         if length is not None:
             self.received(length)
 

@@ -38,12 +38,16 @@ class ImportedTable:
     """Features that are looked up in it."""
     default: Literal["zeros", "mean"] | Float32Array = "zeros"
     """Vector of unknown ids."""
+    unknown: str | None = None
+    """What becomes of unknown ids, for people, where that is not this vector: "refused"."""
     total_bytes: int | None = None
     """Bytes of all rows as they are written, for the progress bar; None: not known."""
 
     @property
     def default_described(self) -> str:
-        """The vector of unknown ids, for people."""
+        """What unknown ids get, for people."""
+        if self.unknown is not None:
+            return self.unknown
         return self.default if isinstance(self.default, str) else "given"
 
     @property

@@ -182,9 +182,10 @@ def _module_of(program: ExportedProgram) -> torch.nn.Module:
 def _let_go_of(tensors: Sequence[Tensor]) -> None:
     """Free the memory of tensors that are never used again.
 
-    It is called wherever a program is collected, in the midst of a trace for one, whose modes are not to see it.
+    It is called wherever a program is collected, in the midst of a trace for one, whose modes are not to see it: not
+    the change of the grad mode either, which a trace records, so modes are off first.
     """
-    with torch.no_grad(), _disable_current_modes():
+    with _disable_current_modes(), torch.no_grad():
         for tensor in tensors:
             tensor.set_(torch.UntypedStorage())  # type: ignore[no-untyped-call]
 

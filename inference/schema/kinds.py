@@ -10,6 +10,7 @@ the request did not say, and then goes through the transforms like any other val
 from __future__ import annotations
 
 import collections.abc
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -79,14 +80,18 @@ class Dense:
     width: int = 1
     transforms: tuple[Transform, ...] = ()
     missing: float | None = None
-    """Value that stands in for an absent column or NaN. None: both are errors."""
+    """Value that stands in for an absent column or NaN; NaN itself, for a model that takes it, as trees do. None: both
+    are errors."""
     flat: bool = False
     """Whether the argument NAME is (B,), not (B, 1); of a width of 1 only."""
 
     def __post_init__(self) -> None:
         check_name("feature", self.name)
         _check_size(self.name, "width", self.width)
-        _check_missing(self.name, "float32", self.missing, many=False)
+        if isinstance(self.missing, float) and math.isnan(self.missing):
+            object.__setattr__(self, "missing", math.nan)  # one object, so that equal features are equal
+        else:
+            _check_missing(self.name, "float32", self.missing, many=False)
         _check_flags(self, "flat")
         if self.flat and self.width != 1:
             raise InvalidInput(f"feature {self.name}: flat is for a width of 1; width is {self.width}")

@@ -3,24 +3,26 @@
     {"format": 1, "features": [{"kind": "sparse", "name": "zip", "dtype": "string",
      "transforms": [{"kind": "hash", "buckets": 1000}]}, ...], "stacks": {"numbers": ["age", "price"]}}
 
-A field at its default is left out. Reading trusts nothing: unknown kinds and fields are errors, and values go through
-the same checks as in code.
+A field at its default is left out; a missing rule of NaN is written "nan". Reading trusts nothing: unknown kinds and
+fields are errors, and values go through the same checks as in code.
 """
 
 from __future__ import annotations
 
 import collections.abc
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
 from ringpull.inference.schema.key_expressions import KeyExpression
-from ringpull.inference.schema.kinds import KINDS, Computed, Feature
+from ringpull.inference.schema.kinds import KINDS, Computed, Dense, Feature
 from ringpull.inference.schema.transforms import TRANSFORMS, Transform
 from ringpull.ps.errors import InvalidInput
 
 FORMAT: Final = 1
+_NAN: Final = "nan"
 
 
 def write_schema(
@@ -67,6 +69,8 @@ def _written(value: Feature | Transform) -> dict[str, Any]:
 def _plain(given: Any) -> Any:
     if isinstance(given, KeyExpression):
         return given.to_plain()
+    if isinstance(given, float) and math.isnan(given):
+        return _NAN
     return (
         [_written(each) if isinstance(each, Transform) else each for each in given] if type(given) is tuple else given
     )
@@ -86,6 +90,8 @@ def _read_feature(place: int, entry: object) -> Feature:
             raise InvalidInput(f"{where}: key: {exc}") from exc
     if given.get("missing") == []:
         given["missing"] = ()
+    if kind is Dense and given.get("missing") == _NAN:
+        given["missing"] = math.nan
     feature: Feature = kind(**given)
     return feature
 

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.deploy.cluster.kernels import warm_up
 from ringpull.loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave, rate
 from ringpull.loadtest.bench.tables import bench_keys, keys_of
@@ -53,6 +54,7 @@ DEADLINE_S: Final = 60.0
 def main() -> None:
     if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):  # read when numpy is imported
         os.execve(sys.executable, [sys.executable, "-m", "ringpull.loadtest.bench.topk"], {**os.environ, **ONE_THREAD})
+    warm_up()  # shards answer nothing while they compile
     report = Report(f"Top {K} of {ROWS:,} rows x {DIM}, exact, one thread, queries/s")
     queries = np.random.default_rng(0).normal(size=(MANY, DIM)).astype(np.float32)
     for row_type in (RowType.FLOAT32, RowType.INT8):

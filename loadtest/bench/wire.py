@@ -33,6 +33,7 @@ from ringpull.ps.wire.messages import (
 )
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 DIM = 64
 KEYS_PER_BAG = 3
@@ -89,6 +90,12 @@ class NoTables:
         raise NotImplementedError
 
     def statistics(self) -> ShardStatistics:
+        raise NotImplementedError
+
+    def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply:
+        raise NotImplementedError
+
+    def top_k_cost(self, request: TopKRequest) -> float:
         raise NotImplementedError
 
 

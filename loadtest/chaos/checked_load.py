@@ -11,7 +11,10 @@ from typing import Any, Final, Protocol
 
 from ringpull.inference.errors import DeadlineExceeded, LimitExceeded
 from ringpull.inference.prediction import Prediction
+from ringpull.inference.top_k_answer import TopK
+from ringpull.loadtest.chaos.checked_model import ids_of
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
+from ringpull.loadtest.chaos.rankings import RANKED_TABLE, K
 from ringpull.loadtest.chaos.record import LATE, Record
 from ringpull.loadtest.generator import Load, NotSent, Outcome
 
@@ -38,11 +41,18 @@ class Predict(Protocol):
     ) -> Awaitable[Prediction]: ...
 
 
+class Rank(Protocol):
+    """A client's call for the rows with the largest scores."""
+
+    def __call__(self, model: str, table: str, query: Any, k: int, /, *, exclude: Any) -> Awaitable[TopK]: ...
+
+
 class CheckedLoad:
     """Load from `start` to `stop`, open or closed.
 
     Args:
         models: Models that are asked in turns, each with the requests of the oracle.
+        top_k: Asks for the oracle's rankings; None: none is asked for.
     """
 
     def __init__(
@@ -51,10 +61,14 @@ class CheckedLoad:
         models: Sequence[str],
         oracle: Oracle,
         live: Live,
+        top_k: Rank | None = None,
     ) -> None:
         self._predict = predict
+        self._top_k = top_k
         self._calls = [request.features() for request in oracle.requests]
         self._questions = [Question(model, number) for number in range(len(oracle.requests)) for model in models]
+        if top_k is not None:
+            self._questions += [Question(model, number, ranks=True) for number in oracle.rankings for model in models]
         self._oracle = oracle
         self._live = live
         self.record = Record()
@@ -123,6 +137,8 @@ class CheckedLoad:
 
     async def _ask(self, number: int, late_s: float) -> tuple[Verdict, str]:
         question = self._questions[number % len(self._questions)]
+        if question.ranks:
+            return await self._rank(question)
         features, context = self._calls[question.number]
         live = self._live.now(question.model)
         if self._hurried and number % HURRIED_EVERY == 0:
@@ -133,6 +149,15 @@ class CheckedLoad:
             prediction = await self._predict(question.model, features, context)
         self.versions.add(prediction.version)
         return self._oracle.judge(question, prediction, live | self._live.now(question.model))
+
+    async def _rank(self, question: Question) -> tuple[Verdict, str]:
+        """Ask for a ranking; never in a hurry: how long a scan of a stopped shard is waited for is no pull's time."""
+        assert self._top_k is not None
+        live = self._live.now(question.model)
+        ranking = self._oracle.rankings[question.number]
+        answer = await self._top_k(question.model, RANKED_TABLE, ranking.query, K, exclude=ids_of(ranking.excluded))
+        self.versions.add(answer.version)
+        return self._oracle.judge_ranking(question, answer, live | self._live.now(question.model))
 
     def _ended(self, record: Record, outcome: Outcome) -> None:
         hurried = outcome.number in self._in_a_hurry

@@ -82,6 +82,11 @@ def ids_of(rows: IntArray) -> IntArray:
     return (rows.astype(np.uint64) * np.uint64(ID_FACTOR)).view(np.int64)
 
 
+def numbers_of(ids: IntArray) -> NDArray[np.uint64]:
+    """Return the row numbers of ids; of an id that is no row's, some number past them all."""
+    return ids.view(np.uint64) * np.uint64(pow(ID_FACTOR, -1, 2**64))
+
+
 def make_requests(
     count: int,
     *,

@@ -15,7 +15,9 @@ from types import MappingProxyType
 from typing import Final
 
 from ringpull.inference.prediction import Prediction
+from ringpull.inference.top_k_answer import TopK
 from ringpull.loadtest.chaos.checked_model import ROWS, CheckedRequest, Expected, Weights, expected
+from ringpull.loadtest.chaos.rankings import RANKED_EVERY, Best, Ranking
 
 SINGLE_COPY: Final = "single_copy"
 SINGLE_COPY_FEATURE: Final = "user"
@@ -39,6 +41,8 @@ class Question:
     model: str
     number: int
     """Index among the requests that the oracle was made for."""
+    ranks: bool = False
+    """Whether it asks for the best items (`ringpull.loadtest.chaos.rankings`), and not for scores."""
 
 
 class Live:
@@ -87,10 +91,18 @@ class Oracle:
         """Content of versions by (model, version), where it is not their own."""
         self._complete: dict[tuple[str, int], list[Expected]] = {}
         self._filled: dict[tuple[str, int], list[Expected]] = {}
+        self.rankings: Final[Mapping[int, Ranking]] = {
+            number: Ranking.of(number, requests[number]) for number in range(0, len(requests), RANKED_EVERY)
+        }
+        """Ranking by the number of the request that it goes with."""
+        self._best: dict[tuple[str, int], dict[int, Best]] = {}
         for model, count in versions.items():
             for content in (*range(1, count + 1), *others.get(model, ())):
                 weights = Weights.of(content, rows)
                 self._complete[model, content] = [expected(weights, request) for request in requests]
+                self._best[model, content] = {
+                    number: Best.of(ranking, weights) for number, ranking in self.rankings.items()
+                }
                 if model == SINGLE_COPY:
                     unknown = [replace(request, user=rows["user"]) for request in requests]
                     self._filled[model, content] = [expected(weights, request) for request in unknown]
@@ -98,6 +110,26 @@ class Oracle:
     def reexported(self, model: str, version: int, content: int) -> None:
         """Note that a version, which is not open, has other content from now on."""
         self.contents[model, version] = content
+
+    def judge_ranking(self, question: Question, answer: TopK, live: frozenset[int]) -> tuple[Verdict, str]:
+        """Return what came of a top-k, and in words what is wrong with the answer. All items have copies: none is lost.
+
+        Args:
+            live: Versions that were live at some time between request and answer.
+        """
+        version = answer.version
+        if answer.model != question.model or version not in live:
+            return Verdict.WRONG, f"{answer.model}/{version} ranked; live was {question.model}/{sorted(live)}"
+        content = self.contents.get((question.model, version), version)
+        best = self._best[question.model, content][question.number]
+        if not best.wrong(answer):
+            return Verdict.RIGHT, ""
+        lost = f", {answer.lost} slots lost" if answer.lost else ""
+        return (
+            Verdict.WRONG,
+            f"{question.model}/{version}: ranking {question.number} is {answer.items()}{lost};"
+            f" scores are {best.scores}",
+        )
 
     def judge(self, question: Question, prediction: Prediction, live: frozenset[int]) -> tuple[Verdict, str]:
         """Return what came of a request that was answered, and in words what is wrong with the answer.

@@ -146,7 +146,7 @@ async def check(
     """
     live, under_way = Live({MODEL: 1}), list[Span]()
     async with AsyncClient(target, retries=0) as client:
-        load = CheckedLoad(client.predict, (MODEL,), oracle, live)
+        load = CheckedLoad(client.predict, (MODEL,), oracle, live, client.top_k)
         scripted = Scripted(Operator(run_command, operations, live, VERSIONS), run_command, live, console)
         driver = Driver(scripted, load.record, load.now_s, console, settle_s=SETTLED_S + before_s)
         warm_up = await load.ask_all()

@@ -120,7 +120,7 @@ class Run:
         arrivals = endless_arrivals(options.rate, np.random.default_rng([options.seed, 0xC405]))
         async with AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client:
             with OperationsClient(self._ours.target) as operations:
-                load = CheckedLoad(client.predict, tuple(VERSIONS), oracle, live)
+                load = CheckedLoad(client.predict, tuple(VERSIONS), oracle, live, client.top_k)
                 self.record = load.record
                 health = Health(self._ours, client, operations, options.heads)
                 operator = Operator(self._run_command, operations, live, VERSIONS[MODEL])

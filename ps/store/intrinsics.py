@@ -37,6 +37,18 @@ u8, u32, u64 = (_loader(kind) for kind in (types.uint8, types.uint32, types.uint
 u64_unaligned = _loader(types.uint64, align=1)
 
 
+def _generate_put(_context: Any, _address: Any, _value: Any) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], INT64.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+put_int64: Any = intrinsic(_generate_put)
+"""`put_int64(address, value)` writes a number at a multiple of 8 bytes."""
+
+
 def _prefetcher(locality: int) -> Any:
     """Return an intrinsic `prefetch(address)`: start loading a cache line. Any integer is safe.
 

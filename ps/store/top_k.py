@@ -23,13 +23,11 @@ from ringpull.ps.store.kernels import address
 from ringpull.ps.store.pull import SlotNotAnswered, SlotNotOwned
 from ringpull.ps.store.reducers import ROW_TYPES
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
+from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest, scan_cost
 
 SLICE_PRODUCTS: Final = 4 << 20
 """Multiplications of one slice of a scan, which ends between two of them: some 2 ms."""
 
-_PRODUCTS_PER_BYTE: Final = 2
-"""Products of numbers that take as long as a byte of rows that is read."""
 _OVERREAD_BYTES: Final = 4 * OVERREAD
 
 Int64Array = NDArray[np.int64]
@@ -94,14 +92,13 @@ def check_slots(table: Table, mask: SlotMask | None, request: TopKRequest) -> No
         )
 
 
-def scan_cost(table: Table, request: TopKRequest) -> float:
-    """Return what a scan costs: bytes of rows, and a byte for every few products of numbers."""
+def request_cost(table: Table, request: TopKRequest) -> float:
+    """Return what a request costs, in the unit of `scan_cost`."""
     if request.among:
-        rows = float(request.lengths[request.count :].sum(dtype=np.int64))
-        return rows * (table.spec.row_bytes + table.spec.dim / _PRODUCTS_PER_BYTE)
+        return scan_cost(float(request.lengths[request.count :].sum(dtype=np.int64)), table.spec, 1)
     slots = int((request.ranges[1::2].astype(np.int64) - request.ranges[::2]).sum())
     rows = table.rows * slots / max(1, sum(end - begin for begin, end in table.base.held))
-    return rows * (table.spec.row_bytes + table.spec.dim * request.count / _PRODUCTS_PER_BYTE)
+    return scan_cost(rows, table.spec, request.count)
 
 
 def _joined(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:

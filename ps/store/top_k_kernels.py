@@ -22,7 +22,7 @@ from ringpull.ps.compiled import kernel
 from ringpull.ps.hash_kernels import unfmix64
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.dots import DOTS, GROUP, LANES, TILE_QUERIES, TILE_ROWS, reached, reached_one, tile
-from ringpull.ps.store.intrinsics import LINE_BYTES, lowest_bit, prefetch_near, u64
+from ringpull.ps.store.intrinsics import LINE_BYTES, lowest_bit, prefetch_near, put_int64, u64
 from ringpull.ps.store.reducers import ROW_TYPES
 
 TILED: Final = 6
@@ -107,7 +107,8 @@ class _Blocks(NamedTuple):
     """What is computed of a block of rows of one type, whose addresses are int64 (count,)."""
 
     dots: Any
-    """`dots(ats, count, dim, queries, scores)` writes `scores[query, i]`; up to a multiple of `GROUP`."""
+    """`dots(ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at)` writes `scores[query, i]`; up to a
+    multiple of `GROUP`."""
     norms: Any
     """`norms(ats, count, dim, norms)` writes lengths of rows; -1 where float32 does not do."""
     decode: Any
@@ -118,9 +119,7 @@ def _blocks(row_type: RowType) -> _Blocks:
     dots, squares, decode = DOTS[row_type]
 
     @numba.njit
-    def block_dots(ats, count, dim, queries, scores):  # type: ignore[no-untyped-def]
-        queries_at, query_bytes, count_queries = np.int64(queries.ctypes.data), 4 * queries.shape[1], len(queries)
-        ats_at, scores_at = np.int64(ats.ctypes.data), np.int64(scores.ctypes.data)
+    def block_dots(ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at):  # type: ignore[no-untyped-def]
         for i in range(0, count, GROUP):
             for query in range(count_queries):
                 out_at = scores_at + 4 * (BLOCK * query + i)
@@ -149,15 +148,15 @@ _int8_dots, _int8_norms, _int8_decode = _blocks(RowType.INT8)
 
 
 @numba.njit
-def _dots(row_type, ats, count, dim, queries, scores):  # type: ignore[no-untyped-def]
+def _dots(row_type, ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at):  # type: ignore[no-untyped-def]
     if row_type == _FLOAT32:
-        _float32_dots(ats, count, dim, queries, scores)
+        _float32_dots(ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at)
     elif row_type == _FLOAT16:
-        _float16_dots(ats, count, dim, queries, scores)
+        _float16_dots(ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at)
     elif row_type == _BFLOAT16:
-        _bfloat16_dots(ats, count, dim, queries, scores)
+        _bfloat16_dots(ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at)
     else:
-        _int8_dots(ats, count, dim, queries, scores)
+        _int8_dots(ats_at, count, dim, queries_at, query_bytes, count_queries, scores_at)
 
 
 @numba.njit
@@ -226,38 +225,45 @@ def _divide(row_type, ats, count, dim, queries, norms, decoded, scores, across):
 
 
 @numba.njit
-def _aim(ats, begin, count, rows, rows_at, row_bytes):  # type: ignore[no-untyped-def]
+def _aim(ats_at, count, listed_at, first_at, row_bytes):  # type: ignore[no-untyped-def]
     """Note where the rows of a block are, and start loading later ones, or these if they lie apart.
 
-    Addresses beyond the last row repeat it, up to a multiple of `GROUP`.
+    Those are told by numbers at `listed_at`, from `first_at` on; 0: they are adjacent. Addresses beyond the last row
+    repeat it, up to a multiple of `GROUP`.
     """
-    if len(rows):
-        for i in range(count):
-            ats[i] = rows_at + rows[begin + i] * row_bytes
+    at = first_at
+    for i in range(count):
+        if listed_at:
+            at = first_at + np.int64(u64(listed_at + 8 * i)) * row_bytes
             for line in range(0, row_bytes, LINE_BYTES):
-                prefetch_near(ats[i] + line)
-    else:
-        first_at = rows_at + begin * row_bytes
-        for i in range(count):
-            ats[i] = first_at + i * row_bytes
+                prefetch_near(at + line)
+        else:
+            at = first_at + i * row_bytes
+        put_int64(ats_at + 8 * i, at)
+    if not listed_at:
         for line in range(0, count * row_bytes, LINE_BYTES):
             prefetch_near(first_at + AHEAD_BYTES + line)
     for i in range(count, (count + GROUP - 1) // GROUP * GROUP):
-        ats[i] = ats[count - 1]
+        put_int64(ats_at + 8 * i, at)
 
 
 @numba.njit
-def _offer_block(heap, lists, scores, count, rows, begin, positions_at):  # type: ignore[no-untyped-def]
-    bounds, scores_at = heap[3], np.int64(scores.ctypes.data)
-    for query in range(len(scores)):
-        for first in range(0, count, LANES):
-            bits = reached_one(scores_at + 4 * (BLOCK * query + first), bounds[query])
-            while bits != 0:
-                i = first + lowest_bit(bits)
-                bits &= bits - 1
-                if i < count:
-                    row = rows[begin + i] if len(rows) else begin + i
-                    _offer(heap, lists, query, scores[query, i], u64(positions_at + 8 * row))
+def _reached_of(scores_at, count, bound):  # type: ignore[no-untyped-def]
+    """Return which of the scores of a block reach a bound, as bits."""
+    bits = 0
+    for first in range(0, count, LANES):
+        bits |= reached_one(scores_at + 4 * first, bound) << first
+    return bits & ((1 << count) - 1)
+
+
+@numba.njit
+def _offer_some(heap, lists, query, scores, bits, rows, begin, positions_at):  # type: ignore[no-untyped-def]
+    """Offer rows of a block to the heap of a query: those that are told by bits."""
+    while bits != 0:
+        i = lowest_bit(bits)
+        bits &= bits - 1
+        row = rows[begin + i] if len(rows) else begin + i
+        _offer(heap, lists, query, scores[query, i], u64(positions_at + 8 * row))
 
 
 @numba.njit
@@ -296,11 +302,17 @@ def scan(row_type, row_bytes, dim, rows_at, positions_at, count, rows, queries, 
     ats, norms = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.float32)
     shape = (BLOCK, len(tiles) * TILE_QUERIES) if across else (len(queries), BLOCK)
     scores, decoded = np.zeros(shape, np.float32), np.zeros((BLOCK, width), np.float32)
+    # Numbers for what is called for each block: to hand over an array takes longer than to score a row. All of these
+    # arrays are handed over as such somewhere in the loop, and so kept.
+    ats_at, scores_at = np.int64(ats.ctypes.data), np.int64(scores.ctypes.data)
+    queries_at = np.int64(queries.ctypes.data)
+    listed_at, step = (np.int64(rows.ctypes.data), 0) if len(rows) else (np.int64(0), row_bytes)
+    bounds = heap[3]
     for begin in range(0, count, BLOCK):
         block = min(BLOCK, count - begin)
-        _aim(ats, begin, block, rows, rows_at, row_bytes)
+        _aim(ats_at, block, listed_at + 8 * begin if listed_at else 0, rows_at + begin * step, row_bytes)
         if not across:
-            _dots(row_type, ats, block, dim, queries, scores)
+            _dots(row_type, ats_at, block, dim, queries_at, 4 * width, len(queries), scores_at)
         elif row_type == _FLOAT32 and dim == width and block == BLOCK:
             _tiles(ats[0], row_bytes, block, tiles, scores)
         else:
@@ -311,4 +323,7 @@ def scan(row_type, row_bytes, dim, rows_at, positions_at, count, rows, queries, 
         if across:
             _offer_tiles(heap, lists, scores, block, positions_at + 8 * begin)
         else:
-            _offer_block(heap, lists, scores, block, rows, begin, positions_at)
+            for query in range(len(queries)):
+                bits = _reached_of(scores_at + 4 * BLOCK * query, block, bounds[query])
+                if bits != 0:
+                    _offer_some(heap, lists, query, scores, bits, rows, begin, positions_at)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.spec import TableSpec
 
 MAX_K: Final = 10_000
 """Rows that a query may ask for."""
@@ -17,6 +18,17 @@ MAX_QUERIES: Final = 64
 """Queries of one call."""
 MAX_LISTED_KEYS: Final = 1_000_000
 """Keys that all queries of a call may exclude, and as many that they may be limited to."""
+
+_PRODUCTS_PER_BYTE: Final = 2
+"""Products of numbers that take as long as a byte of rows that is read."""
+
+
+def scan_cost(rows: float, spec: TableSpec, queries: int) -> float:
+    """Return what a scan of rows costs: their bytes, and a byte for every few products of numbers.
+
+    Rows are read once for all queries, which is why sixteen of them take as long as two or three.
+    """
+    return rows * (spec.row_bytes + spec.dim * queries / _PRODUCTS_PER_BYTE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,31 @@ def test_a_request_that_is_long_by_itself_needs_more_time(admission: Admission, 
     let_in(admission, NBYTES, clock.now_s + 0.3)
 
 
+def test_scans_wait_for_each_other_and_no_prediction_for_them(admission: Admission, clock: Clock) -> None:
+    """A table of minutes is no queue of predictions, however many of it there are."""
+    scans = admission.scans
+    for _ in range(30):  # alone, half a second each
+        with let_in(scans, NBYTES, FAR_S) as scan:
+            scan.take_work(1e9)
+            clock.now_s += 0.5
+    running = [let_in(scans, NBYTES, FAR_S) for _ in range(2)]
+    for scan in running:
+        scan.take_work(1e9)
+    pressure = admission.pressure()
+    with let_in(admission, NBYTES, clock.now_s + 0.05):
+        clock.now_s += 0.01
+    assert (admission.queue_s(), admission.refused) == (0.0, 0)
+    assert pressure < 0.1
+    with pytest.raises(LimitExceeded, match=r"the answer would take 5\d\d ms; the request has 300 ms left"):
+        let_in(scans, NBYTES, clock.now_s + 0.3)
+    assert admission.refused == scans.refused == 1
+    assert admission.in_flight_bytes == scans.in_flight_bytes == 2 * NBYTES
+    with pytest.raises(LimitExceeded, match="max_in_flight_bytes"):
+        fill(admission, 2)[1].take_room(1 << 30)
+    for scan in running:
+        scan.done()
+
+
 def test_a_queue_has_a_length_that_no_deadline_extends(admission: Admission) -> None:
     taken = fill(admission, 102)
     for refuse in (lambda: let_in(admission, NBYTES, FAR_S), lambda: admission.expect(FAR_S)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,8 +105,8 @@ def test_json_errors_name_the_place(text: str, message: str) -> None:
         (lambda: Sparse("a", transforms=[Vocabulary([1]), Hash(5)]), "Vocabulary must be the last"),
         (lambda: Sparse("a", transforms=[Vocabulary(["x"])]), "does not take int64"),
         (lambda: Dense("a", width=0), "width is 0"),
-        (lambda: Dense("a", transforms=[Bucketize([1])]), "declare it Sparse"),
-        (lambda: Dense("a", missing=float("nan")), "missing is nan"),
+        (lambda: Dense("a", missing=float("inf")), "missing is inf"),
+        (lambda: Sparse("a", dtype="float32", missing=float("nan"), transforms=[Bucketize([1])]), "missing is nan"),
         (lambda: Dense("a", missing=10**400), "missing is 1000.*; it must be a float32 value"),
         (lambda: Dense("a", width=2, transforms=[Normalize((1, 2, 3), 1)]), "width is 2"),
         (lambda: IdSequence("a", length=0), "length is 0"),
@@ -193,3 +194,17 @@ def test_for_serving_refuses_what_raw_ids_would_change(name: str, message: str) 
     schema = Schema([*FULL.features, Sparse("plain"), Cross("both", of=("plain", "zip"), buckets=9)])
     with pytest.raises(InvalidInput, match=message):
         schema.for_serving([name])
+
+
+def test_nan_stands_for_what_is_missing_where_a_feature_says_so() -> None:
+    """A request's NaN, and a column that it leaves out, reach the dense program as NaN, and are counted as filled."""
+    schema = Schema([Dense("a", missing=float("nan")), Dense("b", 2, missing=float("nan"))])
+    assert Schema.from_json(schema.to_json()) == schema
+    assert "NaN" not in schema.to_json()
+    prepared = schema.prepare({"b": np.array([[1, np.nan], [2, 3]], np.float32)}, 2)
+    np.testing.assert_array_equal(prepared.features["a"].dense, [[np.nan], [np.nan]])
+    np.testing.assert_array_equal(prepared.features["b"].dense, [[1, np.nan], [2, 3]])
+    assert [(each.feature, each.reason, each.values) for each in prepared.filled] == [
+        ("a", "absent", 2),
+        ("b", "missing", 1),
+    ]

@@ -14,10 +14,12 @@ import pytest
 
 from ringpull.inference.errors import DeadlineExceeded, Unavailable
 from ringpull.inference.prediction import Filled, Prediction
+from ringpull.inference.top_k_answer import TopK
 from ringpull.loadtest.chaos import goodput
 from ringpull.loadtest.chaos.checked_load import HURRY_S, CheckedLoad
-from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
+from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, ids_of, make_requests
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle, Question, Verdict
+from ringpull.loadtest.chaos.rankings import RANKED_EVERY, K
 from ringpull.loadtest.chaos.record import LATE
 from ringpull.loadtest.generator import endless_arrivals
 from tests.integration.local import local_cluster
@@ -64,6 +66,34 @@ def test_the_oracle_knows_every_score(oracle: Oracle) -> None:
     assert oracle.judge(single, unnamed, frozenset({1}))[0] is Verdict.WRONG
     neither = answer(SINGLE_COPY, 1, known, filled=("user",), off=1e-3)
     assert oracle.judge(single, neither, frozenset({1}))[0] is Verdict.WRONG
+
+
+def test_the_oracle_knows_every_ranking(oracle: Oracle) -> None:
+    question, both = Question(MODEL, RANKED_EVERY, ranks=True), frozenset({1, 2})
+    rows, ranking = Weights.of(2, ROWS).tables["item"], oracle.rankings[RANKED_EVERY]
+    scores = rows @ ranking.query
+    scores[ranking.excluded[ranking.excluded < len(rows)]] = -np.inf
+    order = np.argsort(-scores)
+
+    def ranked(numbers: np.ndarray, version: int = 2, off: float = 0.0, lost: int = 0) -> TopK:
+        given = (rows[numbers] @ ranking.query + np.float32(off))[None]
+        counts = np.array([len(numbers)])
+        keys = ids_of(numbers)[None]
+        return TopK(model=MODEL, version=version, table="item", keys=keys, scores=given, counts=counts, lost=lost)
+
+    assert oracle.judge_ranking(question, ranked(order[:K]), both) == (Verdict.RIGHT, "")
+    for text, given in {
+        "checked/1 ranked; live was checked/[2]": ranked(order[:K], version=1),
+        "9 slots lost": ranked(order[:K], lost=9),
+        "scores are": ranked(order[1 : K + 1]),
+        "checked/2: ranking": ranked(order[: K - 1]),
+        "checked/2": ranked(order[:K], off=1e-2),
+        "ranking 5": ranked(np.append(order[: K - 1], order[0])),
+        "is [[": ranked(np.append(order[: K - 1], ranking.excluded[0])),
+    }.items():
+        verdict, said = oracle.judge_ranking(question, given, frozenset({2}))
+        assert verdict is Verdict.WRONG
+        assert text in said
 
 
 def test_a_version_has_the_content_that_was_exported_last(oracle: Oracle) -> None:

@@ -47,9 +47,9 @@ def answer(version: int, scores: np.ndarray, filled: tuple[Filled, ...] = ()) ->
 async def asked(target: str, oracle: Oracle, live: int) -> CheckedLoad:
     """Ask everything once or more, four requests at a time."""
     async with AsyncClient(target, retries=0) as client:
-        load = CheckedLoad(client.predict, (MODEL,), oracle, Live({MODEL: live}))
+        load = CheckedLoad(client.predict, (MODEL,), oracle, Live({MODEL: live}), client.top_k)
         load.start_closed(4, 0.001)
-        while len(load.record.verdicts) < len(REQUESTS):
+        while len(load.record.verdicts) < len(REQUESTS) + len(oracle.rankings):
             await asyncio.sleep(0.01)
         await load.stop()
     return load

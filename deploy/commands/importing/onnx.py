@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
+from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_json, print_line
+from ringpull.deploy.view.console import print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
@@ -25,14 +27,6 @@ SchemaOption = Annotated[
         " Default: they are guessed, and printed.",
     ),
 ]
-CheckOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="ROWS.parquet",
-        help="Rows of features that are scored by both before anything is written; columns called like an output are"
-        " compared too.",
-    ),
-]
 ArgumentOption = Annotated[
     list[str] | None,
     typer.Option(metavar="INPUT=ARGUMENT", help="What an input of the graph is given; repeatable."),
@@ -41,33 +35,21 @@ OutputOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME[=SERVED]", help="An output to serve, and under which name; repeatable."),
 ]
-RowTypeOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
-]
-MaxDenseOption = Annotated[
-    int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
-]
 
 
 def onnx(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The graph: FILE.onnx, external data beside it.")],
-    out_dir: Annotated[
-        Path,
-        typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
-    ],
-    version: Annotated[
-        int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
-    ] = None,
+    out_dir: OutDir,
+    version: Version = None,
     schema: SchemaOption = None,
     guess: Annotated[
         bool, typer.Option("--guess", help="Print the guessed schema, to be corrected, and write nothing.")
     ] = False,
-    check: CheckOption = None,
+    check: Check = None,
     argument: ArgumentOption = None,
     output: OutputOption = None,
-    row_type: RowTypeOption = None,
-    max_dense_bytes: MaxDenseOption = None,
+    row_type: RowTypes = None,
+    max_dense_bytes: MaxDenseBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Import an ONNX graph: what it looks up by ids becomes tables, onnxruntime runs the rest.
@@ -96,18 +78,7 @@ def onnx(
         quiet=as_json,
         **_more(given, argument or [], output or [], row_type or []),
     )
-    if as_json:
-        print_json(
-            {
-                "model": report.manifest.model,
-                "version": number,
-                "folder": str(out_dir / str(number)),
-                "tables": [asdict(each) for each in report.tables],
-                "check": None if report.check is None else asdict(report.check),
-            }
-        )
-    else:
-        print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+    print_import(report, out_dir, as_json=as_json)
 
 
 def _print_guess(file: Path) -> None:

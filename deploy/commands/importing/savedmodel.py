@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
+from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
@@ -20,11 +20,6 @@ _MAX_TEXTS_BYTES: Final = 1 << 30
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The SavedModel: the folder of saved_model.pb.")]
-OutDir = Annotated[
-    Path,
-    typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
-]
-Version = Annotated[int | None, typer.Option(help="Number of the version. Default: one above the highest there.")]
 Signatures = Annotated[
     list[str] | None,
     typer.Option(
@@ -43,21 +38,6 @@ Texts = Annotated[
         metavar="INPUT=FILE",
         help="Texts that an input may have, one a line, where the model hashes them; repeatable.",
     ),
-]
-Check = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="ROWS.parquet",
-        help="Rows of inputs that are scored by both before anything is written; columns called like an output are"
-        " compared too.",
-    ),
-]
-RowTypes = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
-]
-MaxDenseBytes = Annotated[
-    int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
 ]
 Python = Annotated[
     Path | None,
@@ -115,18 +95,7 @@ def savedmodel(
         timeout_s=timeout_s,
         quiet=as_json,
     )
-    if as_json:
-        print_json(
-            {
-                "model": report.manifest.model,
-                "version": number,
-                "folder": str(out_dir / str(number)),
-                "tables": [asdict(each) for each in report.tables],
-                "check": None if report.check is None else asdict(report.check),
-            }
-        )
-    else:
-        print_line(f"imported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+    print_import(report, out_dir, as_json=as_json)
 
 
 def lengths_of(given: Sequence[str]) -> dict[str, int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
 
+from ringpull.deploy.commands.importing.options import OutDir, Version
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_json, print_line
@@ -34,10 +34,6 @@ Sources = Annotated[
         " of a store. TABLE is its name in the version; by default that of the file.",
     ),
 ]
-OutDir = Annotated[
-    Path, typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/.")
-]
-Version = Annotated[int | None, typer.Option(help="Number of the version. Default: one above the highest there.")]
 Name = Annotated[str | None, typer.Option(help="The model's name. Default: the name of OUT_DIR.")]
 Id = Annotated[
     list[str] | None,

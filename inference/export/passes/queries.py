@@ -11,22 +11,23 @@ more with the scores, is refused by operator and line.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.diagnosis.places import written_at
-from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, aten, positive, rank_of, values_of
-from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
+from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten, positive, rank_of, values_of
+from ringpull.inference.export.passes.editor import Editor, shape_of
+from ringpull.inference.export.passes.query_steps import NoQuery, Read, add_bias, step
 from ringpull.ps.errors import ExportError, InvalidInput
 
 MAX_LEFT_OUT: Final = 1_000
 """Rows that scores may leave out: each is a key that is excluded from every answer."""
-
-_TO_END: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,27 +43,13 @@ class RankedOutput:
     begin: int
     end: int
     """First row that is scored, and the first one beyond."""
+    masked: frozenset[int] = frozenset()
+    """Rows between these that are not scored all the same."""
 
-
-class _NoQuery(Exception):
-    """Reason why an output is no product of a query with a weight."""
-
-
-@dataclass
-class _Read:
-    """What was read of an output so far, from its end."""
-
-    begin: int = 0
-    width: int = 0
-    """Rows that are scored: from `begin`, in the numbers of what is read next."""
-    scale: float = 1.0
-    biases: list[tuple[Tensor, float, int]] = field(default_factory=list)
-    """Biases (n,) of n rows, each with the scale that comes after it, and where its rows begin."""
-
-    def move(self, begin: int) -> None:
-        """Count rows as something does that has others before them."""
-        self.begin += begin
-        self.biases = [(bias, scale, at + begin) for bias, scale, at in self.biases]
+    def scored(self) -> NDArray[np.int64]:
+        """Return the numbers of the rows that are scored, ascending."""
+        rows = np.arange(self.begin, self.end)
+        return rows[~np.isin(rows, list(self.masked))] if self.masked else rows
 
 
 def take_queries(captured: Captured, wanted: Collection[str]) -> tuple[Captured, tuple[RankedOutput, ...]]:
@@ -93,10 +80,10 @@ def take_queries(captured: Captured, wanted: Collection[str]) -> tuple[Captured,
             continue
         try:
             results[place], found = _take(editor, end, results[place], name, {each.table for each in ranked})
-        except _NoQuery as reason:
+        except NoQuery as reason:
             raise ExportError(
                 f"ranked: output {name} cannot be a query: {reason}. It must be scores of rows, query @ weight.T,"
-                " perhaps with a bias, a scale, and [:, 1:] or the like; leave what follows to the caller"
+                " perhaps with a bias, a scale, [:, 1:] or a mask of some rows; leave what follows to the caller"
             ) from None
         outputs[place] = replace(outputs[place], shape=(found.weight.shape[1],))
         ranked.append(found)
@@ -112,112 +99,126 @@ def _take(
 ) -> tuple[fx.Node, RankedOutput]:
     """Write the query of scores before the graph's end; names in `taken` are no more to be had for a table."""
     if rank_of(scores) != 2:
-        raise _NoQuery(f"a row of it has {rank_of(scores) - 1} dimensions, and not one, the rows that are scored")
-    read = _Read(width=int(shape_of(scores)[1]))
+        raise NoQuery(f"a row of it has {rank_of(scores) - 1} dimensions, and not one, the rows that are scored")
+    read = Read(width=int(shape_of(scores)[1]))
     node = scores
     while True:
         product = _product(editor, node, read)
         if product is not None:
             query, matrix, by_row = product
             break
-        node = _step(editor, node, read)
+        node = step(editor, node, read)
+    rows = editor.evaluate(matrix).detach()
+    rows = rows.reshape(rows.shape[-2:])
+    rows = rows if by_row else rows.T
+    for move in reversed(read.moves):
+        query = move(editor, end, query, rows.shape[1])
     if rank_of(query) != 2 or editor.constant(query):
-        raise _NoQuery(
+        raise NoQuery(
             f"what is multiplied with the weight is not one vector for each row of the batch{written_at(node)}"
         )
-    rows = editor.evaluate(matrix).detach()
-    rows = rows if by_row else rows.T
     table, source, weight = _table(editor, rows, matrix, read, taken)
-    left_out = len(weight) - read.width
+    left_out = len(weight) - read.width + len(read.masked)
     if left_out > MAX_LEFT_OUT:
-        raise _NoQuery(f"it leaves out {left_out:,} of {len(weight):,} rows; {MAX_LEFT_OUT:,} are the most")
+        raise NoQuery(f"it leaves out {left_out:,} of {len(weight):,} rows; {MAX_LEFT_OUT:,} are the most")
     if read.scale != 1.0:
         query = editor.call(end, aten.mul.Scalar, query, read.scale)
     if weight.shape[1] > rows.shape[1]:
         one = editor.call(end, aten.ones_like.default, editor.call(end, aten.slice.Tensor, query, 1, 0, 1))
         query = editor.call(end, aten.cat.default, [query, one], 1)
-    return query, RankedOutput(name, table, weight, source, read.begin, read.begin + read.width)
+    masked = frozenset(read.masked)
+    return query, RankedOutput(name, table, weight, source, read.begin, read.begin + read.width, masked)
 
 
-def _product(editor: Editor, node: fx.Node, read: _Read) -> tuple[Any, Any, bool] | None:
-    """Return query, matrix, and whether that is (N, D), of a product; None: the node is none."""
-    if node.target is aten.linear.default:
-        query, matrix, bias = values_of(node)
-        by_row = True
-    elif node.target in (aten.matmul.default, aten.mm.default):
+def _product(editor: Editor, node: fx.Node, read: Read) -> tuple[Any, Any, bool] | None:
+    """Return queries, matrix, and whether that is (N, D), of a product; None: the node is none.
+
+    Queries are shaped as the product is, with D numbers in place of N.
+    """
+    bias, by_row = None, False
+    if node.target in (aten.linear.default, aten.inner.default):
+        query, matrix, *biases = values_of(node)
+        bias, by_row = biases[0] if biases else None, True
+    elif node.target in (aten.matmul.default, aten.mm.default, aten.bmm.default):
         query, matrix = values_of(node)
-        by_row, bias = False, None
+        at = rank_of(node) - 2
+        if read.rows_dim == at >= 0:
+            query, matrix, by_row = matrix, query, True
+        elif read.rows_dim != at + 1:
+            return None
     elif node.target is aten.addmm.default and not node.kwargs:
         bias, query, matrix = node.args
-        by_row = False
+    elif node.target is aten.einsum.default:
+        return _einsum(editor, node, read)
     else:
         return None
-    if not editor.constant(matrix) or rank_of(matrix) != 2:
-        raise _NoQuery(f"what the query is multiplied with depends on the request{written_at(node)}")
-    if bias is not None:
-        _add_bias(editor, bias, read, node)
-    return query, matrix, by_row
-
-
-def _step(editor: Editor, node: fx.Node, read: _Read) -> fx.Node:
-    """Read one operator that comes after the product, and return what it takes."""
-    source: Any = node.args[0] if node.args else None
-    if node.target in CASTS and getattr(dtype_of(node), "is_floating_point", False):
-        return source  # type: ignore[no-any-return]
-    if node.target is aten.slice.Tensor:
-        return _sliced(node, read)
-    if node.target in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar) and not node.kwargs:
-        divides = node.target in (aten.div.Tensor, aten.div.Scalar)
-        first, second = node.args
-        if not divides and _number(editor, first) is not None:
-            first, second = second, first
-        factor = _number(editor, second)
-        if factor and isinstance(first, fx.Node):
-            read.scale *= 1 / factor if divides else factor
-            return first
-    if node.target is aten.add.Tensor and not node.kwargs:
-        first, second = node.args
-        if editor.constant(first):
-            first, second = second, first
-        if isinstance(first, fx.Node) and editor.constant(second):
-            _add_bias(editor, second, read, node)
-            return first
-    raise _NoQuery(f"its scores go through {node.target}{written_at(node)}")
-
-
-def _sliced(node: fx.Node, read: _Read) -> fx.Node:
-    source, dim, begin, end, step = values_of(node)
-    size = shape_of(source)[dim]
-    if positive(dim, 2) == 0:
-        if begin in (None, 0) and end is not None and end >= _TO_END:
-            return source  # type: ignore[no-any-return]
-        raise _NoQuery(f"it leaves out rows of the batch{written_at(node)}")
-    if step != 1 or not isinstance(begin, int | None):
-        raise _NoQuery(f"it takes every {step}th score{written_at(node)}")
-    first = min(max((begin or 0) + (size if (begin or 0) < 0 else 0), 0), size)
-    read.move(first)
-    return source  # type: ignore[no-any-return]
-
-
-def _number(editor: Editor, given: Any) -> float | None:
-    """Return a number, also one that is computed of weights, as a temperature; None: it is none."""
-    if isinstance(given, int | float):
-        return float(given)
-    if not isinstance(given, fx.Node) or not editor.constant(given):
+    matrix, turned = _unexpanded(editor, matrix)
+    if not _is_matrix(editor, matrix):
+        raise NoQuery(f"what the query is multiplied with depends on the request{written_at(node)}")
+    if rank_of(query) != rank_of(node):
         return None
-    value = editor.evaluate(given)
-    return float(value) if isinstance(value, Tensor) and value.numel() == 1 and value.isfinite().all() else None
+    if bias is not None:
+        add_bias(editor, bias, read, node)
+    return query, matrix, by_row != turned
 
 
-def _add_bias(editor: Editor, given: Any, read: _Read, node: fx.Node) -> None:
-    value = editor.evaluate(given) if isinstance(given, fx.Node) and editor.constant(given) else None
-    if not isinstance(value, Tensor) or value.dim() != 1 or len(value) != shape_of(node)[1]:
-        raise _NoQuery(f"what is added to its scores is no bias, one constant number a row{written_at(node)}")
-    read.biases.append((value.detach(), read.scale, 0))
+def _is_matrix(editor: Editor, node: fx.Node) -> bool:
+    return editor.constant(node) and all(int(size) == 1 for size in shape_of(node)[:-2]) and rank_of(node) >= 2
+
+
+def _unexpanded(editor: Editor, node: fx.Node) -> tuple[fx.Node, bool]:
+    """Return the matrix that a batch of equal ones is made of, and whether it is transposed in that."""
+    turned = False
+    while not editor.constant(node):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            break
+        rank = rank_of(source)
+        if node.target is aten.expand.default and shape_of(source)[-2:] == shape_of(node)[-2:]:
+            pass
+        elif node.target in (aten.transpose.int, aten.permute.default) and rank == 3 and _turns(node):
+            turned = not turned
+        else:
+            break
+        node = source
+    return node, turned
+
+
+def _turns(node: fx.Node) -> bool:
+    """Return whether an operator on rank 3 swaps the last two dimensions."""
+    arguments: Any = node.args[1:]
+    dims = arguments[0] if node.target is aten.permute.default else arguments
+    dims = [positive(dim, 3) for dim in dims]
+    return dims == [0, 2, 1] if node.target is aten.permute.default else sorted(dims) == [1, 2]
+
+
+def _einsum(editor: Editor, node: fx.Node, read: Read) -> tuple[Any, Any, bool] | None:
+    """Return the same of a sum over one letter, of a matrix and queries."""
+    equation, given, _ = values_of(node)
+    equation, operands = equation.replace(" ", ""), list(given)
+    inputs, arrow, out = equation.partition("->")
+    letters = inputs.split(",")
+    if not arrow or "." in equation or len(operands) != 2 or read.rows_dim >= len(out):
+        return None
+    if not _is_matrix(editor, operands[1]):
+        operands.reverse()
+        letters.reverse()
+    (query, matrix), (others, pair) = operands, letters
+    if not _is_matrix(editor, matrix) or len(pair) != 2:
+        raise NoQuery(f"what the query is multiplied with depends on the request{written_at(node)}")
+    row = out[read.rows_dim]
+    column = pair.replace(row, "")
+    wanted = out.replace(row, column)
+    if len(column) != 1 or column in out or sorted(wanted) != sorted(others) or len({*wanted}) != len(wanted):
+        return None
+    order = [others.index(letter) for letter in wanted]
+    if order != sorted(order):
+        query = editor.call(node, aten.permute.default, query, order)
+    return query, matrix, pair[0] == row
 
 
 def _table(
-    editor: Editor, rows: Tensor, matrix: fx.Node, read: _Read, taken: Collection[str]
+    editor: Editor, rows: Tensor, matrix: fx.Node, read: Read, taken: Collection[str]
 ) -> tuple[str, str, Tensor]:
     """Return the name of the table that is ranked, that of the weight it is made of, and the table's rows."""
     known, begin = _weight_of(editor, rows)
@@ -275,4 +276,4 @@ def _source(editor: Editor, matrix: fx.Node) -> str:
         if node in editor.weights:
             return editor.weights[node]
         pending += reversed(node.all_input_nodes)
-    raise _NoQuery("what the query is multiplied with is no weight")
+    raise NoQuery("what the query is multiplied with is no weight")

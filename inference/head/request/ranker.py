@@ -21,13 +21,13 @@ from ringpull.inference.model.manifest import Manifest, ProgramOutput, TableEntr
 from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType, Pooling
-from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS
+from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS, scan_cost
 from ringpull.router.lookup import Lookup
 from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
 
 BYTES_OF_COST: Final = 512
-"""Bytes of rows that shards look at in the time in which a head reads a byte of a prediction's message: some 8 GB/s
-against 4 KiB in 0.3 ms (`ringpull.inference.head.admission`)."""
+"""Cost of a scan (`scan_cost`) that shards are through with in the time in which a head reads a byte of a message: some
+7 GB/s against 4 KiB in 0.3 ms (`ringpull.inference.head.admission`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,8 @@ class RankPlan:
     """Rows that are looked at, each as often as there are queries for it."""
     room: int
     """Bytes of the reply, and of the lists as shards have them."""
-
-    @property
-    def cost(self) -> float:
-        """Work of the shards, in bytes of a prediction's message that take a head as long."""
-        return self.rows * self.table.row_bytes / BYTES_OF_COST
+    cost: float
+    """Work of the shards, in bytes of a request's message that take a head as long."""
 
 
 class Queries(NamedTuple):
@@ -103,6 +100,7 @@ class Ranker:
                     f"metric: output {output.name} is made for dot products, which are the model's scores"
                 )
         queries, rows = request.queries, entry.rows * request.queries
+        cost = scan_cost(entry.rows, spec, queries)
         left_out = _left_out(output, entry)
         listed = len(left_out) * queries
         if left_out and request.exclude is not None:
@@ -113,13 +111,14 @@ class Ranker:
                 listed += len(lists.keys) * (queries if lists.offsets is None else 1)
         if request.among is not None:
             rows = min(rows, len(request.among.keys) * (queries if request.among.offsets is None else 1))
+            cost = scan_cost(rows, spec, 1)
         reply = queries * request.k * (KEY_BYTES + FLOAT32_BYTES) + REPLY_BYTES
         if reply > max_reply_bytes:
             raise LimitExceeded(
                 f"k: {request.k} rows for each of {queries} queries have {reply} bytes; max_message_bytes is"
                 f" {max_reply_bytes}, of the reply, too; ask for fewer"
             )
-        return RankPlan(entry, query_table, output, rows, reply + KEY_BYTES * listed)
+        return RankPlan(entry, query_table, output, rows, reply + KEY_BYTES * listed, cost / BYTES_OF_COST)
 
     def _query_table(self, request: TopKRequest, ranked: TableEntry) -> TableEntry:
         assert request.like is not None

@@ -17,13 +17,14 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from ringpull.inference.importers.onnx.binding import FRONT
 from ringpull.inference.importers.onnx.cutting import CutGraph, Pooled, PooledSite, Use, number_of
-from ringpull.inference.importers.onnx.elements import Elements
-from ringpull.inference.importers.onnx.layout import ragged_form
+from ringpull.inference.importers.onnx.elements import NO_PLACE, Elements, Sent
+from ringpull.inference.importers.onnx.layout import Looked, ragged_form
 from ringpull.inference.importers.onnx.operators import MOVES
 from ringpull.inference.importers.onnx.probing import Probed
 from ringpull.inference.importers.onnx.reading import Reading
 from ringpull.inference.importers.onnx.rest import set_nodes
 from ringpull.inference.importers.onnx.sessions import GraphFailed, Session
+from ringpull.inference.importers.onnx.sites import Site, inner_tables
 from ringpull.inference.importers.onnx.source import SourceGraph, subgraphs
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
@@ -91,6 +92,11 @@ def add_bags(source: SourceGraph, cut: CutGraph, schema: Schema, probed: Probed)
             if not empty:
                 never_empty.add(use.features[0])
     _leave_unpooled(cut)
+    taken = {cut.uses[each.use].table for each in cut.pools}
+    for node, name in inner_tables(source, probed.readings[0]):
+        if name not in taken:
+            reason = "it is looked up inside a loop or a branch, by which no bags of ids were seen to be pooled"
+            cut.left.append((Site(node, name, node.input[1]), reason))
     return never_empty
 
 
@@ -105,24 +111,47 @@ def _leave_unpooled(cut: CutGraph) -> None:
 
 
 def _use(cut: CutGraph, bags: BagSource, readings: Sequence[Reading], elements: Elements, schema: Schema) -> Use | None:
-    forms = {ragged_form(elements, each.read[bags.ids][0]) if bags.ids in each.read else None for each in readings}
+    forms = {_form(elements, each, bags, schema) if bags.ids in each.read else None for each in readings}
     looked = forms.pop() if len(forms) == 1 else None
     if looked is None or len(looked.sent) != 1:
         return None
     name = looked.sent[0].feature
-    feature = schema[name]
     expression = elements.expression(looked.form, (name,))
-    if not isinstance(feature, Sparse) or not feature.many or expression is None:
+    if expression is None:
         return None
     rows = readings[0].values[bags.table].shape[0]
-    return Use(bags.table, (name,), expression.cast("int64"), rows, True, cut.within_of((name,), expression))
+    use = Use(bags.table, (name,), expression.cast("int64"), rows, True, cut.within_of((name,), expression))
+    return use.without_overflow()
+
+
+def _form(elements: Elements, reading: Reading, bags: BagSource, schema: Schema) -> Looked | None:
+    """Return the one form that a tensor makes of the ids of all rows, end to end; None: it is no such tensor."""
+    numbers = reading.read[bags.ids][0]
+    first = elements[int(numbers[0])] if numbers.ndim == 1 and numbers.size else None
+    feature = schema[first.sent[0].feature] if first is not None and first.sent else None
+    if isinstance(feature, Sparse) and feature.many:
+        return ragged_form(elements, numbers)
+    if first is None or not isinstance(feature, IdSequence | Sparse) or not subgraphs(bags.node):
+        return None
+    own = range(feature.length) if isinstance(feature, IdSequence) else (NO_PLACE,)
+    told = [(each.row, each.sent, each.form) for each in map(elements.__getitem__, numbers.tolist())]
+    places = [(row, (Sent(feature.name, place),), first.form) for row in range(reading.rows) for place in own]
+    return Looked(first.form, first.sent) if told == places else None
 
 
 def _pooled(
     source: SourceGraph, reading: Reading, schema: Schema, bags: BagSource, use: Use
-) -> Iterator[tuple[str, tuple[int, ...], Pooled, bool]]:
+) -> Iterator[tuple[str, tuple[int, ...], Pooled | None, bool]]:
     """Yield the first tensors that are pooled bags, their shape after the batch, how, and whether empty ones may be."""
     dim = reading.values[bags.table].shape[1]
+    feature = schema[use.features[0]]
+    if not getattr(feature, "many", False):
+        # All places of a sequence are a bag, padded ones too; the only id of a row is one by itself.
+        length = feature.length if isinstance(feature, IdSequence) else 0
+        found = _run(source, schema, bags, use, dim, (length or 1,) * len(_LENGTHS))
+        for name, (tail, rules) in list(found.items())[:1]:
+            yield name, tail, min(rules, key=lambda each: each[0].pooling)[0] if length else None, True
+        return
     for lengths in (_LENGTHS, tuple(max(1, each) for each in _LENGTHS)):
         rows = len(lengths)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +35,9 @@ DROPPED: Final = -(2**63)
 
 MAX_MAPPED_BYTES: Final = 4 << 30
 """Largest table of rows that a constant maps ids to."""
+
+_WITHOUT_OVERFLOW: Final = (62, 53, 47, 40, 32)
+"""Powers of 2 to which ids are held where products of larger ones overflow."""
 
 MIN_INTEGER_BYTES: Final = 64 * 1024
 """Bytes from which on a table of integers is cut out: smaller ones are a graph's own numbering."""
@@ -93,6 +96,21 @@ class Use:
         low, high = own.within
         ids = np.array([each for each in telling_ids(own.key, self.rows) if low <= each < high], np.int64)
         return not bool(own.holds(ids).all())
+
+    def without_overflow(self) -> Use:
+        """Return it for ids within bounds in which some bounds tell those that have a row; itself where none do.
+
+        Of `2 * x` id 2^63 - 1 is row -2, by overflow, which nobody means: such ids are refused as those that a cast to
+        int32 would make others are.
+        """
+        if not self.fails_without_bounds(""):
+            return self
+        low, high = self.within
+        for power in _WITHOUT_OVERFLOW:
+            narrower = replace(self, within=(max(low, -(2**power)), min(high, 2**power)))
+            if narrower.range("").limit() is not None:
+                return narrower
+        return self
 
     def row_of(self, value: int) -> int | None:
         """Return the row, from 0 on, of an id; None: there is none."""
@@ -317,7 +335,8 @@ def _use(cut: CutGraph, site: Site, table: Array, elements: Elements, form: int,
     if expression is None:
         raise NotRead("its index is too long an expression")
     within = cut.within_of(features, expression)
-    return Use(name, features, expression.cast("int64"), rows, site.beyond == "fails", within, mapped)
+    use = Use(name, features, expression.cast("int64"), rows, site.beyond == "fails", within, mapped)
+    return use.without_overflow() if use.beyond_fails and len(features) == 1 else use
 
 
 def _add_mapped(cut: CutGraph, site: Site, table: Array, name: str, mapped: Array) -> None:

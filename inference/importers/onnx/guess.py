@@ -104,8 +104,9 @@ def guess_schema(source: SourceGraph) -> Guess:
         probed = probe(model, bound, first)
         cut = cut_graph(model, first, probed.readings, probed.elements, bound.within())
     except (GraphFailed, RingpullError) as exc:
+        features, stacks = _features(source, described, names, {}, notes)
         notes.append(f"what it looks up was not seen: {exc}")
-        return Guess(first, arguments, tuple(notes))
+        return Guess(Schema(features, stacks), arguments, tuple(dict.fromkeys(notes)))
     features, stacks = _features(source, described, names, _looked_up(cut), notes := [])
     return Guess(Schema(features, stacks), arguments, tuple(notes))
 
@@ -178,15 +179,24 @@ def _guessed(
         ways = [looked_up.get(part) for part in parts]
         if all(way == ways[0] for way in ways):
             return [IdSequence(name, columns)], []
+    if looked_up is not None and not any(looked_up.get(part) for part in parts) and _pools_in_loops(source):
+        return [IdSequence(name, columns)], []
     return [Sparse(part) for part in parts], parts
+
+
+def _pools_in_loops(source: SourceGraph) -> bool:
+    """Return whether rows are gathered inside loops, as torch's EmbeddingBag does of all ids of a row."""
+    return any(
+        node.op_type == "Gather" for outer in source.graph.node for inner in subgraphs(outer) for node in inner.node
+    )
 
 
 def _of_floats(
     each: _Input, looked_up: dict[str, set[tuple[str, str]]] | None, notes: list[str]
 ) -> tuple[list[Feature], list[str]]:
     name, columns = each.name, each.columns
-    if each.rank == 1:
-        return [Dense(name)], []
+    if each.rank == 1 or columns == 1:
+        return [Sparse(name) if looked_up is None or looked_up.get(name) else Dense(name)], []
     if columns is None:
         notes.append(f"{name}: any number of columns is taken; 1 was guessed")
         return [Dense(name)], []

@@ -21,10 +21,11 @@ from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.check_rows import as_served, ids_of, make_rows
-from ringpull.inference.importers.onnx.guess import guess_schema
+from ringpull.inference.importers.onnx.guess import Guess, guess_schema
+from ringpull.inference.importers.onnx.one_row import open_reshapes
 from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
-from ringpull.inference.importers.onnx.source import read_source
+from ringpull.inference.importers.onnx.source import all_nodes, read_source
 from ringpull.inference.importers.onnx.split import Split
 from ringpull.inference.importers.version_writer import CheckRows, Reference, write_onnx_version
 from ringpull.inference.schema.columns import Column, as_column
@@ -34,6 +35,10 @@ from ringpull.ps.errors import ExportError, InvalidInput
 
 Array = NDArray[Any]
 MAX_DENSE_BYTES: Final = 64 << 20
+_DYNAMIC: Final = (
+    "The graph has DynamicQuantizeLinear, which takes one scale of all rows of a batch, so that a row's score depends"
+    " on the others; import the graph as it was before it was quantised, or quantise it statically"
+)
 
 
 def import_onnx(
@@ -50,6 +55,7 @@ def import_onnx(
     max_dense_bytes: int = MAX_DENSE_BYTES,
     reference: Reference | None = None,
     folder: Path | None = None,
+    within: Mapping[str, tuple[int, int]] | None = None,
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_scores: Mapping[str, Array] | None = None,
@@ -71,6 +77,7 @@ def import_onnx(
         max_dense_bytes: The largest table that may stay in the dense program.
         reference: The source's own scoring; default: onnxruntime on the graph as it was.
         folder: Folder of external data, where the graph is not given as a file.
+        within: Prepared ids [low, high) that the source takes, by feature; others are refused by the feature's name.
         check_rows: Made-up rows for the check; 0: none.
         check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
             them, and compared; others that are no feature are let be.
@@ -83,25 +90,41 @@ def import_onnx(
         ExportError: The graph cannot be split, or what was made of it gives other scores. Nothing is written then.
     """
     console = None if quiet else Console()
-    source = open_batch(plain_outputs(read_source(model, folder)))
+    source = open_batch(open_reshapes(plain_outputs(read_source(model, folder))))
     if schema is None:
-        guess = guess_schema(source)
+        guess = _guessed(source, console)
         schema, arguments = guess.schema, {**guess.arguments, **(arguments or {})}
-        if console is not None:
-            console.print("guessed this schema; save it, correct it, and give it as --schema:", style="bold")
-            console.print(guess.text, markup=False, highlight=False, soft_wrap=True)
-            for note in guess.notes:
-                console.print(note, markup=False, style="yellow")
     with stage(console, f"probing {len(source.graph.node):,} nodes"):
-        split = Split.of(source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes)
-    if console is not None:
-        for note in split.notes():
-            console.print(note, markup=False, style="yellow")
+        split = Split.of(
+            source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
+        )
     if reference is None:
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
     check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})
-    return write_onnx_version(split.parts(), out_dir, version, reference=reference, check=check, name=name, quiet=quiet)
+    try:
+        return write_onnx_version(
+            split.parts(), out_dir, version, reference=reference, check=check, name=name, quiet=quiet
+        )
+    except ExportError as exc:
+        raise _explained(exc, split) from exc.__cause__
+
+
+def _explained(error: ExportError, split: Split) -> ExportError:
+    """Return an error with what of the graph may be its cause."""
+    if any(each.op_type == "DynamicQuantizeLinear" for each in all_nodes(split.rest.graph)):
+        return ExportError(f"{error}. {_DYNAMIC}")
+    return error
+
+
+def _guessed(source: SourceGraph, console: Console | None) -> Guess:
+    guess = guess_schema(source)
+    if console is not None:
+        console.print("guessed this schema; save it, correct it, and give it as --schema:", style="bold")
+        console.print(guess.text, markup=False, highlight=False, soft_wrap=True)
+        for note in guess.notes:
+            console.print(note, markup=False, style="yellow")
+    return guess
 
 
 def _given(split: Split, columns: Mapping[str, Column]) -> tuple[Prepared | None, dict[str, Array]]:

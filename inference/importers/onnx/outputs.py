@@ -85,7 +85,7 @@ def program_outputs(outputs: Mapping[str, str], readings: Sequence[Reading]) -> 
         whole = [shape is not None and shape[:1] == (each.rows,) for shape, each in zip(shapes, readings, strict=True)]
         if not all(whole) or len({shape[1:] for shape in shapes if shape is not None}) != 1:
             told = ", ".join(f"{shape} of {each.rows} rows" for shape, each in zip(shapes, readings, strict=True))
-            raise ExportError(f"output {name}: is {told}; it must be (rows, ...), one entry for each row")
+            raise ExportError(f"output {name}: is {told}; it must be (rows, ...), one entry for each row; leave it out")
         kind = readings[0].values[tensor].dtype
         if not (np.issubdtype(kind, np.number) or kind == np.bool_):
             raise ExportError(f"output {name}: is of type {kind}; outputs are numbers. Leave it out: outputs=[...]")

@@ -13,7 +13,7 @@ from ringpull.inference.importers.onnx.binding import FRONT, Bound
 from ringpull.inference.importers.onnx.elements import Elements
 from ringpull.inference.importers.onnx.layout import READ_ROWS
 from ringpull.inference.importers.onnx.reading import Fed, Reading, read_graph
-from ringpull.inference.importers.onnx.sessions import GraphFailed
+from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.schema.arguments import Argument, sequence_mask
 from ringpull.inference.schema.kinds import Dense, IdSequence
@@ -60,6 +60,8 @@ def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
                 fed = maker.fed(bound, elements)
                 readings.append(read_graph(source, fed, rows, elements))
             return Probed(tuple(readings), elements)
+        except GraphNotLoaded:
+            raise
         except GraphFailed as exc:
             failure = exc
     assert failure is not None
@@ -74,6 +76,9 @@ def _tried_ids(source: SourceGraph) -> list[tuple[int, int]]:
         if array.dtype.kind in "iu" and array.size <= _SMALL_CONSTANT
         for each in array.reshape(-1)
     }
+    for node in source.graph.node:
+        if node.domain == "ai.onnx.ml":  # encoders, whose constants are attributes
+            constants.update(each for own in node.attribute for each in own.ints[:_SMALL_CONSTANT])
     near = sorted({sign * each + by for each in constants for by in (0, 1, -1) for sign in (1, -1)}, key=abs)
     fitting = [(each, each + 1) for each in near if abs(each) < 2**31]
     return [(0, _SEVERAL_IDS), (0, 1), (1, 2), *fitting[:_MAX_TRIES]]

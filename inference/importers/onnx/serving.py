@@ -58,8 +58,12 @@ class ServedTable:
         made: NDArray[np.float32] = np.ascontiguousarray(self.rows[begin:end], np.float32)
         return made
 
-    def imported(self, features: Sequence[str]) -> ImportedTable:
+    def imported(self, features: Sequence[str], beyond: str | None) -> ImportedTable:
         """Return it as it is written.
+
+        Args:
+            features: Features that are looked up in it.
+            beyond: What becomes of ids without a row, for people; None: they get the default vector.
 
         Raises:
             InvalidInput: There is no such row type.
@@ -80,6 +84,7 @@ class ServedTable:
             keyed_by=self.keys.described,
             features=tuple(features),
             default=self._default(),
+            unknown=self._unknown(beyond),
             total_bytes=(len(self.rows) - self.keys.first) * spec.row_bytes,
         )
 
@@ -94,6 +99,13 @@ class ServedTable:
             for begin in begins
         )
         return list(pieces) if len(begins) == 1 else pieces
+
+    def _unknown(self, beyond: str | None) -> str | None:
+        if self.options.default is not None:
+            return None
+        if self.keys.raw:
+            return None if self.keys.vocabulary is None else "row 0"
+        return beyond
 
     def _default(self) -> Literal["zeros", "mean"] | NDArray[np.float32]:
         default = self.options.default

@@ -22,6 +22,10 @@ class GraphFailed(ExportError):
     """Raised when onnxruntime cannot load or run a graph. The message has what it said, in a line."""
 
 
+class GraphNotLoaded(GraphFailed):
+    """Raised when onnxruntime cannot load a graph, whatever it would be given."""
+
+
 class Session:
     """A graph that can be run."""
 
@@ -35,7 +39,7 @@ class Session:
             optimised: Whether onnxruntime may change it first.
 
         Raises:
-            GraphFailed: It cannot be loaded.
+            GraphNotLoaded: It cannot be loaded.
         """
         self._what = what
         options = onnxruntime.SessionOptions()
@@ -47,13 +51,16 @@ class Session:
         apart = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
         apart = [each for each in apart if each.name in weights]
         self._kept = {}
+        folders: dict[str, None] = {}
         for each in apart:
             location = next(entry.value for entry in each.external_data if entry.key == "location")
             file = getattr(weights[each.name], "filename", None)
             if file is None:
                 self._kept[each.name] = onnxruntime.OrtValue.ortvalue_from_numpy(weights[each.name])
             else:  # onnxruntime maps it; what it is given in memory it copies
-                options.add_session_config_entry(_FOLDER, str(file).removesuffix(location))
+                folders[str(file).removesuffix(location)] = None
+        for folder in folders:  # one: a graph's external data lies in its folder
+            options.add_session_config_entry(_FOLDER, folder)
         if self._kept:
             options.add_external_initializers(list(self._kept), list(self._kept.values()))
         try:
@@ -61,7 +68,7 @@ class Session:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as exc:  # onnxruntime's have no root of their own
-            raise GraphFailed(f"{what}: onnxruntime cannot load it: {_said(exc)}") from exc
+            raise GraphNotLoaded(f"{what}: onnxruntime cannot load it: {_said(exc)}") from exc
         self.inputs = tuple(each.name for each in self._session.get_inputs())
         """Names of what it takes."""
 

@@ -9,7 +9,7 @@ gigabytes is never loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
+from ringpull.inference.model.onnx_check import MAX_DEPTH, MAX_NODES
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 Array = NDArray[Any]
@@ -81,6 +82,8 @@ def read_source(given: ModelProto | str | Path, folder: Path | None = None) -> S
     else:
         path = Path(given)
         where, model, folder = str(path), _parsed(path), folder or path.absolute().parent
+    _check_size(where, model)
+    _check_names(where, model)
     for tensor in _all_tensors(model.graph):
         _check_tensor(where, tensor)
     _check_graph(where, model)
@@ -111,6 +114,36 @@ def _parsed(path: Path) -> ModelProto:
     if not model.HasField("graph"):
         raise CorruptData(f"{path}: is no ONNX graph: it has no graph")
     return model
+
+
+def _check_size(where: str, model: ModelProto) -> None:
+    """Check that a graph is none that a head would refuse, before much is made of it."""
+    pending: list[tuple[Any, int]] = [(graph, 1) for graph in (model.graph, *model.functions)]
+    nodes = 0
+    while pending:
+        graph, depth = pending.pop()
+        nodes += len(graph.node)
+        if nodes > MAX_NODES:
+            raise InvalidInput(f"{where}: has more than {MAX_NODES:,} nodes, those of inner graphs included")
+        if depth > MAX_DEPTH:
+            raise InvalidInput(f"{where}: has graphs in graphs, more than {MAX_DEPTH} deep")
+        pending += [(inner, depth + 1) for node in graph.node for inner in subgraphs(node)]
+
+
+def _check_names(where: str, model: ModelProto) -> None:
+    """Check that names are text: what is no UTF-8 is read as bytes, in the place of strings."""
+    for node in all_nodes(model.graph):
+        texts = (node.name, node.op_type, node.domain, *node.input, *node.output)
+        _check_texts(where, f"node {node.name!r:.60}", (*texts, *(each.name for each in node.attribute)))
+    values = (*model.graph.input, *model.graph.output)
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    named = [each.name for each in values] + [each.name for each in _all_tensors(model.graph)]
+    _check_texts(where, "a tensor", (model.graph.name, *named, *(each.value for each in entries)))
+
+
+def _check_texts(where: str, what: str, texts: Iterable[Any]) -> None:
+    if any(not isinstance(each, str) for each in texts):
+        raise CorruptData(f"{where}: {what} has a name that is no UTF-8")
 
 
 def _check_graph(where: str, model: ModelProto) -> None:
@@ -269,6 +302,8 @@ def _mapped(where: str, tensor: TensorProto, folder: Path | None) -> Array:
     location = said.get("location", "")
     if folder is None:
         raise InvalidInput(f"{what} has external data, and the graph was given without its folder; give its file")
+    if "\0" in location:
+        raise CorruptData(f"{what} has its data in {location!r}, which names no file")
     path = (folder / location).resolve()
     if not location or not path.is_relative_to(folder.resolve()) or path == folder.resolve():
         raise CorruptData(f"{what} has its data in {location!r}, outside the folder {folder}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from ringpull.inference.importers.onnx.probing import Probed, probe
 from ringpull.inference.importers.onnx.proof import prove_keys
 from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
 from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
-from ringpull.inference.importers.onnx.sessions import GraphFailed
+from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.importers.version_writer import OnnxVersion
 from ringpull.inference.model.manifest import IdLimit, ProgramInput, ProgramOutput
@@ -66,6 +66,7 @@ class Split:
         keys: Mapping[str, Keys],
         options: Mapping[str, TableOptions],
         max_dense_bytes: int,
+        within: Mapping[str, tuple[int, int]],
     ) -> Split:
         """Split a graph."""
         chosen = chosen_outputs(source, outputs)
@@ -74,12 +75,15 @@ class Split:
         model = bound_model(source, bound, schema)
         try:
             probed = probe(model, bound, schema)
+        except GraphNotLoaded:
+            raise
         except GraphFailed as exc:
             raise ExportError(
                 f"{exc}. It was given small ids of every feature: does the schema fit the graph?"
             ) from exc
         described = program_outputs(chosen, probed.readings)
         cut = cut_graph(model, schema, probed.readings, probed.elements, bound.within())
+        _leave_unbounded(cut, {name for name, each in options.items() if each.default is not None})
         schema = _never_empty(schema, add_bags(model, cut, schema, probed))
         prove_keys(model, cut, schema)
         add_pools(model, cut, schema, tensors)
@@ -93,7 +97,9 @@ class Split:
         served = served_tables(cut, names, keys, options, reasons)
         taken = [_feature(schema, each.name) for each in rest.graph.input if not each.name.startswith(LOOKUP)]
         serving = plan_serving(cut, uses, schema, served, taken)
-        limits = tuple(IdRange((each,), 0, None, high, None, low) for each, (low, high) in bound.within().items())
+        limits = tuple(
+            IdRange((each,), 0, None, high, None, low) for each, (low, high) in {**bound.within(), **within}.items()
+        )
         return cls(
             source, schema, bound, chosen, described, cut, uses, rest, served, serving, kept, large, limits
         )  # fmt: skip
@@ -113,7 +119,10 @@ class Split:
         return OnnxVersion(
             schema=self.serving.schema,
             rest=whole(self.rest),
-            tables={each.name: each.imported(features[tensor]) for tensor, each in self.tables.items()},
+            tables={
+                each.name: each.imported(features[tensor], self._beyond(tensor, features[tensor]))
+                for tensor, each in self.tables.items()
+            },
             lookups=self.serving.lookups,
             inputs=tuple(inputs),
             outputs=self.program_outputs,
@@ -122,22 +131,38 @@ class Split:
             large=self.large,
         )
 
-    def notes(self) -> list[str]:
-        """Return what is served otherwise than by the graph, and cannot be said in a version: for people."""
-        found = []
-        for use in self.uses:
-            served = self.tables[use.table]
-            if use.beyond_fails and not served.keys.raw and use.fails_without_bounds(self.cut.feature_of(use)):
-                found.append(
-                    f"{self.cut.feature_of(use)}: the graph fails on ids for which {use.expression} is no row of"
-                    f" {served.name}, and no bounds tell which these are; served, they get the table's default vector"
-                )
-        return list(dict.fromkeys(found))
+    def _beyond(self, table: str, features: Sequence[str]) -> str | None:
+        """Return what becomes of ids that a table has no row for, for people; None: its default vector."""
+        if not all(use.beyond_fails for use in self.uses if use.table == table):
+            return None
+        limited = {each.feature for each in self.limits()}
+        return "refused" if limited.intersection(features) else "there are none"
 
     def limits(self) -> tuple[IdLimit, ...]:
         """Return the ids that the graph takes, of features that are not looked up by raw ids."""
         opened = [tensor for tensor, each in self.tables.items() if each.keys.raw or each.options.default is not None]
         return self.cut.all_limits(self.serving.schema, opened, self.type_limits)
+
+
+def _leave_unbounded(cut: CutGraph, opened: Collection[str]) -> None:
+    """Leave look-ups in the graph that fail on ids which no bounds tell: served, they could not be refused.
+
+    Args:
+        opened: Tables, by name, whose unknown ids get a default vector instead.
+    """
+    names = table_names(list(cut.tables))
+    for site in list(cut.sites):
+        uses = [cut.uses[number] for number in site.uses if number >= 0]
+        failing = [use for use in uses if use.beyond_fails and names[use.table] not in opened]
+        unbounded = next((use for use in failing if use.fails_without_bounds(cut.feature_of(use))), None)
+        if unbounded is not None:
+            cut.sites.remove(site)
+            reason = (
+                f"it fails where {unbounded.expression} of {cut.feature_of(unbounded)} (x) is none of its"
+                f" {unbounded.rows:,} rows, and no bounds tell which ids these are; with"
+                f" TableOptions(default='zeros') for {names[unbounded.table]} they get a default vector"
+            )
+            cut.left.append((site.site, reason))
 
 
 def _feature(schema: Schema, argument: str) -> str:

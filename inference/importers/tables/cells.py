@@ -26,6 +26,10 @@ _TEXT: Final = re.compile(rb"\s*[-+]?[0-9.][-+0-9.eE,;\s]*")
 _BETWEEN: Final = re.compile(r"[,;\s]+")
 _INTEGER: Final = re.compile(r"0|-?[1-9]\d{0,19}")
 
+_TINY: Final = 1e-12
+_HUGE: Final = 1e12
+"""Sizes between which vectors' numbers usually are."""
+
 Cell = bytes | str
 
 
@@ -42,12 +46,17 @@ class Vectors:
             shown: Where that lies.
 
         Raises:
-            InvalidInput: There is no such encoding, or the value is no vector.
+            InvalidInput: There is no such encoding, or the value is no vector, or it looks like another one's.
         """
         if encoding is not None and encoding not in ENCODINGS:
             raise InvalidInput(f"{where}: encoding is {encoding!r}; it must be one of {', '.join(ENCODINGS)}")
         self._where = where
         self.encoding = encoding or _looks_like(first)
+        if encoding is None and self.encoding == "float32" and isinstance(first, bytes) and _is_float64(first):
+            raise InvalidInput(
+                f"{where}: {shown} looks like numbers of float64, which read as float32 are others; say how it lies"
+                " with encoding, float64 or float32"
+            )
         self.dim = 0
         self.dim = len(self._read(first, shown))
         if not 0 < self.dim <= MAX_DIM:
@@ -143,6 +152,16 @@ def _looks_like(first: object) -> str:
         if _TEXT.fullmatch(first):
             return "text"
     return "float32"
+
+
+def _is_float64(value: bytes) -> bool:
+    """Return whether bytes are usual numbers as float64, and unusual ones, huge or tiny, as float32."""
+
+    def usual(kind: str) -> bool:
+        size = np.abs(np.frombuffer(value, _RAW[kind]))
+        return bool(((size == 0) | ((size > _TINY) & (size < _HUGE))).all())
+
+    return len(value) % _RAW["float64"].itemsize == 0 and usual("float64") and not usual("float32")
 
 
 def bytes_of(cells: Sequence[object], where: str, shown: Callable[[int], str]) -> BytesRows:

@@ -5,6 +5,7 @@ A guess is taken only where there is nothing else that it could be; else the err
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,9 @@ from ringpull.ps.errors import InvalidInput
 
 _KEY_NAMES: Final = ("id", "key")
 _VECTOR_NAMES: Final = ("features", "vector", "embedding", "emb", "emb_vector", "values")
+_INDEX: Final = re.compile(r"(__index_level_\d+__)?")
+"""Names that pandas gives to the numbers of rows it writes along, in Parquet and in CSV."""
+_NUMBERED: Final = re.compile(r"(.*?)\d+")
 
 
 class Kind(Enum):
@@ -105,12 +109,24 @@ def _expanded(given: Sequence[str], columns: Sequence[Column], where: str) -> tu
 
 
 def _guess_id(free: Sequence[Column], columns: Sequence[Column], where: str) -> str:
-    able = [column.name for column in free if column.kind in (Kind.INTEGER, Kind.TEXT)]
-    found = able
+    """Return the only column that can be the keys, or the only one that is called so.
+
+    Numbers of rows that pandas writes along are keys only where all other columns are the vector; beside them, the keys
+    are the column that is called so.
+    """
+    rest: Sequence[Column] = [column for column in free if not _INDEX.fullmatch(column.name)]
+    if len(rest) < len(free) and ([each.kind for each in rest] == [Kind.VECTOR] or (rest[1:] and _is_vector(rest))):
+        rest = free
+    found = [column.name for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT)]
+    if len(rest) < len(free):
+        found = []
+    named = [column for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT, Kind.OTHER)]
     if len(found) != 1:
-        found = [name for name in able if name.lower() in _KEY_NAMES]
+        found = [column.name for column in named if column.name.lower() in _KEY_NAMES]
     if len(found) != 1:
-        found = [name for name in able if name.lower().endswith(_KEY_NAMES)]
+        found = [column.name for column in named if column.name.lower().endswith(_KEY_NAMES)]
+    if len(found) != 1 and rest is free:
+        found = [column.name for column in free if _INDEX.fullmatch(column.name)]
     if len(found) != 1:
         raise InvalidInput(f"{where}: say which column holds the keys, with id; {_listed(columns)}")
     return found[0]
@@ -122,12 +138,26 @@ def _guess_rows(id_column: str, free: Sequence[Column], columns: Sequence[Column
         vectors = [name for name in vectors if name.lower() in _VECTOR_NAMES]
     if len(vectors) == 1:
         return Chosen(id=id_column, vector=tuple(vectors))
+    free = [column for column in free if not _INDEX.fullmatch(column.name)]
     if not vectors and free:
-        if all(column.kind in (Kind.NUMBER, Kind.INTEGER) for column in free):
+        if _is_vector(free):
             return Chosen(id=id_column, vector=tuple(column.name for column in free))
         if len(free) == 1 and free[0].kind in (Kind.TEXT, Kind.BYTES):
             return Chosen(id=id_column, value=free[0].name)
     raise InvalidInput(f"{where}: say which columns hold the rows, with vector or value; {_listed(columns)}")
+
+
+def _is_vector(columns: Sequence[Column]) -> bool:
+    """Return whether columns can only be the numbers of one vector: numbered alike, or with nothing else among them.
+
+    A count or a year beside v0 to v63 would be a number of the vector without anybody's notice.
+    """
+    if not all(column.kind in (Kind.NUMBER, Kind.INTEGER) for column in columns):
+        return False
+    stems = {found[1] if (found := _NUMBERED.fullmatch(column.name)) else None for column in columns}
+    if len(stems) == 1 and None not in stems:
+        return True
+    return len(columns) == 1 or (stems == {None} and all(column.kind is Kind.NUMBER for column in columns))
 
 
 def _listed(columns: Sequence[Column]) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,8 @@ _GZIP: Final = b"\x1f\x8b"
 _ROW: Final = re.compile(r"Row #(\d+)")
 _LEADING_ZEROS: Final = "^-?0[0-9]"
 _MAX_INT64: Final = (1 << 63) - 1
+_MAX_SPACED: Final = 10_000
+"""Most words with blanks in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +105,23 @@ class TextTable:
     def _of_file(self, file: SourceFile) -> Iterator[tuple[TablePiece, int]]:
         layout = self.layout
         self._check_first_line(file)
-        line = 1 + layout.skip_lines
-        place = f"{file.name}: line"
+        first = line = 1 + layout.skip_lines
+        spaced = _SpacedWords(file.path, self.dim)
+        place = f"{file.name}: {'row' if layout.line_ends else 'line'}"
         with _text(file) as (text, raw):
             with _text_errors(file):
-                batches = pa_csv.open_csv(text, *self._options())
+                batches = pa_csv.open_csv(text, *self._options(spaced))
             while True:
                 with _text_errors(file):
                     batch = next(batches, None)
                 if batch is None:
-                    return
+                    break
+                line += spaced.count_before(line - first)
                 if batch.num_rows:
                     yield self._piece(batch, place, line), raw.tell()
                 line += batch.num_rows
+        if spaced.lines:
+            yield spaced.piece(f"{file.name}: word with blanks, number"), file.size
 
     def _check_first_line(self, file: SourceFile) -> None:
         if file == self.files[0] or not self.layout.skip_lines:
@@ -124,7 +130,7 @@ class TextTable:
         if own != [self.layout.first_line]:
             raise InvalidInput(f"{file.path}: its first line is not that of {self.files[0].name}")
 
-    def _options(self) -> tuple[Any, Any, Any]:
+    def _options(self, spaced: _SpacedWords) -> tuple[Any, Any, Any]:
         """Return how Arrow is to read and parse the text, and to convert its columns."""
         layout, chosen = self.layout, self.chosen
         names = [column.name for column in layout.columns]
@@ -141,11 +147,22 @@ class TextTable:
                 column_names=[*names, ""] if layout.trailing else names,
                 use_threads=False,  # so that errors say the row; more threads read a stream no faster
             ),
-            pa_csv.ParseOptions(delimiter=layout.delimiter, quote_char='"' if layout.quoted else False),
+            pa_csv.ParseOptions(
+                delimiter=layout.delimiter,
+                quote_char='"' if layout.quoted else False,
+                newlines_in_values=layout.line_ends,
+                invalid_row_handler=spaced.take if self._has_words else None,
+            ),
             pa_csv.ConvertOptions(
                 column_types=types, include_columns=list(chosen.names), null_values=[], strings_can_be_null=False
             ),
         )
+
+    @property
+    def _has_words(self) -> bool:
+        """Whether lines are a word and its numbers with blanks between, so that more blanks are the word's."""
+        columns = [column.name for column in self.layout.columns]
+        return self.layout.delimiter == " " and self.key_type is KeyType.STRING and [*self.chosen.names] == columns
 
     def _piece(self, batch: pa.RecordBatch, place: str, line: int) -> TablePiece:
         chosen = self.chosen
@@ -181,8 +198,74 @@ def open_table(where: str, options: ReadOptions) -> TextTable:
     layout = find_layout(first_lines(files[0]), options, path)
     # Without names, keys are in the first column: so all write them who write no names.
     chosen = choose(layout.columns, options if layout.named or options.id else replace(options, id="0"), path)
+    _check_keys(layout, chosen, options, path)
     dim = 0 if chosen.value is not None else _dim(layout, chosen, path)
     return TextTable(where, files, layout, chosen, dim, _key_type(layout.values(chosen.id), options))
+
+
+class _SpacedWords:
+    """Lines of words with blanks in them, as GloVe's largest file has some dozens: kept until the others are read."""
+
+    def __init__(self, where: str, dim: int) -> None:
+        self.lines: list[str] = []
+        self._where = where
+        self._dim = dim
+        self._counted = 0
+        self._numbers: list[int] = []
+
+    def take(self, row: Any) -> Literal["skip", "error"]:
+        """Keep a line of more columns than all others, as Arrow's reader asks; it refuses others."""
+        if row.actual_columns <= row.expected_columns or len(self.lines) == _MAX_SPACED:
+            return "error"
+        self.lines.append(row.text)
+        self._numbers.append(row.number)
+        return "skip"
+
+    def count_before(self, row: int) -> int:
+        """Return how many lines were taken before a row, of those that were not counted yet."""
+        found = sum(number <= row + 1 for number in self._numbers[self._counted :])
+        self._counted += found
+        return found
+
+    def piece(self, place: str) -> TablePiece:
+        """Return all these lines.
+
+        Raises:
+            InvalidInput: One does not end with the numbers of a vector.
+        """
+        words, rows = [], []
+        for number, line in enumerate(self.lines, 1):
+            word, *texts = line.removesuffix(" ").rsplit(" ", self._dim)
+            numbers = [numbers_in(text) == [text] for text in (*word.split(" ")[-1:], *texts)]
+            if len(texts) != self._dim or numbers != [False, *[True] * self._dim]:
+                raise InvalidInput(
+                    f"{self._where}: {place} {number}: {line[:80]!r} is no word and {self._dim} numbers, between blanks"
+                )
+            words.append(word)
+            rows.append(texts)
+        with np.errstate(over="ignore"):
+            return TablePiece(np.array(words, object), np.array(rows, np.float64).astype(np.float32), place, 1)
+
+
+def _check_keys(layout: TextLayout, chosen: Chosen, options: ReadOptions, path: str) -> None:
+    """Refuse keys that nobody would ask for: 824.0, or the first of several columns of a text without names.
+
+    Raises:
+        InvalidInput: They are that.
+    """
+    column = next(each for each in layout.columns if each.name == chosen.id)
+    if options.id_type is None and column.kind in (Kind.NUMBER, Kind.VECTOR):
+        raise InvalidInput(
+            f"{path}: keys (column {chosen.id}) are numbers but no plain integers, such as"
+            f" {layout.values(chosen.id)[0][:80]!r}; write them as integers, or take them as texts, with id_type string"
+        )
+    said = options.id is not None or options.vector or options.value is not None
+    if not (said or layout.named or column.kind is Kind.INTEGER) and len(chosen.names) < len(layout.columns):
+        found = ", ".join(f"{each.name} ({each.type})" for each in layout.columns[:40])
+        raise InvalidInput(
+            f"{path}: say which columns hold keys and rows, with id and vector or value; it has no header, and its"
+            f" columns are {found}"
+        )
 
 
 def _dim(layout: TextLayout, chosen: Chosen, path: str) -> int:
@@ -206,7 +289,7 @@ def _dim(layout: TextLayout, chosen: Chosen, path: str) -> int:
 
 
 def first_lines(file: SourceFile) -> list[str]:
-    """Return some of the first lines of a file that are not empty, as many as lie within a block.
+    """Return some of the first lines of a file that are not empty: some dozens at least, or a block of them.
 
     Raises:
         InvalidInput: The first is longer than a block, or they are no UTF-8.
@@ -219,14 +302,15 @@ def first_lines(file: SourceFile) -> list[str]:
             whole = len(head) < size
             if head.count(b"\n") > SAMPLE_LINES or whole:
                 break
-    lines = re.split(rb"\r?\n", head)
+    lines = re.split(rb"\r?\n|\r", head)
     if not whole:
         lines = lines[:-1]
     if not lines:
         raise InvalidInput(f"{file.path}: its first line is longer than {BLOCK_BYTES:,} bytes")
     try:
         decoded = [
-            line.decode("utf-8-sig" if not place else "utf-8") for place, line in enumerate(lines[:SAMPLE_LINES])
+            line.decode("utf-8-sig" if not place else "utf-8", "strict" if place < SAMPLE_LINES else "replace")
+            for place, line in enumerate(lines)
         ]
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{file.path}: is no UTF-8 text: {exc.reason}") from exc
@@ -262,6 +346,8 @@ def parse_vectors(texts: pa.StringArray, dim: int, column: str, at: At) -> Float
     """
     inner = pc.utf8_trim(texts, characters=BRACKETS)
     rows = _evenly_separated(inner, dim)
+    if rows is None:  # numpy sets numbers below each other, with blanks, and in several lines
+        rows = _evenly_separated(pc.replace_substring_regex(inner, r"\s+", " "), dim)
     if rows is not None:
         return rows
     numbers: list[list[str]] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ringpull.inference.importers.tables.columns import Column, Kind
@@ -47,6 +47,8 @@ class TextLayout:
     """Whether every line ends with a delimiter, as the first word2vec wrote them."""
     counts: tuple[int, int] | None
     """Rows and dim, where the first line says them."""
+    line_ends: bool
+    """Whether fields in quotes may have line ends in them, as numpy writes long vectors."""
     sample: tuple[tuple[str, ...], ...]
     """Fields of the first rows."""
 
@@ -75,11 +77,15 @@ def find_layout(lines: Sequence[str], options: ReadOptions, where: str) -> TextL
     if not lines:
         raise InvalidInput(f"{where}: has no rows")
     counts = _counts(lines, options)
-    body = lines[1:] if counts else lines
-    delimiter = options.delimiter or (" " if counts and "\t" not in body[0] else _delimiter(body, where))
-    quoted = delimiter != " "
+    body = (lines[1:] if counts else lines)[:SAMPLE_LINES]
+    if counts:
+        split = _Split("\t" if "\t" in body[0] else " ", quoted=False)
+    else:
+        given = (options.delimiter,) if options.delimiter is not None else DELIMITERS
+        split = _found_split(body, given) or _found_folded(lines, given) or _likely(body, given, where)
+    delimiter, quoted = split.delimiter, split.quoted
     trailing = all(line.endswith(delimiter) for line in body) and delimiter == " "
-    rows = [_fields(line.removesuffix(delimiter) if trailing else line, delimiter, quoted) for line in body]
+    rows = split.rows(lines if split.line_ends else body)
     named = not counts and (_is_header(rows, options) if options.header is None else options.header)
     names = rows[0] if named else [str(place) for place in range(len(rows[0]))]
     sample = [row for row in rows[1 if named else 0 :] if len(row) == len(names)]
@@ -97,6 +103,7 @@ def find_layout(lines: Sequence[str], options: ReadOptions, where: str) -> TextL
         columns=tuple(columns),
         trailing=trailing,
         counts=counts,
+        line_ends=split.line_ends,
         sample=tuple(tuple(row) for row in sample),
     )
 
@@ -124,24 +131,71 @@ def _counts(lines: Sequence[str], options: ReadOptions) -> tuple[int, int] | Non
     return (rows, dim) if dim > 1 and len(lines[1].split()) == dim + 1 else None
 
 
-def _delimiter(lines: Sequence[str], where: str) -> str:
-    """Return the delimiter that makes keys and vectors of the lines; else the first that makes columns."""
-    body = lines[1:] or lines
-    split = {}
-    seen: dict[str, int] = {}
-    for delimiter in DELIMITERS:
-        rows = [_fields(line.removesuffix(" "), delimiter, delimiter != " ") for line in (lines[0], *body)]
-        seen[delimiter] = len(rows[0])
-        if len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
-            split[delimiter] = rows[1:]
-    for delimiter, rows in split.items():
-        if all(_is_row(row) for row in rows):
-            return delimiter
-    for delimiter in split:
-        return delimiter
-    if max(seen.values()) > 1:  # and some line has fewer: whoever reads it says which
-        return max(seen, key=lambda delimiter: seen[delimiter])
-    raise InvalidInput(f"{where}: no columns can be seen in its first lines; say what is between them, with delimiter")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    """How lines become fields."""
+
+    delimiter: str = field(kw_only=False)
+    quoted: bool
+    line_ends: bool = False
+
+    def rows(self, lines: Sequence[str]) -> list[list[str]]:
+        """Return the fields of each of the first rows that are whole."""
+        if not self.line_ends:
+            return [_fields(_unended(line, self.delimiter), self.delimiter, self.quoted) for line in lines]
+        rows = []
+        begun: list[str] = []
+        for line in lines:
+            begun.append(line)
+            if sum(part.count('"') for part in begun) % 2 == 0:
+                rows.append(_fields("\n".join(begun), self.delimiter, quoted=True))
+                begun = []
+            if len(rows) == SAMPLE_LINES:
+                break
+        return rows
+
+
+def _found_split(lines: Sequence[str], delimiters: Sequence[str]) -> _Split | None:
+    """Return the split that makes keys and vectors of the lines; else the first that makes as many columns of each.
+
+    Quotes count but where they are in the way: a word may be one.
+    """
+    splits = [_Split(each, quoted=each != " ") for each in delimiters]
+    splits += [_Split("\t", quoted=False)] if "\t" in delimiters else []
+    return _even(splits, lines)
+
+
+def _found_folded(lines: Sequence[str], delimiters: Sequence[str]) -> _Split | None:
+    """Return the same where line ends in quotes are none; None: no lines have that."""
+    if not any(line.count('"') % 2 for line in lines):
+        return None
+    return _even([_Split(each, quoted=True, line_ends=True) for each in delimiters if each != " "], lines)
+
+
+def _even(splits: Sequence[_Split], lines: Sequence[str]) -> _Split | None:
+    even = {}
+    for split in splits:
+        rows = split.rows(lines)
+        if rows and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
+            even[split] = rows[1:] or rows
+    fitting = (split for split, rows in even.items() if all(_is_row(row) for row in rows))
+    return next(fitting, next(iter(even), None))
+
+
+def _likely(lines: Sequence[str], delimiters: Sequence[str], where: str) -> _Split:
+    """Return the split of most columns, where some line has fewer: whoever reads it says which."""
+    counts = {each: len(_Split(each, quoted=each != " ").rows(lines[:1])[0]) for each in delimiters}
+    best = max(counts, key=lambda each: counts[each])
+    if counts[best] < 2:
+        raise InvalidInput(
+            f"{where}: no columns can be seen in its first lines; say what is between them, with delimiter"
+        )
+    return _Split(best, quoted=best != " ")
+
+
+def _unended(line: str, delimiter: str) -> str:
+    """Return a line without the blank at its end, which word2vec's first version wrote."""
+    return line.removesuffix(" ") if delimiter == " " else line
 
 
 def _is_row(fields: Sequence[str]) -> bool:
@@ -151,6 +205,8 @@ def _is_row(fields: Sequence[str]) -> bool:
 
 def _is_header(rows: Sequence[Sequence[str]], options: ReadOptions) -> bool:
     """Whether the first line names the columns: it holds no number, where the next one does."""
+    if len(rows) > 1 and not rows[0][0] and rows[1][0]:  # so pandas names the numbers of rows that it writes along
+        return True
     asked = {options.id, options.value, *options.vector} - {None}
     if asked & set(rows[0]):
         return True

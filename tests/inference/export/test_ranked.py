@@ -184,6 +184,80 @@ def test_rows_that_are_not_scored_are_in_no_answer(tmp_path: Path) -> None:
     check(report.path, TiedFromOne(), 1, "scores")
 
 
+class Ways(Base):
+    """The same scores, as libraries write them: by other products, for every place of a sequence, with masks."""
+
+    def forward(self, history: Tensor) -> dict[str, Tensor]:
+        query, places = self.query(history), torch.tanh(self.item(history))
+        weight, rows = self.item.weight, history.shape[0]
+        last = (history != 0).sum(1).clamp(min=1) - 1
+        plain = query @ weight.T
+        put, parts, listed = plain.clone(), plain.clone(), plain.clone()
+        put[:, 0] = -torch.inf
+        parts[:, :2] = -1e9
+        listed[:, [0, 3]] = -torch.inf
+        low = torch.zeros(ROWS)
+        low[0] = -torch.inf
+        padding = torch.arange(ROWS) == 0
+        return {
+            "squeezed": (query.unsqueeze(1) @ weight.T).squeeze(1),
+            "all squeezed": torch.matmul(query[:, None], weight[None].transpose(1, 2)).squeeze(),
+            "einsum": torch.einsum("bd,nd->bn", query, weight),
+            "einsum turned": torch.einsum("dn,bd->nb", weight.T, query).T[:, 1:],
+            "bmm": torch.bmm(query[:, None], weight.T[None].expand(rows, -1, -1)).squeeze(1),
+            "bmm turned": torch.bmm(query[:, None], weight.expand(rows, -1, -1).transpose(1, 2))[:, 0],
+            "weight first": weight.matmul(query.unsqueeze(-1)).squeeze(-1),
+            "turned": (weight @ query.T).T,
+            "last place": (places @ weight.T)[:, -1, :],
+            "last part": F.linear(places, weight)[:, -1:, 1:].squeeze(1),
+            "a place each": F.linear(places, weight)[torch.arange(rows), last],
+            "in one": (places.reshape(-1, DIM) @ weight.T).view(rows, 5, ROWS)[:, -1],
+            "put": put,
+            "put by slice": parts,
+            "put by list": listed,
+            "filled": plain.masked_fill(padding, float("-inf"))[:, :-1],
+            "chosen": torch.where(padding, torch.tensor(-1e9), plain) / 3,
+            "added": plain + low,
+            "inner": torch.inner(query, weight),
+            "less": plain - self.bias,
+        }
+
+
+LEFT_OUT = {
+    "einsum turned": [0],
+    "last part": [0],
+    "put": [0],
+    "put by slice": [0, 1],
+    "put by list": [0, 3],
+    "filled": [0, ROWS - 1],
+    "chosen": [0],
+    "added": [0],
+}
+
+
+def test_the_ways_in_which_libraries_write_it_are_all_one(tmp_path: Path) -> None:
+    names = list(Ways()(torch.zeros(2, 5, dtype=torch.int64)))
+    report = export(tmp_path, Ways(), ranked=names, max_dense_bytes=0)
+    assert not report.kept
+    exported, schema = Exported(report.path), Schema(FEATURES)
+    arguments = schema.arguments(schema.prepare(ROWS_OF, 3), ["history"])
+    with torch.no_grad():
+        own = Ways().eval()(torch.tensor(arguments["history"]))
+    found = exported.score(ROWS_OF, 3)
+    for output in exported.manifest.outputs:
+        assert output.ranks is not None
+        assert output.ranks.table == {"added": "item.ranked", "less": "item.ranked2"}.get(output.name, "item")
+        left_out = LEFT_OUT.get(output.name, [])
+        assert list(output.ranks.left_out) == left_out, output.name
+        first = 1 if own[output.name].shape[1] < ROWS and 0 in left_out and output.name != "filled" else 0
+        table = exported.tables[output.ranks.table]
+        for query, scores in zip(found[output.name], own[output.name].numpy(), strict=True):
+            best = best_rows(table, query, "dot", set(left_out), None)
+            order = [place for place in np.argsort(-scores, kind="stable") if place + first not in left_out]
+            assert [key for _, key in best] == [place + first for place in order], output.name
+            np.testing.assert_allclose([score for score, _ in best], scores[order], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("module", "left_out"), [(TiedFromAPart, [0, 1, ROWS - 1]), (PartWithBias, [ROWS - 1])])
 def test_a_part_of_a_weight_is_the_weights_table(tmp_path: Path, module: type[Base], left_out: list[int]) -> None:
     report = export(tmp_path, module(), max_dense_bytes=0)
@@ -222,14 +296,14 @@ def test_short_rows_are_held_against_scores_of_such_rows(tmp_path: Path, module:
 
 
 def test_scores_that_are_not_the_modules_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = queries._step
+    step = queries.step
 
     def forgetful(editor: Any, node: Any, read: Any) -> Any:
         found = step(editor, node, read)
         read.scale = 1.0
         return found
 
-    monkeypatch.setattr(queries, "_step", forgetful)
+    monkeypatch.setattr(queries, "step", forgetful)
     with pytest.raises(ExportError, match="self-check: output output: the exported model's differs"):
         export(tmp_path, Scaled())
     assert not (tmp_path / "model" / "1").exists()
@@ -255,6 +329,21 @@ class EverySecond(Base):
         return (self.query(history) @ self.item.weight.T)[:, ::2]
 
 
+class Seen(Base):
+    def forward(self, history: Tensor) -> Tensor:
+        return (self.query(history) @ self.item.weight.T).scatter(1, history, -torch.inf)
+
+
+class MaskedToTheTop(Base):
+    def forward(self, history: Tensor) -> Tensor:
+        return (self.query(history) @ self.item.weight.T).masked_fill(torch.arange(ROWS) == 0, -1e9) * -2.0
+
+
+class MaskedByZero(Base):
+    def forward(self, history: Tensor) -> Tensor:
+        return (self.query(history) @ self.item.weight.T).masked_fill(torch.arange(ROWS) == 0, 0.0)
+
+
 class Shifted(Base):
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         return self.query(history) @ self.item.weight.T + self.user(user).sum(1, keepdim=True)
@@ -268,6 +357,9 @@ class Shifted(Base):
         (OfTheRequest, "no bias|go through"),
         (EverySecond, "every 2th score"),
         (Shifted, "go through aten.add"),
+        (Seen, "which rows it masks depends on the request; give such rows as `exclude`"),
+        (MaskedToTheTop, "the rows that it masks come first, by the sign"),
+        (MaskedByZero, "go through aten.masked_fill"),
     ],
 )
 def test_what_is_no_query_is_refused_with_its_line(tmp_path: Path, module: type[Base], message: str) -> None:

@@ -67,6 +67,12 @@ def test_it_scores_like_its_source_and_says_so(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "ranker").iterdir()] == ["1"]
 
 
+def test_nothing_is_checked_where_no_rows_are_given(tmp_path: Path) -> None:
+    report = write_onnx_version(parts(), tmp_path / "ranker", 1, reference=scores, check=[], quiet=True)
+    assert (report.check, report.manifest.samples) == (None, None)
+    assert_scores(report.path)
+
+
 def test_weights_lie_beside_the_graph_where_they_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_rest, "INLINE_BYTES", 100)
     monkeypatch.setattr(onnx_rest, "LARGE_BYTES", 60)

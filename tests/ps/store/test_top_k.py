@@ -15,7 +15,7 @@ from ringpull.ps.spec import VECTOR_TYPES, RowType, TableSpec
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.table import Table
-from ringpull.ps.store.top_k import SLICE_PRODUCTS, scan_cost, scan_table
+from ringpull.ps.store.top_k import SLICE_PRODUCTS, request_cost, scan_table
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 from tests.ps.tables import MODEL, VERSION, write_table
@@ -211,9 +211,9 @@ def test_a_scan_goes_in_slices_and_ends_between_them(tmp_path: Path) -> None:
     with pytest.raises(DeadlineExceeded, match="time is up"):
         scan_table(table, None, request, until_second)
     assert len(slices) == 2
-    assert scan_cost(table, request) == rows * 1024 * (4 + 64 / 2)
+    assert request_cost(table, request) == rows * 1024 * (4 + 64 / 2)
     half = top_k_request(np.ones((64, 1024), np.float32), 1, ranges=[(0, SLOTS // 2)])
-    assert scan_cost(table, half) == scan_cost(table, request) / 2
+    assert request_cost(table, half) == request_cost(table, request) / 2
 
 
 def test_slots_that_are_not_owned_or_damaged_are_refused(tmp_path: Path) -> None:

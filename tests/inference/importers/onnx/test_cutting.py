@@ -13,6 +13,7 @@ from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import Pooling
+from tests.inference.export.versions import Exported
 from tests.inference.importers.onnx.graphs import (
     FLOAT,
     INT,
@@ -95,12 +96,26 @@ def test_ids_that_a_cast_would_make_others_are_refused(tmp_path: Path) -> None:
     assert not taken(version, {"x": np.array([2**32 + 3])}, 1)
 
 
-def test_ids_that_no_bounds_tell_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_products_have_the_bounds_that_they_have_without_overflow(tmp_path: Path) -> None:
+    """`2 * (2^63 - 1)` is row -2 to the graph, which nobody means; else the table would have to stay."""
+    nodes = [node("Mul", ["x", "two"], ["i"]), node("Gather", ["W", "i"], ["y"])]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W, "two": 2})
+    version = imported(tmp_path, model)
+    assert sorted(version.tables) == ["W"]
+    assert_edges(version, model, "x", (0, 3, N // 2 - 1, N // 2, N, -1, -N // 2, -N // 2 - 1, 2**31), ())
+    assert not taken(version, {"x": np.array([2**63 - 1])}, 1)
+
+
+def test_a_look_up_that_fails_on_ids_that_no_bounds_tell_stays(tmp_path: Path) -> None:
+    """No request could be refused for them, and the graph's own failure is better than a default vector."""
     nodes = [node("Mod", ["x", "size"], ["i"]), node("Gather", ["W", "i"], ["y"])]
     model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W, "size": N + 20})
-    report = import_onnx(model, Schema([Sparse("x")]), tmp_path / "m", 1)
-    assert not report.manifest.limits
-    assert "no bounds tell" in " ".join(capsys.readouterr().out.split())
+    report = import_onnx(model, None, tmp_path / "m", 1, quiet=True)
+    assert not report.tables
+    assert "no bounds tell which ids" in report.kept[0].reason
+    opened = import_onnx(model, None, tmp_path / "o", 1, quiet=True, tables={"W": TableOptions(default="zeros")})
+    assert [(each.name, each.default) for each in opened.tables] == [("W", "zeros")]
+    assert not Exported(opened.path).score({"x": np.array([N + 3])}, 1)["y"].any()
 
 
 def test_a_row_that_is_not_there_is_zeros_where_the_graph_says_so(tmp_path: Path) -> None:

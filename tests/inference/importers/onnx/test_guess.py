@@ -86,3 +86,12 @@ def test_parts_of_a_feature_are_no_features() -> None:
     guess = guess_schema(read_source(graph(nodes, inputs, [("y", FLOAT, ["b", 4])], {"W": W, "one": [1]})))
     assert guess.schema == Schema([Sparse("bag", many=True), IdSequence("seen", 50)])
     assert any("any length" in note for note in guess.notes)
+
+
+@pytest.mark.parametrize("shape", [["b"], ["b", 1]])
+def test_a_float_that_becomes_an_id_is_one(shape: list[str | int]) -> None:
+    nodes = [node("Cast", ["x"], ["i"], to=INT), node("Gather", ["W", "i"], ["e"]), node("Flatten", ["e"], ["f"])]
+    added = [node("Reshape", ["n", "column"], ["c"]), node("Add", ["f", "c"], ["y"])]
+    inputs = [("x", FLOAT, shape), ("n", FLOAT, shape)]
+    model = graph([*nodes, *added], inputs, [("y", FLOAT, ["b", 4])], {"W": W, "column": [-1, 1]})
+    assert guess_schema(read_source(model)).schema == Schema([Sparse("x"), Dense("n")])

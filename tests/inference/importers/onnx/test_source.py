@@ -12,9 +12,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from ringpull import Schema, Sparse
+from ringpull.inference.importers.onnx import source
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.inference.importers.onnx.source import read_source
-from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullError
 from tests.inference.export.versions import Exported
 from tests.inference.importers.onnx.graphs import FLOAT, INT, graph, node, rows
 
@@ -67,10 +68,24 @@ def test_a_tensor_that_claims_more_than_it_holds_is_refused() -> None:
     _refused(model, CorruptData, "tensor W")
 
 
+def test_what_no_head_would_take_is_refused_before_it_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(_model().SerializeToString().replace(b"\x01W", b"\x01\xff"))
+    _refused(file, CorruptData, "no UTF-8")
+    deep = _model()
+    branch = helper.make_graph([node("Identity", ["y"], ["z"])], "end", [], [])
+    for _ in range(17):
+        branch = helper.make_graph([node("If", ["x"], ["z"], then_branch=branch, else_branch=branch)], "if", [], [])
+        del branch.node[0].attribute[1:]
+    deep.graph.node.extend(branch.node)
+    _refused(deep, InvalidInput, "more than 16 deep")
+    monkeypatch.setattr(source, "MAX_NODES", 0)
+    _refused(_model(), InvalidInput, "more than 0 nodes")
+
+
 def test_external_data_is_mapped_and_stays_in_its_folder(tmp_path: Path) -> None:
     file = _external(tmp_path)
-    source = read_source(file)
-    assert isinstance(source.weights["W"], np.memmap)
+    assert isinstance(read_source(file).weights["W"], np.memmap)
     report = import_onnx(file, Schema([Sparse("x")]), tmp_path / "out", 1, quiet=True)
     np.testing.assert_array_equal(Exported(report.path).score({"x": np.array([4999])}, 1)["y"], W[4999:])
     model = onnx.load(str(file), load_external_data=False)
@@ -88,6 +103,7 @@ def test_external_data_is_mapped_and_stays_in_its_folder(tmp_path: Path) -> None
     (tmp_path / "link").symlink_to(tmp_path.parent / "secret")
     damaged("location", "link", "outside the folder")
     damaged("location", "missing.bin", "missing.bin", "missing beside")
+    damaged("location", "data.bin\0", "names no file")
     damaged("offset", "100", "data.bin", "160,000")
     damaged("length", str(2**40), "says 1099511627776")
     damaged("offset", "-4", "no number of bytes")
@@ -112,6 +128,19 @@ def test_what_cannot_be_imported_is_named() -> None:
         with pytest.raises(InvalidInput, match=said):
             import_onnx(model, None, "nowhere", 1, quiet=True)
     assert not Path("nowhere").exists()
+
+
+def test_one_scale_of_all_rows_is_named(tmp_path: Path) -> None:
+    """What onnxruntime's dynamic quantisation makes of a net scores a row by the others of its batch."""
+    nodes = [
+        node("Gather", ["W", "x"], ["e"]),
+        node("DynamicQuantizeLinear", ["e"], ["q", "scale", "zero"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 8])], {"W": W})
+    with pytest.raises(ExportError, match=r"other rows of its batch.*DynamicQuantizeLinear"):
+        import_onnx(model, None, tmp_path / "out", 1, quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def _without_rank(model: ModelProto) -> None:

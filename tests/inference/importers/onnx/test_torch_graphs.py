@@ -19,9 +19,11 @@ from tests.inference.importers.onnx.graphs import imported
 pytestmark = pytest.mark.medium
 
 
-def _graph(module: nn.Module, arguments: Sequence[Tensor], names: Sequence[str]) -> onnx.ModelProto:
+def _graph(
+    module: nn.Module, arguments: Sequence[Tensor], names: Sequence[str], *, one_row: bool = False
+) -> onnx.ModelProto:
     file = io.BytesIO()
-    axes = {name: {0: f"{name}_rows"} for name in (*names, "score")}
+    axes = {} if one_row else {name: {0: f"{name}_rows"} for name in (*names, "score")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -153,3 +155,57 @@ def test_embedding_bags_score_as_in_torch(tmp_path: Path) -> None:
             torch.tensor(weights),
         )
     np.testing.assert_allclose(version.score(columns, 3)["score"], expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+class _SequenceBags(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.means, self.most = nn.EmbeddingBag(50, 4), nn.EmbeddingBag(50, 4, mode="max")
+        self.single = nn.EmbeddingBag(60, 4, mode="sum")
+
+    def forward(self, seen: Tensor, bought: Tensor, item: Tensor) -> Tensor:
+        single = self.single(item, torch.arange(item.shape[0]))
+        return torch.cat([self.means(seen % 50), self.most(bought), single], 1)
+
+
+def test_bags_of_sequences_and_of_single_ids_are_tables(tmp_path: Path) -> None:
+    """Their loops have no offsets of a feature: all places of a row are a bag, padded ones too."""
+    module = _SequenceBags()
+    graph = _graph(module, [_ids(3, 4), _ids(3, 2), _ids(3)], ["seen", "bought", "item"])
+    columns = {name: np.random.default_rng(0).integers(0, 50, (5, n)) for name, n in (("seen", 4), ("bought", 2))}
+    columns["item"] = np.array([0, 59, 3, 3, 7])
+    with torch.no_grad():
+        expected = module(*(torch.tensor(each) for each in columns.values())).numpy()
+    schema = Schema([IdSequence("seen", 4), IdSequence("bought", 2), Sparse("item")])
+    for given in (schema, None):
+        version = imported(tmp_path / f"given_{given is not None}", graph, given)
+        assert version.schema == schema
+        assert sorted(version.tables) == ["means", "most", "single"]
+        np.testing.assert_allclose(version.score(columns, 5)["score"], expected, rtol=1e-5, atol=1e-6)
+
+
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.items, self.positions = nn.Embedding(50, 8), nn.Embedding(6, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Linear(48, 1)
+
+    def forward(self, history: Tensor) -> Tensor:
+        rows = self.items(history) + self.positions(torch.arange(6))
+        mask = torch.triu(torch.ones(6, 6, dtype=torch.bool), 1)
+        score: Tensor = self.out(self.attention(rows, rows, rows, attn_mask=mask, need_weights=False)[0].view(1, 48))
+        return score
+
+
+def test_shapes_of_one_row_are_opened_to_any(tmp_path: Path) -> None:
+    """Such a graph has the batch in its Reshapes as a 1, as a factor of heads, and of places."""
+    module = _Attention()
+    version = imported(
+        tmp_path, _graph(module, [_ids(1, 6)], ["history"], one_row=True), Schema([IdSequence("history", 6)])
+    )
+    assert sorted(version.tables) == ["items"]
+    ids = np.random.default_rng(0).integers(0, 50, (7, 6))
+    with torch.no_grad():
+        expected = np.concatenate([module(torch.tensor(ids[row : row + 1])).numpy() for row in range(7)])
+    np.testing.assert_allclose(version.score({"history": ids}, 7)["score"], expected, rtol=1e-5, atol=1e-6)

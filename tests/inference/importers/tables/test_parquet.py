@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -69,6 +70,7 @@ def test_float16_is_kept_as_its_own_row_type(tmp_path: Path) -> None:
         (pa.array([-(2**63), 0, 2**63 - 1], pa.int64()), KeyType.INT64),
         (pa.array(["a", "", "zürich"]), KeyType.STRING),
         (pa.array(["a", "", "zürich"], pa.large_string()), KeyType.STRING),
+        (pa.array(["a", "", "zürich, and more than a few"], pa.string_view()), KeyType.STRING),
         (pa.array(["a", "b", "c"]).dictionary_encode(), KeyType.STRING),
         (pa.array([5, 6, 7]).dictionary_encode(), KeyType.INT64),
     ],
@@ -120,6 +122,22 @@ def test_one_column_a_number_and_rows_of_bytes(tmp_path: Path) -> None:
     assert read(path, vector=("v*",)) == {1: [1, 3], 2: [2, 4]}
     assert read(path, vector=("v1", "v0")) == {1: [3, 1], 2: [4, 2]}
     assert read(path, value="recs") == {1: b'{"a": [1]}', 2: b""}
+
+
+def test_numbers_of_rows_that_pandas_writes_along_are_no_numbers_of_vectors(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"itemId": [7, 9], "v0": [1.0, 2.0], "v1": [3, 4]}, index=[1, 0])
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet") == {7: [1, 3], 9: [2, 4]}
+    frame[["v0", "v1"]].to_parquet(tmp_path / "index.parquet")
+    assert read(tmp_path / "index.parquet") == {1: [1, 3], 0: [2, 4]}
+    lists = pd.DataFrame({"item": [7.0, 9.0], "emb": [[1.0, 3.0], [2.0, 4.0]]}, index=[1, 0])
+    for kind in (float, int):
+        lists.astype({"item": kind}).to_parquet(tmp_path / "lists.parquet")
+        with pytest.raises(InvalidInput, match="say which column holds the keys"):
+            read(tmp_path / "lists.parquet")
+    frame.assign(year=1999).to_parquet(tmp_path / "year.parquet")
+    with pytest.raises(InvalidInput, match=r"say which columns hold the rows, .*year \(int64\)"):
+        read(tmp_path / "year.parquet")
 
 
 def test_part_files_of_a_folder_of_a_pattern_and_at_a_url(tmp_path: Path) -> None:

@@ -64,6 +64,12 @@ def test_vectors_in_one_column(file: Path, encoding: str | None, packed: list[An
     assert table_of(file, encoding=encoding) == EXPECTED
 
 
+def test_float64_is_not_taken_for_twice_as_many_numbers(file: Path) -> None:
+    packed = [(key, (row.astype(np.float64) + 0.1).tobytes()) for key, row in zip(IDS, ROWS, strict=True)]
+    write(file, "id INTEGER, vector", packed)
+    refused(InvalidInput, file, "looks like numbers of float64", "encoding")
+
+
 def test_a_number_a_column_in_the_order_asked_for(file: Path) -> None:
     write(file, "id, a, b, c", [(key, *map(float, row)) for key, row in zip(IDS, ROWS, strict=True)])
     assert table_of(file, vector=("c", "a")) == {key: [row[2], row[0]] for key, row in EXPECTED.items()}

@@ -1,0 +1,35 @@
+"""`ringpull import xgboost`: a booster that XGBoost saved as JSON or UBJSON becomes what onnxruntime runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ringpull.deploy.commands.importing.estimators import run_import
+from ringpull.deploy.commands.importing.options import Check, OutDir, Version
+from ringpull.deploy.commands.options import AsJson
+
+
+def xgboost(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.json|.ubj", help="The model, as `Booster.save_model` writes it.")
+    ],
+    out_dir: OutDir,
+    version: Version = None,
+    check: Check = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import a model of XGBoost: its trees become a graph that onnxruntime runs, with XGBoost's own predictions.
+
+    Features are called like its columns. Both are held against each other before anything is written, also on rows that
+    lie on the thresholds of its trees, and on rows with NaN.
+    """
+
+    def read() -> Any:
+        from ringpull.inference.importers.trees.files import read_estimator
+
+        return read_estimator(file, "xgboost")
+
+    run_import("xgboost", read, out_dir, version, check, as_json=as_json)

@@ -1,0 +1,191 @@
+"""Expressions of one row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ringpull.inference.importers.pmml.expressions import (
+    Apply,
+    Constant,
+    Discretize,
+    Expression,
+    FieldRef,
+    MapValues,
+    NormContinuous,
+    NormDiscrete,
+)
+
+_PLAIN: Final[dict[str, Callable[..., float]]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "pow": lambda a, b: a**b,
+    "modulo": lambda a, b: a - b * math.floor(a / b),
+    "threshold": lambda a, b: float(a > b),
+    "hypot": math.hypot,
+    "log10": math.log10,
+    "ln": math.log,
+    "ln1p": math.log1p,
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": lambda a: math.floor(a + 0.5),
+    "rint": round,
+    **{name: getattr(math, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")},
+    "lessThan": lambda a, b: float(a < b),
+    "lessOrEqual": lambda a, b: float(a <= b),
+    "greaterThan": lambda a, b: float(a > b),
+    "greaterOrEqual": lambda a, b: float(a >= b),
+    "not": lambda a: 1.0 - a,
+}
+_OF_THOSE_THERE: Final[dict[str, Callable[[Sequence[float]], float]]] = {
+    "min": min,
+    "max": max,
+    "sum": math.fsum,
+    "avg": lambda values: math.fsum(values) / len(values),
+    "product": math.prod,
+}
+
+_TEXTS: Final[dict[str, Callable[[str], str]]] = {
+    "uppercase": str.upper,
+    "lowercase": str.lower,
+    "trimBlanks": str.strip,
+}
+
+_Get = Callable[[str], Any]
+
+
+def evaluated(expression: Expression, get: _Get) -> Any:
+    """Return the value of an expression: a number, a text, or None."""
+    match expression:
+        case Constant(value):
+            return value
+        case FieldRef(field, if_missing):
+            value = get(field)
+            return _read(if_missing, value is None and if_missing is not None, value)
+        case NormContinuous():
+            return norm_continuous(expression, _number(get(expression.field)))
+        case NormDiscrete(field, text, if_missing):
+            value = get(field)
+            if value is None:
+                return None if if_missing is None else float(if_missing)
+            return float(_equal(value, text))
+        case Discretize():
+            number = _number(get(expression.field))
+            if number is None:
+                return _typed(expression.if_missing, expression.numeric)
+            for interval, text in expression.bins:
+                if interval.holds(number):
+                    return _typed(text, expression.numeric)
+            return _typed(expression.default, expression.numeric)
+        case MapValues():
+            given = [get(each) for each in expression.fields]
+            if None in given:
+                return _typed(expression.if_missing, expression.numeric)
+            for cells, text in expression.rows:
+                if all(_equal(value, cell) for value, cell in zip(given, cells, strict=True)):
+                    return _typed(text, expression.numeric)
+            return _typed(expression.default, expression.numeric)
+        case Apply():
+            return _apply(expression, get)
+
+
+def norm_continuous(norm: NormContinuous, number: float | None) -> float | None:
+    """Return a number on the lines between points."""
+    if number is None:
+        return None if norm.if_missing is None else float(norm.if_missing)
+    points = norm.points
+    if norm.outliers != "asIs" and not points[0][0] <= number <= points[-1][0]:
+        if norm.outliers == "asMissingValues":
+            return None
+        return points[0][1] if number < points[0][0] else points[-1][1]
+    place = 0
+    while place < len(points) - 2 and number >= points[place + 1][0]:
+        place += 1
+    (x0, y0), (x1, y1) = points[place], points[place + 1]
+    return y0 + (number - x0) / (x1 - x0) * (y1 - y0)
+
+
+def denormalised(norm: NormContinuous, number: float) -> float:
+    """Return the number that another one was made of by lines between points."""
+    points = sorted(norm.points, key=lambda point: point[1])
+    place = 0
+    while place < len(points) - 2 and number >= points[place + 1][1]:
+        place += 1
+    (x0, y0), (x1, y1) = points[place], points[place + 1]
+    return x0 + (number - y0) / (y1 - y0) * (x1 - x0)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        try:
+            return float({"true": "1", "false": "0"}.get(value, value))
+        except ValueError:
+            return None
+    return None if value is None else float(value)
+
+
+def _equal(value: Any, text: Any) -> bool:
+    if isinstance(value, str) and isinstance(text, str) and value == text:
+        return True
+    one, other = _number(value), _number(text)
+    return one is not None and one == other
+
+
+def _typed(text: str | None, numeric: bool) -> Any:
+    return text if text is None or not numeric else _number(text)
+
+
+def _read(text: str | None, instead: bool, value: Any) -> Any:
+    if not instead:
+        return value
+    number = _number(text)
+    return text if number is None else number
+
+
+def _apply(expression: Apply, get: _Get) -> Any:
+    function = expression.function
+    if function == "if":
+        asked = _number(evaluated(expression.arguments[0], get))
+        if asked is None:
+            return _read(expression.if_missing, expression.if_missing is not None, None)
+        if asked:
+            return evaluated(expression.arguments[1], get)
+        return evaluated(expression.arguments[2], get) if expression.arguments[2:] else None
+    given = [evaluated(each, get) for each in expression.arguments]
+    if function in ("isMissing", "isNotMissing"):
+        return float((given[0] is None) == (function == "isMissing"))
+    if function in ("and", "or"):
+        decisive = float(function == "or")
+        truths = [_number(each) for each in given]
+        return decisive if decisive in truths else None if None in truths else 1.0 - decisive
+    if function in _OF_THOSE_THERE:
+        there = [number for each in given if (number := _number(each)) is not None]
+        found = _OF_THOSE_THERE[function](there) if there else None
+        return _number(expression.default) if found is None else found
+    if None in given:
+        return _number(expression.if_missing)
+    if function in ("equal", "notEqual", "isIn", "isNotIn"):
+        held = any(_equal(given[0], each) for each in given[1:])
+        return float(held == (function in ("equal", "isIn")))
+    if function in ("uppercase", "lowercase", "trimBlanks"):
+        return _TEXTS[function](given[0])
+    try:
+        found = _PLAIN[function](*[_number(each) for each in given])
+        lost = isinstance(found, complex) or math.isnan(found)
+    except OverflowError:
+        return math.inf
+    except ZeroDivisionError:
+        top = _number(given[0]) or 0.0
+        return math.copysign(math.inf, top) if function == "/" and top else _number(expression.default)
+    except ValueError:
+        return -math.inf if given[0] == 0 else _number(expression.default)
+    except TypeError:
+        return None
+    return _number(expression.default) if lost else float(found)

@@ -1,0 +1,1 @@
+"""Models of PMML as nodes of an ONNX graph: float64 inside, NaN for what is missing."""

@@ -1,0 +1,326 @@
+"""Expressions as nodes of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Final, Protocol
+
+import numpy as np
+
+from ringpull.inference.importers.pmml.expressions import (
+    Apply,
+    Constant,
+    Discretize,
+    Expression,
+    FieldRef,
+    MapValues,
+    NormContinuous,
+    NormDiscrete,
+)
+from ringpull.inference.importers.pmml.fields import canonical
+from ringpull.inference.importers.pmml.nodes.functions import SKIPPING, applied
+from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Truth, Value, constant_number
+from ringpull.ps.errors import InvalidInput
+
+_MAX_CELLS: Final = 1 << 22
+"""Combinations of values that a table of several fields may have."""
+_TEXTS: Final[dict[str, Callable[[str], str]]] = {
+    "uppercase": str.upper,
+    "lowercase": str.lower,
+    "trimBlanks": str.strip,
+}
+
+
+class Fields(Protocol):
+    """Fields that an expression may name."""
+
+    graph: Graph
+
+    def value(self, name: str, line: int) -> Value: ...
+    def number(self, name: str, line: int) -> Number: ...
+
+
+def build_expression(fields: Fields, expression: Expression) -> Value:
+    """Return the value of an expression.
+
+    Raises:
+        InvalidInput: A field is not there, or is of another kind.
+    """
+    graph = fields.graph
+    match expression:
+        case Constant(value, text):
+            if isinstance(value, str):
+                return _text_constant(graph, text)
+            return graph.constant(np.nan if value is None else value)
+        case FieldRef(field, if_missing, line):
+            own = fields.value(field, line)
+            return own if if_missing is None else _filled(graph, own, if_missing, line)
+        case NormContinuous():
+            return _norm_continuous(graph, fields.number(expression.field, expression.line), expression)
+        case NormDiscrete():
+            given = fields.value(expression.field, expression.line)
+            made = graph.where(
+                graph.missing(given), graph.tensor([[np.nan]]), graph.cast(graph.equal(given, expression.value).true)
+            )
+            number = Number(made)
+            if expression.if_missing is None:
+                return number
+            return _filled(graph, number, expression.if_missing, expression.line)
+        case Discretize():
+            return _discretize(graph, fields.number(expression.field, expression.line), expression)
+        case MapValues():
+            return _map_values(graph, [fields.value(each, expression.line) for each in expression.fields], expression)
+        case Apply():
+            return _apply(fields, expression)
+
+
+def _text_constant(graph: Graph, text: str) -> Category:
+    return Category.of(graph.node("Expand", [graph.tensor([1], np.int64), graph.rows]), [text])
+
+
+def _filled(graph: Graph, value: Value, text: str, line: int) -> Value:
+    """Return a value with another in the place of what is missing."""
+    missing = graph.missing(value)
+    if isinstance(value, Number):
+        return Number(graph.where(missing, graph.tensor([[as_number(text, line)]]), value.name), value.constant)
+    widened = _widened(graph, value, [text])
+    lost = graph.node("Equal", [widened.name, graph.tensor([widened.missing], np.int64)])
+    code = widened.code(text)
+    return Category(
+        graph.where(lost, graph.tensor([code], np.int64), widened.name),
+        widened.values,
+        widened.data_type,
+        widened.codes,
+    )
+
+
+def as_number(text: str, line: int) -> float:
+    """Return a text as a number.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    found = constant_number(text)
+    if np.isnan(found):
+        raise InvalidInput(f"line {line}: {text[:80]!r} is no number")
+    return found
+
+
+def _widened(graph: Graph, category: Category, values: Sequence[str]) -> Category:
+    """Return a category that has these values, too."""
+    more = [canonical(category.data_type, each) for each in values]
+    every = tuple(dict.fromkeys([*category.values, *more]))
+    if every == category.values:
+        return category
+    made = Category.of("", every, category.data_type)
+    old, new = graph.tensor([category.missing], np.int64), graph.tensor([made.missing], np.int64)
+    name = graph.where(graph.node("Equal", [category.name, old]), new, category.name)
+    return Category(name, made.values, made.data_type, made.codes)
+
+
+def _norm_continuous(graph: Graph, number: Number, norm: NormContinuous) -> Number:
+    x = number.name
+    made = ""
+    points = norm.points
+    for place in range(len(points) - 2, -1, -1):
+        (x0, y0), (x1, y1) = points[place], points[place + 1]
+        slope = graph.tensor([[(y1 - y0) / (x1 - x0)]])
+        line = graph.node("Mul", [graph.node("Sub", [x, graph.tensor([[x0]])]), slope])
+        line = graph.node("Add", [line, graph.tensor([[y0]])])
+        made = line if not made else graph.where(graph.node("Less", [x, graph.tensor([[x1]])]), line, made)
+    if norm.outliers != "asIs":
+        ends = [np.nan, np.nan] if norm.outliers == "asMissingValues" else [points[0][1], points[-1][1]]
+        made = graph.where(graph.node("Less", [x, graph.tensor([[points[0][0]]])]), graph.tensor([[ends[0]]]), made)
+        made = graph.where(graph.node("Greater", [x, graph.tensor([[points[-1][0]]])]), graph.tensor([[ends[1]]]), made)
+    if norm.if_missing is not None:
+        lost = graph.node("IsNaN", [x])
+        made = graph.where(lost, graph.tensor([[as_number(norm.if_missing, norm.line)]]), made)
+    return Number(made)
+
+
+def _discretize(graph: Graph, number: Number, expression: Discretize) -> Value:
+    texts = [each for _, each in expression.bins]
+    texts += [each for each in (expression.default, expression.if_missing) if each is not None]
+    made = Category.of("", tuple(dict.fromkeys(texts)))
+    x = number.name
+    found = graph.tensor([[made.missing if expression.default is None else made.codes[expression.default]]], np.int64)
+    for interval, text in reversed(expression.bins):
+        held = _between(graph, x, interval.low, interval.high, interval.low_closed, interval.high_closed)
+        found = graph.where(held, graph.tensor([[made.codes[text]]], np.int64), found)
+    lost = made.missing if expression.if_missing is None else made.codes[expression.if_missing]
+    found = graph.where(graph.node("IsNaN", [x]), graph.tensor([[lost]], np.int64), found)
+    ids = graph.node("Squeeze", [found, graph.tensor([1], np.int64)])
+    return _typed(graph, Category(ids, made.values, made.data_type, made.codes), expression.numeric)
+
+
+def _between(graph: Graph, x: str, low: float | None, high: float | None, closed: bool, high_closed: bool) -> str:
+    held = [graph.node("Not", [graph.node("IsNaN", [x])])]
+    if low is not None:
+        held.append(graph.node("GreaterOrEqual" if closed else "Greater", [x, graph.tensor([[low]])]))
+    if high is not None:
+        held.append(graph.node("LessOrEqual" if high_closed else "Less", [x, graph.tensor([[high]])]))
+    return graph.both(held)
+
+
+def _typed(graph: Graph, category: Category, numeric: bool) -> Value:
+    return graph.number(category) if numeric else category
+
+
+def _map_values(graph: Graph, given: Sequence[Value], expression: MapValues) -> Value:
+    """Return the value by a table: fields become numbers of their cells, which together are the place in it."""
+    columns = []
+    for place, value in enumerate(given):
+        cells = tuple(dict.fromkeys(cells[place] for cells, _ in expression.rows))
+        columns.append(value if isinstance(value, Category) else _coded(graph, value, cells))
+    sizes = [each.size for each in columns]
+    if np.prod(sizes, dtype=np.float64) > _MAX_CELLS:
+        raise InvalidInput(f"line {expression.line}: <MapValues> of {' x '.join(map(str, sizes))} values is too large")
+    texts = [each for _, each in expression.rows]
+    texts += [each for each in (expression.default, expression.if_missing) if each is not None]
+    made = Category.of("", tuple(dict.fromkeys(texts)))
+    table = np.full(sizes, made.missing if expression.default is None else made.codes[expression.default], np.int64)
+    for cells, text in reversed(expression.rows):
+        codes = [column.code(cell) for column, cell in zip(columns, cells, strict=True)]
+        if None not in codes:
+            table[tuple(codes)] = made.codes[text]
+    lost = made.missing if expression.if_missing is None else made.codes[expression.if_missing]
+    for axis, column in enumerate(columns):
+        table[tuple([slice(None)] * axis + [column.missing])] = lost
+    places = columns[0].name
+    for column in columns[1:]:
+        raised = graph.node("Mul", [places, graph.tensor(column.size, np.int64)])
+        places = graph.node("Add", [raised, column.name])
+    ids = graph.node("GatherElements", [graph.tensor(table.reshape(-1), np.int64), places], axis=0)
+    return _typed(graph, Category(ids, made.values, made.data_type, made.codes), expression.numeric)
+
+
+def _coded(graph: Graph, number: Number, cells: Sequence[str]) -> Category:
+    """Return a number as a category of the numbers among some texts."""
+    made = Category.of("", tuple(dict.fromkeys(canonical("double", each) for each in cells)), "double")
+    codes = graph.where(
+        graph.node("IsNaN", [number.name]), graph.tensor([[made.missing]], np.int64), graph.tensor([[0]], np.int64)
+    )
+    for text, code in made.codes.items():
+        codes = graph.where(graph.equal(number, text).true, graph.tensor([[code]], np.int64), codes)
+    ids = graph.node("Squeeze", [codes, graph.tensor([1], np.int64)])
+    return Category(ids, made.values, made.data_type, made.codes)
+
+
+def _apply(fields: Fields, expression: Apply) -> Value:
+    graph, function = fields.graph, expression.function
+    if function == "if":
+        return _if(fields, expression)
+    given = [build_expression(fields, each) for each in expression.arguments]
+    if function in ("isMissing", "isNotMissing"):
+        missing = graph.missing(given[0])
+        return Number(graph.cast(missing if function == "isMissing" else graph.node("Not", [missing])))
+    if function in _TEXTS:
+        return _text(graph, given[0], expression)
+    if function in ("and", "or", "not"):
+        made: str = _logic(graph, function, [graph.number(each).name for each in given])
+    elif function in ("isIn", "isNotIn") or any(isinstance(each, Category) for each in given):
+        made = _same(graph, given, expression)
+    else:
+        made = applied(graph, function, [graph.number(each).name for each in given])
+    lost = None if function in (*SKIPPING, "and", "or") else graph.either([graph.missing(each) for each in given])
+    if expression.default is not None:
+        instead = graph.tensor([[as_number(expression.default, expression.line)]])
+        empty = graph.node("IsNaN", [made])
+        if lost is not None:
+            empty = graph.both([empty, graph.node("Not", [lost])])
+        made = graph.where(empty, instead, made)
+    if expression.if_missing is not None and lost is not None:
+        made = graph.where(lost, graph.tensor([[as_number(expression.if_missing, expression.line)]]), made)
+    return Number(made)
+
+
+def _text(graph: Graph, value: Value, expression: Apply) -> Category:
+    """Return a category of texts that a function made; of texts that nobody mentions it makes none that is known."""
+    if isinstance(value, Number):
+        raise InvalidInput(f"line {expression.line}: <Apply> {expression.function!r} of a number is not known here")
+    change = _TEXTS[expression.function]
+    made = Category.of("", tuple(dict.fromkeys(change(each) for each in value.values)))
+    table = np.zeros((value.size,), np.int64)
+    for text, code in value.codes.items():
+        table[code] = made.codes[change(text)]
+    table[value.missing] = made.missing
+    ids = graph.node("GatherElements", [graph.tensor(table, np.int64), value.name], axis=0)
+    return Category(ids, made.values, made.data_type, made.codes)
+
+
+def _logic(graph: Graph, function: str, given: Sequence[str]) -> str:
+    """Return and, or, not of numbers: 1, 0, or NaN where it is unknown."""
+    if function == "not":
+        return graph.node("Sub", [graph.tensor([[1.0]]), given[0]])
+    decisive = 0.0 if function == "and" else 1.0
+    decided = graph.either([graph.node("Equal", [each, graph.tensor([[decisive]])]) for each in given])
+    total = reduce(lambda one, other: graph.node("Add", [one, other]), given)
+    unknown = graph.node("IsNaN", [total])
+    open_ = graph.where(unknown, graph.tensor([[np.nan]]), graph.tensor([[1.0 - decisive]]))
+    return graph.where(decided, graph.tensor([[decisive]]), open_)
+
+
+def _same(graph: Graph, given: Sequence[Value], expression: Apply) -> str:
+    """Return whether a value is a constant, or one of some: 1, 0, or NaN where it is missing."""
+    function = expression.function
+    order = list(range(len(given)))
+    if function in ("equal", "notEqual") and isinstance(expression.arguments[0], Constant):
+        order.reverse()
+    constants = [expression.arguments[each] for each in order[1:]]
+    if function not in ("equal", "notEqual", "isIn", "isNotIn") or not all(
+        isinstance(each, Constant) for each in constants
+    ):
+        raise InvalidInput(
+            f"line {expression.line}: <Apply> {function!r} of texts is known here for equal, notEqual, isIn and"
+            " isNotIn, and of a constant"
+        )
+    value = given[order[0]]
+    truths: list[Truth] = [graph.equal(value, each.text) for each in constants if isinstance(each, Constant)]
+    held = graph.cast(graph.either([each.true for each in truths]))
+    if function in ("notEqual", "isNotIn"):
+        held = graph.node("Sub", [graph.tensor([[1.0]]), held])
+    return graph.where(graph.missing(value), graph.tensor([[np.nan]]), held)
+
+
+def _if(fields: Fields, expression: Apply) -> Value:
+    graph = fields.graph
+    condition, then, *rest = [build_expression(fields, each) for each in expression.arguments]
+    otherwise = rest[0] if rest else graph.constant(np.nan)
+    asked = graph.number(condition).name
+    yes = graph.node("Equal", [asked, graph.tensor([[1.0]])])
+    lost = graph.node("IsNaN", [asked])
+    if isinstance(then, Category) or isinstance(otherwise, Category):
+        made: Value = _either_text(graph, yes, lost, then, otherwise, expression)
+    else:
+        chosen = graph.where(yes, then.name, otherwise.name)
+        made = Number(graph.where(lost, graph.tensor([[np.nan]]), chosen))
+    if expression.if_missing is not None:
+        widened = _widened(graph, made, [expression.if_missing]) if isinstance(made, Category) else made
+        if isinstance(widened, Number):
+            instead = graph.tensor([[as_number(expression.if_missing, expression.line)]])
+            return Number(graph.where(lost, instead, widened.name))
+        flat = graph.node("Squeeze", [lost, graph.tensor([1], np.int64)])
+        code = graph.tensor([widened.code(expression.if_missing)], np.int64)
+        made = Category(graph.where(flat, code, widened.name), widened.values, widened.data_type, widened.codes)
+    return made
+
+
+def _either_text(graph: Graph, yes: str, lost: str, then: Value, otherwise: Value, expression: Apply) -> Category:
+    parts = []
+    for each in (then, otherwise):
+        if isinstance(each, Number):
+            if expression.arguments[2:]:
+                raise InvalidInput(f"line {expression.line}: <Apply> 'if' gives a text or a number, which is not known")
+            each = Category.of(graph.node("Expand", [graph.tensor([1], np.int64), graph.rows]), [])
+        parts.append(each)
+    first = _widened(graph, parts[0], parts[1].values)
+    table = np.zeros((parts[1].size,), np.int64)
+    for text, code in parts[1].codes.items():
+        table[code] = first.code(text) or 0
+    table[parts[1].missing] = first.missing
+    second = graph.node("GatherElements", [graph.tensor(table, np.int64), parts[1].name], axis=0)
+    flat = [graph.node("Squeeze", [each, graph.tensor([1], np.int64)]) for each in (yes, lost)]
+    name = graph.where(flat[0], first.name, second)
+    name = graph.where(flat[1], graph.tensor([first.missing], np.int64), name)
+    return Category(name, first.values, first.data_type, first.codes)

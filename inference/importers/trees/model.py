@@ -1,0 +1,205 @@
+"""`import_estimator`: a pipeline of sklearn, or a booster of LightGBM or XGBoost, as a version that serves.
+
+What it does is a graph, and goes the way of any graph (`ringpull.inference.importers.onnx`). Before that both are asked
+on rows that lie on the thresholds of its trees, and next to them, and on rows with NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ringpull.inference.export.estimators import is_estimator
+from ringpull.inference.export.report import ExportReport
+from ringpull.inference.export.stages import stage
+from ringpull.inference.importers.onnx.model import import_onnx
+from ringpull.inference.importers.trees.boosters import converted_lightgbm, converted_xgboost
+from ringpull.inference.importers.trees.estimators import ConvertedEstimator
+from ringpull.inference.importers.trees.threshold_rows import nan_rows, threshold_rows
+from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.schema.kinds import Dense
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError, InvalidInput
+
+Array = NDArray[Any]
+
+TOLERANCE: Final = 1e-4
+"""Largest difference from scores that came with rows, or that part of them."""
+
+
+def import_estimator(
+    estimator: Any,
+    out_dir: str | Path,
+    version: int,
+    *,
+    schema: Schema | None = None,
+    name: str | None = None,
+    check_rows: int = 64,
+    check_columns: Mapping[str, Column] | None = None,
+    check_scores: Mapping[str, Array] | None = None,
+    quiet: bool = False,
+) -> ExportReport:
+    """Write an estimator as the version `out_dir/VERSION/`.
+
+    Features are called like its columns; where it knows no names, there is one, `features`, as wide as its matrix. A
+    column of texts has the vocabulary that the estimator was fitted with. Outputs are `prediction`, what a booster or
+    a regressor predicts, or of a classifier `probabilities` (B, classes) and, where classes are numbers, `label`.
+
+    Args:
+        estimator: A fitted estimator or pipeline of sklearn; a model or a booster of LightGBM or XGBoost.
+        out_dir: The model's folder.
+        version: Number from 1, which must not exist yet.
+        schema: Schema of the features, in place of the one that is made of its columns.
+        name: The model's name; default: the name of `out_dir`.
+        check_rows: Made-up rows for the check, besides those on thresholds; 0: none.
+        check_columns: Rows of the source's own, by feature. Columns called like an output are scores of them.
+        check_scores: More scores of these rows, by output.
+        quiet: Print no report and no progress.
+
+    Raises:
+        InvalidInput: It is none, or is not fitted, or has a part that there is no operator for; the message names it.
+        ExportError: What was made of it gives other scores. Nothing is written then.
+    """
+    console = None if quiet else Console()
+    with stage(console, f"converting {type(estimator).__name__}"):
+        converted = _converted(estimator)
+    if schema is not None:
+        converted = replace(converted, schema=schema, thresholds={})
+    notes = list(converted.notes)
+    takes_nan = [
+        each.name for each in converted.schema.features if isinstance(each, Dense) and each.missing is not None
+    ]
+    if takes_nan and schema is None and (why := _nan_differs(converted)):
+        converted = replace(converted, schema=_without_nan(converted.schema))
+        notes.append(f"NaN is refused: {why}")
+    given, scores = _given(converted, dict(check_columns or {}), dict(check_scores or {}))
+    for note in notes if console is not None else ():
+        console.print(note, markup=False, style="yellow", highlight=False)  # type: ignore[union-attr]
+    rows = threshold_rows(converted.schema, converted.thresholds, converted.values)
+    for each in given, rows:
+        _hold(converted, each, scores if each is given else {})
+    return import_onnx(
+        converted.graph,
+        converted.schema,
+        out_dir,
+        version,
+        name=name,
+        arguments={key: value for key, value in converted.arguments.items() if key != value},
+        outputs=dict(converted.outputs),
+        reference=converted.scores,
+        within=converted.within,
+        check_rows=check_rows,
+        check_columns=given or rows or None,
+        quiet=quiet,
+    )
+
+
+def _converted(estimator: Any) -> ConvertedEstimator:
+    maker = {each.__module__.partition(".")[0]: each.__name__ for each in reversed(type(estimator).__mro__)}
+    if maker.get("lightgbm") == "Booster":
+        return converted_lightgbm(estimator)
+    if maker.get("xgboost") == "Booster":
+        return converted_xgboost(estimator)
+    if not is_estimator(estimator) or not hasattr(estimator, "get_params"):
+        raise InvalidInput(
+            f"{type(estimator).__name__} is no estimator or pipeline of sklearn, and no booster of LightGBM or XGBoost"
+        )
+    from ringpull.inference.importers.trees.sklearn_model import converted_sklearn
+
+    return converted_sklearn(estimator)
+
+
+def _graph_scores(converted: ConvertedEstimator, arguments: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what the graph makes of arguments, by served output, as onnxruntime runs it."""
+    from ringpull.inference.importers.onnx.binding import bind_inputs
+    from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
+    from ringpull.inference.importers.onnx.source import read_source
+
+    source = open_batch(plain_outputs(read_source(converted.graph, None)))
+    bound = bind_inputs(source, converted.schema, converted.arguments)
+    session = onnxruntime.InferenceSession(source.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(list(converted.outputs), bound.feeds(arguments))
+    return dict(zip(converted.outputs.values(), found, strict=True))
+
+
+def _hold(converted: ConvertedEstimator, columns: Mapping[str, Column], scores: Mapping[str, Array]) -> None:
+    """Hold the graph against the estimator on rows, and both against scores that came with them.
+
+    Raises:
+        ExportError: They differ; the message names output, row and both values.
+    """
+    if not columns:
+        return
+    rows = len(next(iter(columns.values())))
+    arguments = converted.schema.arguments(converted.schema.prepare(columns, rows))
+    own, graph = converted.scores(arguments), _graph_scores(converted, arguments)
+    for output, found in graph.items():
+        _compare(output, found, own[output], "the estimator says")
+        if output in scores:
+            _compare(output, found, scores[output], "the scores given with the rows say")
+
+
+def _compare(output: str, found: Array, expected: Array, who: str) -> None:
+    one, other = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if one.size != other.size:
+        raise ExportError(f"output {output} has the shape {one.shape}; {who} {other.shape}")
+    other = other.reshape(one.shape)
+    same = np.isclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True)
+    if not same.all():
+        place = np.unravel_index(int(np.argmin(same)), same.shape)
+        raise ExportError(
+            f"output {output} of row {int(place[0])} of the check is {one[place]:.6g} as a graph, and {who}"
+            f" {other[place]:.6g}: it cannot be served as it is. Of a pipeline that scales numbers before trees, train"
+            " on float32"
+        )
+
+
+def _nan_differs(converted: ConvertedEstimator) -> str | None:
+    """Return why NaN cannot be taken; None: the graph treats it as the estimator does."""
+    columns = nan_rows(converted.schema, converted.thresholds, converted.values)
+    arguments = converted.schema.arguments(converted.schema.prepare(columns, len(next(iter(columns.values())))))
+    try:
+        own = converted.scores(arguments)
+    except ValueError:
+        return "the estimator takes none"
+    graph = _graph_scores(converted, arguments)
+    try:
+        for output, found in graph.items():
+            _compare(output, found, own[output], "")
+    except ExportError:
+        return "the graph would treat it in another way than the estimator"
+    return None
+
+
+def _without_nan(schema: Schema) -> Schema:
+    features = [
+        replace(each, missing=None) if isinstance(each, Dense) and each.missing is not None and math.isnan(each.missing)
+        else each
+        for each in schema.features
+    ]  # fmt: skip
+    return Schema(features, schema.stacks)
+
+
+def _given(
+    converted: ConvertedEstimator, columns: dict[str, Column], scores: dict[str, Array]
+) -> tuple[dict[str, Column], dict[str, Array]]:
+    """Return rows of the source's own by feature, columns of its own names too, and scores among them by output."""
+    if not columns:
+        return {}, scores
+    names = {each.name for each in converted.schema.features}
+    own = {name: as_column(name, each) for name, each in columns.items() if name in names}
+    if not own:
+        raise InvalidInput(
+            f"check rows: no column is called like a feature ({', '.join(sorted(names))});"
+            f" they are {', '.join(columns)}"
+        )
+    outputs = set(converted.outputs.values())
+    return own, {**{name: np.asarray(each) for name, each in columns.items() if name in outputs - names}, **scores}

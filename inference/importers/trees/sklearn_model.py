@@ -1,0 +1,185 @@
+"""Estimators and pipelines of sklearn, by skl2onnx."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+from sklearn.base import is_classifier
+
+from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET, ML_OPSET_OF_SETS
+from ringpull.inference.importers.trees.boosters import (
+    PREDICTION,
+    by_feature,
+    matrix_argument,
+    matrix_schema,
+)
+from ringpull.inference.importers.trees.estimators import MATRIX, ConvertedEstimator
+from ringpull.inference.importers.trees.margins import OPSET
+from ringpull.inference.importers.trees.sklearn_boosters import register_boosters
+from ringpull.inference.importers.trees.sklearn_columns import InputColumn, matrix_columns, named_columns
+from ringpull.inference.schema.kinds import Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Vocabulary
+from ringpull.ps.errors import InvalidInput
+
+Array = NDArray[Any]
+
+LABEL: Final = "label"
+PROBABILITIES: Final = "probabilities"
+_ENSEMBLES: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
+_PLAIN: Final = ("Cast", "Identity", "Reshape")
+
+
+def converted_sklearn(estimator: Any) -> ConvertedEstimator:
+    """Convert a fitted estimator or pipeline.
+
+    Raises:
+        InvalidInput: It is not fitted, or has a part without an operator; the message names the part.
+    """
+    register_boosters()
+    columns = named_columns(estimator)
+    if columns is None:
+        names, width = matrix_columns(estimator)
+        graph = _graph(estimator, [(MATRIX, FloatTensorType([None, width]))])
+        schema = matrix_schema(names, width, takes_nan=True)
+        thresholds = by_feature(names, width, _thresholds(graph))
+        arguments = {MATRIX: matrix_argument(schema)}
+        notes: tuple[str, ...] = ()
+        within: dict[str, tuple[int, int]] = {}
+        values: dict[str, NDArray[np.int64]] = {}
+    else:
+        graph = _graph(estimator, [(each.name, _type_of(each)) for each in columns])
+        schema = Schema([each.feature for each in columns])
+        inputs = [each.name for each in graph.graph.input]  # in the order of the types, under names that ONNX takes
+        arguments = {name: each.feature.name for name, each in zip(inputs, columns, strict=True)}
+        thresholds = {}
+        within = {each.feature.name: each.within for each in columns if each.within is not None}
+        values = {each.feature.name: each.values for each in columns if each.values is not None}
+        notes = _notes(columns)
+    outputs = _outputs(estimator, graph)
+    return ConvertedEstimator(
+        graph=graph,
+        schema=schema,
+        arguments=arguments,
+        outputs=outputs,
+        scores=lambda given: _scores(estimator, columns, arguments, outputs, given),
+        thresholds=thresholds,
+        within=within,
+        values=values,
+        notes=notes,
+    )
+
+
+def _graph(estimator: Any, types: list[tuple[str, Any]]) -> ModelProto:
+    failures: list[Exception] = []
+    for version in (ML_OPSET, ML_OPSET_OF_SETS):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of names of columns, and of float64 that becomes float32
+                graph: ModelProto = to_onnx(
+                    estimator, initial_types=types, target_opset={"": OPSET, ML_DOMAIN: version}
+                )
+        except InvalidInput:
+            raise
+        except Exception as exc:  # of any root: skl2onnx's own, and what sklearn's parts raise in it
+            failures.append(exc)
+            continue
+        for each in graph.graph.output:  # skl2onnx takes every prediction for one column
+            for dim in each.type.tensor_type.shape.dim:
+                dim.Clear()
+        return graph
+    told = str(failures[0]).strip().splitlines() or [type(failures[0]).__name__]
+    raise InvalidInput(
+        f"{type(estimator).__name__} cannot be turned into a graph: {told[0]:.300}. skl2onnx says what has an operator;"
+        " what has none can be done before a request is sent"
+    ) from failures[0]
+
+
+def _type_of(column: InputColumn) -> Any:
+    if isinstance(column.feature, Sparse):
+        kind = StringTensorType if column.feature.dtype == "string" else Int64TensorType
+        return kind([None, 1])
+    return FloatTensorType([None, 1])
+
+
+def _notes(columns: list[InputColumn]) -> tuple[str, ...]:
+    loose = [each.name for each in columns if each.strict and each.within is None]
+    if not loose:
+        return ()
+    told = ", ".join(loose)
+    return (f"a category of {told} that the estimator does not know is encoded as zeros; sklearn raises an error",)
+
+
+def _outputs(estimator: Any, graph: ModelProto) -> dict[str, str]:
+    """Return what each output of the graph that is served is called."""
+    there = [each.name for each in graph.graph.output]
+    last = estimator
+    while hasattr(last, "steps"):
+        last = last.steps[-1][1]
+    if is_classifier(last):
+        if len(there) < 2 or not hasattr(estimator, "predict_proba"):
+            raise InvalidInput(f"{type(last).__name__} gives no probabilities; CalibratedClassifierCV makes them")
+        numbers = np.asarray(last.classes_).dtype.kind in "iub"
+        return {**({there[0]: LABEL} if numbers else {}), there[1]: PROBABILITIES}
+    if hasattr(last, "predict") and len(there) == 1:
+        return {there[0]: PREDICTION}
+    raise InvalidInput(f"{type(last).__name__} is no classifier and no regressor, so it predicts nothing")
+
+
+def _scores(
+    estimator: Any,
+    columns: list[InputColumn] | None,
+    arguments: Mapping[str, str],
+    outputs: Mapping[str, str],
+    given: Mapping[str, Array],
+) -> dict[str, Array]:
+    """Return what the estimator itself says."""
+    rows: Any = given[arguments[MATRIX]] if columns is None else _frame(columns, given)
+    with warnings.catch_warnings(action="ignore"):  # of a matrix without names, for one that was fitted with them
+        found: dict[str, Array] = {}
+        for output in outputs.values():
+            if output == PROBABILITIES:
+                found[output] = np.asarray(estimator.predict_proba(rows))
+            else:
+                predicted = np.asarray(estimator.predict(rows))
+                found[output] = predicted if output == LABEL else predicted.reshape(len(predicted), -1)
+    return found
+
+
+def _frame(columns: list[InputColumn], given: Mapping[str, Array]) -> Any:
+    import pandas
+
+    made = {}
+    for each in columns:
+        values = given[each.feature.name]
+        if isinstance(each.feature, Sparse) and each.feature.transforms:
+            vocabulary = each.feature.transforms[-1]
+            assert isinstance(vocabulary, Vocabulary)
+            values = np.array(["\x00unknown", *vocabulary.ids], object)[values]
+        made[each.name] = values.reshape(len(values))
+    return pandas.DataFrame(made)
+
+
+def _thresholds(graph: ModelProto) -> dict[int, NDArray[np.float32]]:
+    """Return the numbers that trees compare columns of the matrix with, where they take it as it comes."""
+    plain = {MATRIX}
+    found: dict[int, list[float]] = {}
+    for node in graph.graph.node:
+        if not node.input or node.input[0] not in plain:
+            continue
+        if node.op_type in _PLAIN:
+            plain.update(node.output)
+        elif node.op_type in _ENSEMBLES:
+            given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+            values = given.get("nodes_values", given.get("nodes_values_as_tensor", []))
+            values = values if isinstance(values, list) else numpy_helper.to_array(values).tolist()
+            for column, value, mode in zip(given["nodes_featureids"], values, given["nodes_modes"], strict=True):
+                if mode != b"LEAF":
+                    found.setdefault(int(column), []).append(float(value))
+    return {column: np.unique(np.array(values, np.float32)) for column, values in found.items()}

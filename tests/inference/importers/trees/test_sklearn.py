@@ -1,0 +1,201 @@
+"""Estimators and pipelines of sklearn: versions say what they do, of texts, categories and NaN as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas
+import pytest
+import xgboost
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from ringpull import export_model
+from ringpull.inference.head.request.id_limits import IdLimits
+from ringpull.inference.importers.trees.model import import_estimator
+from ringpull.ps.errors import ExportError, InvalidInput
+from tests.inference.export.versions import Exported
+from tests.inference.importers.trees.training import assert_predicts, labels, matrix, numbers
+
+pytestmark = pytest.mark.medium
+
+X = matrix(nan=False)
+HOLES = matrix()
+TWO, THREE, ANY = labels(X), labels(X, 3), numbers(X)
+
+CLASSIFIERS: dict[str, tuple[Any, Any, Any]] = {
+    "forest": (RandomForestClassifier(5, random_state=0), X, TWO),
+    "forest of texts": (RandomForestClassifier(5, random_state=0), X, np.array(["no", "yes"])[TWO]),
+    "boosted": (GradientBoostingClassifier(n_estimators=5), X, THREE),
+    "histograms": (HistGradientBoostingClassifier(max_iter=5), HOLES, TWO),
+    "histograms, three": (HistGradientBoostingClassifier(max_iter=5), HOLES, THREE),
+    "scaled": (make_pipeline(StandardScaler(), LogisticRegression()), X, TWO),
+    "network": (MLPClassifier((4,), max_iter=20, random_state=0), X, THREE),
+    "LightGBM": (lightgbm.LGBMClassifier(n_estimators=5, verbosity=-1), HOLES, TWO),
+    "LightGBM, three": (lightgbm.LGBMClassifier(n_estimators=5, verbosity=-1), HOLES, THREE + 7),
+    "XGBoost": (xgboost.XGBClassifier(n_estimators=5), HOLES, THREE),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(CLASSIFIERS))
+def test_classifiers(tmp_path: Path, case: str) -> None:
+    model, rows, target = CLASSIFIERS[case]
+    model.fit(rows, target)
+    report = export_model(model, None, tmp_path / "m", 1, quiet=True)
+    expected = {"probabilities": model.predict_proba(rows)}
+    if target.dtype.kind != "U":
+        expected["label"] = model.predict(rows)
+    assert_predicts(report, rows, expected)
+
+
+REGRESSORS: dict[str, tuple[Any, Any, Any]] = {
+    "forest of two": (RandomForestRegressor(4, random_state=0), X, np.stack([ANY, ANY * 2], 1)),
+    "histograms": (HistGradientBoostingRegressor(max_iter=5, loss="poisson"), HOLES, ANY),
+    "polynomial": (make_pipeline(PolynomialFeatures(2), Ridge()), X, ANY),
+    "LightGBM": (lightgbm.LGBMRegressor(n_estimators=5, verbosity=-1), HOLES, ANY),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(REGRESSORS))
+def test_regressors(tmp_path: Path, case: str) -> None:
+    model, rows, target = REGRESSORS[case]
+    model.fit(rows, target)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    assert_predicts(report, rows, {"prediction": model.predict(rows).reshape(len(rows), -1)}, 1e-4)
+
+
+FRAME = pandas.DataFrame(
+    {
+        "age": np.where(np.arange(400) % 11 == 0, np.nan, X[:, 0].astype(np.float64) * 20 + 40),
+        "income (k)": X[:, 1].astype(np.float64) * 10 + 50,
+        "city": np.array(["Oslo", "Bergen", "Tromsø"])[THREE],
+        "device": np.array([1, 2, 7])[labels(X[::-1], 3)],
+    }
+)
+
+
+def mixed(unknown: str, model: Any) -> Any:
+    """Return a pipeline of columns of each kind, fitted."""
+    scaled = make_pipeline(SimpleImputer(), StandardScaler())
+    encoded = OneHotEncoder(handle_unknown=unknown)
+    columns = ColumnTransformer([("n", scaled, ["age", "income (k)"]), ("c", encoded, ["city", "device"])])
+    return make_pipeline(columns, model).fit(FRAME, TWO)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(), lightgbm.LGBMClassifier(n_estimators=5, verbosity=-1)], ids=["linear", "LightGBM"]
+)
+def test_columns_of_each_kind(tmp_path: Path, model: Any) -> None:
+    """Texts, integers and numbers with holes; what is not known is ignored, as the encoder was told."""
+    pipeline = mixed("ignore", model)
+    report = import_estimator(pipeline, tmp_path / "m", 1, quiet=True)
+    rows = FRAME.astype({"age": np.float32, "income (k)": np.float32}).copy()
+    rows.loc[0, ["city", "device"]] = ["Paris", 99]
+    columns = {
+        "age": rows["age"].to_numpy(),
+        "income_k": rows["income (k)"].to_numpy(),
+        "city": rows["city"].to_numpy(object),
+        "device": rows["device"].to_numpy(np.int64),
+    }
+    found = Exported(report.path).score(columns, len(rows))
+    np.testing.assert_allclose(found["probabilities"], pipeline.predict_proba(rows), 1e-5, 1e-5)
+    np.testing.assert_array_equal(found["label"], pipeline.predict(rows))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_category_that_is_an_error_is_refused_by_name(tmp_path: Path) -> None:
+    report = import_estimator(mixed("error", LogisticRegression()), tmp_path / "m", 1, quiet=True)
+    version = Exported(report.path)
+    columns = {
+        "age": np.array([40.0], np.float32),
+        "income_k": np.array([50.0], np.float32),
+        "city": np.array(["Paris"], object),
+        "device": np.array([1]),
+    }
+    limits = IdLimits(report.manifest.limits, version.schema)
+    held = limits.held(version.schema.prepare_requests(columns, {}, [1]))
+    assert "feature city" in str(held.refused[0])
+
+
+def test_nan_is_refused_where_a_graph_would_treat_it_in_another_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tree of sklearn sends what it never saw missing to the larger child; one that saw it all is taken."""
+    import_estimator(DecisionTreeClassifier(max_depth=5).fit(HOLES, TWO), tmp_path / "m", 1)
+    assert "NaN is refused: the graph would treat it in another way" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InvalidInput, match="feature features: holds NaN"):
+        Exported(tmp_path / "m" / "1").score({"features": HOLES}, len(HOLES))
+
+
+def test_categories_as_numbers_of_a_matrix(tmp_path: Path) -> None:
+    encode = ColumnTransformer(
+        [("o", OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), [4])], remainder="passthrough"
+    )
+    model = make_pipeline(encode, RandomForestClassifier(4, random_state=0)).fit(X, TWO)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    rows = X.copy()
+    rows[0, 4] = 77
+    assert_predicts(report, rows, {"label": model.predict(rows), "probabilities": model.predict_proba(rows)})
+
+
+def test_rows_and_scores_of_the_source(tmp_path: Path) -> None:
+    """Scores that came with rows are compared; one that is wrong is named, and nothing is written."""
+    model = Ridge().fit(X, ANY)
+    scores = model.predict(X)
+    given = {"features": X, "prediction": scores.astype(np.float32)}
+    assert import_estimator(model, tmp_path / "m", 1, check_columns=given, quiet=True).check.rows > 0
+    wrong = scores.astype(np.float32)
+    wrong[3] += 1
+    with pytest.raises(ExportError, match="output prediction of row 3 of the check"):
+        import_estimator(model, tmp_path / "n", 1, check_columns={"features": X, "prediction": wrong}, quiet=True)
+    assert not (tmp_path / "n").exists()
+    with pytest.raises(InvalidInput, match="no column is called like a feature"):
+        import_estimator(model, tmp_path / "n", 1, check_columns={"x": X}, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (RandomForestClassifier(), "not fitted"),
+        (LinearSVC().fit(X, TWO), "CalibratedClassifierCV"),
+        (StandardScaler().fit(X), "predicts nothing"),
+        (object(), "is no estimator"),
+    ],
+    ids=["not fitted", "no probabilities", "no model", "anything"],
+)
+def test_what_cannot_be_imported(tmp_path: Path, model: Any, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        import_estimator(model, tmp_path / "m", 1, quiet=True)
+    assert not (tmp_path / "m").exists()
+
+
+def test_texts_that_are_taken_apart_are_refused(tmp_path: Path) -> None:
+    words = ColumnTransformer([("w", TfidfVectorizer(), "city")])
+    model = make_pipeline(words, LogisticRegression()).fit(FRAME, TWO)
+    with pytest.raises(InvalidInput, match="TfidfVectorizer takes texts apart into words"):
+        import_estimator(model, tmp_path / "m", 1, quiet=True)
+
+
+def test_options_of_modules_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="method: is for modules of torch"):
+        export_model(Ridge().fit(X, ANY), None, tmp_path / "m", 1, method="predict", quiet=True)
