@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from ringpull.deploy.cli import app
 from ringpull.deploy.cluster.ray_session import CODE_ROOT
 
 RingpullRun = Callable[..., subprocess.CompletedProcess[str]]
+StatusOf = Callable[[str], dict[str, Any]]
 
 
 class Serving(NamedTuple):
@@ -49,6 +53,21 @@ def ringpull(environment: dict[str, str]) -> RingpullRun:
         return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def status_of(environment: dict[str, str]) -> StatusOf:
+    """Return what `status --json` says of a target, or nothing where it fails.
+
+    The command runs in this process: what tests ask again and again must not cost a core that others wait for.
+    """
+
+    def ask(target: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, ["status", "--json", "--target", target], env=environment)
+        found: dict[str, Any] = json.loads(done.stdout) if done.exit_code == 0 else {}
+        return found
+
+    return ask
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import RingpullRun, Serving
+from tests.cluster.conftest import Serving, StatusOf
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
 from tests.metrics_page import Page
@@ -46,11 +46,10 @@ def process(serving: Serving) -> psutil.Process:
 
 
 @pytest.fixture
-def status(serving: Serving, ringpull: RingpullRun) -> Callable[[], dict[str, Any]]:
+def status(serving: Serving, status_of: StatusOf) -> Callable[[], dict[str, Any]]:
     def ask() -> dict[str, Any]:
-        ran = ringpull("status", "--json", "--target", serving.ready["grpc"])
-        assert ran.returncode == 0, ran.stderr
-        told: dict[str, Any] = json.loads(ran.stdout)
+        told = status_of(serving.ready["grpc"])
+        assert told, "`ringpull status` fails"
         return told
 
     return ask

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ringpull import Client
-from tests.cluster.conftest import RingpullRun, Serving
+from tests.cluster.conftest import RingpullRun, Serving, StatusOf
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import until
 from tests.ps.damaging import flip, zero
@@ -38,10 +38,9 @@ def right(serving: Serving, version: int) -> bool:
 
 
 def test_a_publish_refuses_damaged_rows_and_a_copy_is_repaired(
-    folder: Path, serve: Callable[..., Serving], ringpull: RingpullRun, tmp_path: Path
+    folder: Path, serve: Callable[..., Serving], status_of: StatusOf, tmp_path: Path
 ) -> None:
     serving = serve(folder, "--shards", 2, "--replicas", "user=2", "--data-dir", tmp_path, "--scrub-rate", "1GiB")
-    target = ("--target", serving.ready["grpc"])
     assert right(serving, 1)
     for copy in (tmp_path / "shard-0").rglob("user/*/rows"):
         zero(copy, 0, 64)
@@ -52,7 +51,7 @@ def test_a_publish_refuses_damaged_rows_and_a_copy_is_repaired(
 
     until("the copy is repaired", repaired)
     assert right(serving, 1)
-    until("nobody warns", lambda: not json.loads(ringpull("status", "--json", *target).stdout)["warnings"])
+    until("nobody warns", lambda: not status_of(serving.ready["grpc"])["warnings"])
     serving.end()
 
 

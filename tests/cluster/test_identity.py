@@ -6,11 +6,10 @@ One deployment of two models on two shards, without copies of their own: a shard
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import psutil
@@ -18,7 +17,7 @@ import pytest
 
 from ringpull import Client
 from ringpull.ps.errors import RingpullError, Unavailable
-from tests.cluster.conftest import RingpullRun, Serving
+from tests.cluster.conftest import RingpullRun, Serving, StatusOf
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import USERS, actors, until
 
@@ -64,20 +63,28 @@ class Asked:
         return True
 
 
-def status(ringpull: RingpullRun, serving: Serving) -> dict[str, Any]:
-    """Return what `status` says, or nothing while nobody answers it."""
-    done = ringpull("status", "--json", "--target", serving.ready["grpc"])
-    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-    return found
+Warns = Callable[..., bool]
 
 
-def warns(ringpull: RingpullRun, serving: Serving, *words: str) -> bool:
-    """Return whether one of the warnings of `status` has all of these words."""
-    return any(all(word in warning for word in words) for warning in status(ringpull, serving).get("warnings", ()))
+@pytest.fixture
+def warns(serving: Serving, status_of: StatusOf) -> Warns:
+    """Return whether one of the warnings of `status` has all of some words."""
+
+    def told(*words: str) -> bool:
+        warnings = status_of(serving.ready["grpc"]).get("warnings", ())
+        return any(all(word in warning for word in words) for warning in warnings)
+
+    return told
 
 
 def test_exported_anew_under_its_number_no_answer_is_of_both(
-    serving: Serving, process: psutil.Process, folder: Path, ringpull: RingpullRun, tmp_path: Path
+    serving: Serving,
+    process: psutil.Process,
+    folder: Path,
+    ringpull: RingpullRun,
+    status_of: StatusOf,
+    warns: Warns,
+    tmp_path: Path,
 ) -> None:
     """A shard, then the head restart: what they cannot serve they refuse in words, until the right files are back."""
     target = serving.ready["grpc"]
@@ -90,7 +97,7 @@ def test_exported_anew_under_its_number_no_answer_is_of_both(
         actors(process, "Shard")[0].kill()
         until("a refusal", lambda: not asked.answers("ranker"))
         until("the other model", lambda: asked.answers("other"))
-        until("a warning", lambda: warns(ringpull, serving, "shard", "ranker/1 is not served", "under a new number"))
+        until("a warning", lambda: warns("shard", "ranker/1 is not served", "under a new number"))
         for _ in range(50):
             asked.answers("ranker")
             assert asked.answers("other")
@@ -102,16 +109,16 @@ def test_exported_anew_under_its_number_no_answer_is_of_both(
         assert "export under a new number" in published.stderr
         actors(process, "Head")[0].kill()
         until("the other model", lambda: asked.answers("other"))
-        until("a warning", lambda: warns(ringpull, serving, "head", "ranker/1 is not served", "under a new number"))
+        until("a warning", lambda: warns("head", "ranker/1 is not served", "under a new number"))
         for _ in range(20):
             assert not asked.answers("ranker")
         shutil.rmtree(folder / "ranker" / "1")
         (tmp_path / "right").rename(folder / "ranker" / "1")
-        until("all is well", lambda: asked.answers("ranker") and not status(ringpull, serving)["warnings"])
+        until("all is well", lambda: asked.answers("ranker") and not status_of(target)["warnings"])
 
 
 def test_the_folder_of_a_version_that_is_kept_is_removed(
-    serving: Serving, process: psutil.Process, folder: Path, ringpull: RingpullRun
+    serving: Serving, process: psutil.Process, folder: Path, ringpull: RingpullRun, warns: Warns
 ) -> None:
     """Publish, rebalance and restart go on, and `status` says what was let go."""
     target = serving.ready["grpc"]
@@ -128,12 +135,12 @@ def test_the_folder_of_a_version_that_is_kept_is_removed(
         done("publish", "ranker/2")
         shutil.rmtree(folder / "ranker" / "1")
         actors(process, "Shard")[0].kill()
-        until("a warning", lambda: warns(ringpull, serving, "ranker/1 was let go", "removed"))
+        until("a warning", lambda: warns("ranker/1 was let go", "removed"))
         until("all is well", lambda: asked.answers("ranker"))
         done("publish", "ranker/3")
         shutil.rmtree(folder / "ranker" / "2")
         done("rebalance", "--shards", 3, "--yes")
-        assert warns(ringpull, serving, "ranker/2 was let go", "removed")
+        assert warns("ranker/2 was let go", "removed")
         assert asked.answers("ranker")
         assert "ranker/2 was let go" in ringpull("rollback", "ranker", "--target", target).stderr
         done("restart", "--rolling", "--force", "--yes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import psutil
 import pytest
 
 from ringpull import Client
-from tests.cluster.conftest import RingpullRun, Serving
+from tests.cluster.conftest import RingpullRun, Serving, StatusOf
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import actors, until
 from tests.saved_state import newest_state
@@ -30,7 +29,7 @@ def assert_answers(target: str) -> None:
 
 
 def test_a_folder_has_one_deployment_after_the_other(
-    model: Path, tmp_path: Path, serve: Callable[..., Serving], ringpull: RingpullRun
+    model: Path, tmp_path: Path, serve: Callable[..., Serving], ringpull: RingpullRun, status_of: StatusOf
 ) -> None:
     folder, away = tmp_path / "state", tmp_path / "away"
     first = serve(model, "--state-dir", folder)
@@ -54,12 +53,12 @@ def test_a_folder_has_one_deployment_after_the_other(
     assert not folder.exists(), "nobody makes up an empty one"
     away.rename(folder)
     until("it leads again", lambda: newest_state(folder)["term"] > before["term"])
-    until("heads go by its map", lambda: _epoch(ringpull, target) == newest_state(folder)["state"]["epoch"])
-    epoch = _epoch(ringpull, target)
+    until("heads go by its map", lambda: status_of(target)["epoch"] == newest_state(folder)["state"]["epoch"])
+    epoch = status_of(target)["epoch"]
     [shard] = actors(process, "Shard")
     shard.kill()
     shard.wait()
-    until("the shard is back", lambda: _epoch(ringpull, target) > epoch)
+    until("the shard is back", lambda: status_of(target)["epoch"] > epoch)
     assert_answers(target)
     after = newest_state(folder)
     assert after["deployment"] == before["deployment"]
@@ -71,10 +70,5 @@ def test_a_folder_has_one_deployment_after_the_other(
     assert now["deployment"] != after["deployment"]
     assert now["term"] > after["term"]
     assert now["state"]["epoch"] > after["state"]["epoch"]
-    assert _epoch(ringpull, second.ready["grpc"]) > after["state"]["epoch"]
+    assert status_of(second.ready["grpc"])["epoch"] > after["state"]["epoch"]
     assert_answers(second.ready["grpc"])
-
-
-def _epoch(ringpull: RingpullRun, target: str) -> int:
-    status: dict[str, int] = json.loads(ringpull("status", "--json", "--target", target).stdout)
-    return status["epoch"]

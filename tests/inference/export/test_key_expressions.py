@@ -217,14 +217,19 @@ def test_a_cross_of_ids_is_a_feature_that_the_server_makes(tmp_path: Path) -> No
         schema.prepare({**columns, "user_x_a": columns["a"]}, 3)
 
 
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(export(tmp_path_factory.mktemp("crossed"), Crossed(), CROSSED, {"x": ["a", "b"]}).path)
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("context", [(), ("user",), ("a",), ("user", "b"), ("user", "a", "b")])
-async def test_a_cross_of_context_and_candidates_is_scored_by_a_head(tmp_path: Path, context: tuple[str, ...]) -> None:
-    module, stacks = Crossed().eval(), {"x": ["a", "b"]}
-    report = export(tmp_path, module, CROSSED, stacks)
-    exported = Exported(report.path)
-    pipeline = Pipeline(report.manifest, exported.schema, exported.program, ReferenceRouter(exported.tables))
-    preparation = Preparation(report.manifest, exported.schema)
+async def test_a_cross_of_context_and_candidates_is_scored_by_a_head(
+    crossed: Exported, context: tuple[str, ...]
+) -> None:
+    module = Crossed().eval()
+    pipeline = Pipeline(crossed.manifest, crossed.schema, crossed.program, ReferenceRouter(crossed.tables))
+    preparation = Preparation(crossed.manifest, crossed.schema)
     candidates = {"user": np.array([4, 0, 1]), "a": np.array([6, 2, 0]), "b": np.array([2**40, -3, 5])}
     once = {name: candidates.pop(name)[:1] for name in context}
     given = candidates or {"a": np.array([1])}
