@@ -26,7 +26,7 @@ from ringpull.inference.importers.onnx.guess import Guess, guess_schema
 from ringpull.inference.importers.onnx.one_row import open_reshapes
 from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
 from ringpull.inference.importers.onnx.reference import GraphReference
-from ringpull.inference.importers.onnx.source import all_nodes, read_source
+from ringpull.inference.importers.onnx.source import SourceGraph, all_nodes, read_source
 from ringpull.inference.importers.onnx.split import Split
 from ringpull.inference.importers.version_writer import CheckRows, Reference, write_onnx_version
 from ringpull.inference.schema.columns import Column, as_column
