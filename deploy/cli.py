@@ -53,6 +53,7 @@ COMMANDS: Final = {
 COMMANDS_OF: Final[dict[str, dict[str, str]]] = {
     "import": {
         "onnx": "Models",
+        "pmml": "Models",
         "savedmodel": "Models",
         "sklearn": "Models",
         "lightgbm": "Models",

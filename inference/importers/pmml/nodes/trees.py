@@ -6,6 +6,7 @@ of their own, 1, 0 or NaN. What leaves say is picked from a table by their numbe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,6 +32,9 @@ _MODES: Final = {
 }
 _MAX_LEAVES: Final = 1 << 24
 """Leaves of one tree: float32, which the operator gives, counts so far."""
+
+_FRAMES: Final = 50_000
+"""Calls within each other while a tree is walked: some for each level, and for each child of a node."""
 
 _Maker = Callable[[], int]
 
@@ -85,7 +89,12 @@ class Forest:
             InvalidInput: A field is not there, or the tree has too many leaves.
         """
         self._starts.append(len(self._rows))
-        made = _Walker(self, scope, tree).made()
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _FRAMES))
+        try:
+            made = _Walker(self, scope, tree).made()
+        finally:
+            sys.setrecursionlimit(limit)
         if len(made.leaves) >= _MAX_LEAVES:
             raise InvalidInput(f"line {tree.line}: <TreeModel> has {len(made.leaves):,} leaves, too many")
         self._trees.append(made)
