@@ -2,13 +2,13 @@
 
     python -m examples.boosted_clicks models
 
-writes `models/clicks.txt`, LightGBM's own file, and `models/boosted_clicks/1`, what the import makes of it. In the shell
-the second step is
+writes `models/clicks.txt`, LightGBM's own file, and `models/boosted_clicks/1`, what the import makes of it. In the
+shell the second step is
 
     ringpull import lightgbm models/clicks.txt models/boosted_clicks
 
-It learns from Criteo's clicks where RINGPULL_DATA names a folder with `criteo_kaggle_tiny`, else from rows that it makes.
-A number that is missing is left out of a request, and goes the way that the trees send it.
+It learns from Criteo's clicks where RINGPULL_DATA names a folder with `criteo_kaggle_tiny`, else from rows that it
+makes. A number that is missing is left out of a request, and goes the way that the trees send it.
 """
 
 from __future__ import annotations
