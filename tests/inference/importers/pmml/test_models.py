@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 
 from ringpull.inference.importers.pmml.evaluator.fields import OTHER
@@ -166,9 +168,23 @@ ORACLE = os.environ.get("RINGPULL_PMML_ORACLE", "")
 
 UNLIKE = ("regression_loglog", "classes_logit", "glm_binomial", "derived", "forest_max", "forest_max_some")
 """Documents that pypmml refuses, or gives nothing for."""
+SILENT = ("boosted", "forest_selectFirst", "forest_selectFirst_some")
+"""Documents that pypmml gives nothing for in some rows, where there is a prediction."""
+
+
+@pytest.fixture(scope="module")
+def jvm() -> Iterator[None]:
+    """Stop the JVM that pypmml started, when the tests of this module are done."""
+    yield
+    sys.modules["pypmml.base"].PMMLContext.shutdown()
+    for each in psutil.Process().children():
+        if each.name() == "java":
+            each.terminate()
+            each.wait()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("jvm")
 @pytest.mark.skipif(not ORACLE, reason="RINGPULL_PMML_ORACLE names no folder with pypmml; it needs Java")
 @pytest.mark.parametrize("name", [each for each in DOCUMENTS if each not in UNLIKE])
 def test_pypmml_says_the_same(name: str, tmp_path: Path) -> None:
@@ -215,6 +231,8 @@ def test_pypmml_says_the_same(name: str, tmp_path: Path) -> None:
             both = []
         else:
             both = [(said["predicted_t"], expected["prediction"][place, 0])]
+        if name in SILENT and any(one is None or np.isnan(one) for one, _ in both):
+            continue
         for one, other in both:
             np.testing.assert_allclose(np.nan if one is None else one, other, rtol=1e-6, atol=1e-9)
         compared += 1
