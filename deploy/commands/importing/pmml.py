@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
+from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
 from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
@@ -16,28 +17,11 @@ from ringpull.extras import needing
 
 def pmml(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The document, of one model.")],
-    out_dir: Annotated[
-        Path,
-        typer.Argument(metavar="OUT_DIR", help="The model's folder; the version is written into OUT_DIR/VERSION/."),
-    ],
-    version: Annotated[
-        int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="ROWS.parquet",
-            help="Rows of fields that are scored by both before anything is written; columns called like an output are"
-            " compared too.",
-        ),
-    ] = None,
-    row_type: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TABLE=TYPE", help="How a table's rows are stored, as in `ringpull export`; repeatable."),
-    ] = None,
-    max_dense_bytes: Annotated[
-        int | None, typer.Option(help="The largest table that may stay in the dense program, in bytes.")
-    ] = None,
+    out_dir: OutDir,
+    version: Version = None,
+    check: Check = None,
+    row_type: RowTypes = None,
+    max_dense_bytes: MaxDenseBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Import PMML: regressions, trees, forests, networks and centers, with what becomes of their fields.
