@@ -30,6 +30,7 @@ NAMES: Final = (
     "arguments",
     "once",
     "outputs",
+    "ranked",
     "tables",
     "max_dense_bytes",
     "check_rows",

@@ -66,6 +66,15 @@ def _trunc_divide(left: Array, right: Array) -> Array:
     return rounded
 
 
+def _remainder(left: Array, right: Array) -> Array:
+    """Return remainders with the divisor's sign; of floats, a zero has the dividend's, and torch divides by it."""
+    if left.dtype.kind != "f":
+        whole: Array = np.remainder(left, right)
+        return whole
+    rest: Array = np.fmod(left, right)
+    return np.where((rest != 0) & ((right < 0) != (rest < 0)), rest + right, rest).astype(left.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class _Operator:
     """One operator on operands of one type; `where` has a condition before them."""
@@ -88,7 +97,7 @@ OPERATORS: Final[dict[str, _Operator]] = {
     "divide": _Operator(np.divide, 2, FLOATS, "({} / {})"),
     "floor_divide": _Operator(np.floor_divide, 2, NUMBERS, "({} // {})"),
     "trunc_divide": _Operator(_trunc_divide, 2, NUMBERS, "trunc({} / {})"),
-    "remainder": _Operator(np.remainder, 2, NUMBERS, "({} % {})"),
+    "remainder": _Operator(_remainder, 2, NUMBERS, "({} % {})"),
     "fmod": _Operator(np.fmod, 2, NUMBERS, "fmod({}, {})"),
     "minimum": _Operator(np.minimum, 2, NUMBERS, "min({}, {})"),
     "maximum": _Operator(np.maximum, 2, NUMBERS, "max({}, {})"),

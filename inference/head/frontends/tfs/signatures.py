@@ -164,7 +164,9 @@ def names_of(served: ServedVersion) -> list[str]:
 
 
 def named_outputs(served: ServedVersion, signature: str) -> dict[str, ProgramOutput]:
-    """Return the outputs of a signature that a version has, by the name that it has for each."""
+    """Return the outputs of a signature that a version has, by the name that it has for each; none of tables alone."""
+    if served.loaded.program is None:
+        return {}
     described = {each.name: each for each in served.loaded.manifest.outputs}
     return {name: described[output] for name, output in _of_signature(served, signature).items()}
 
