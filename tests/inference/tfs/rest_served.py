@@ -14,7 +14,7 @@ from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.service import PredictorService
 from ringpull.inference.head.predictor import Predictor
-from ringpull.inference.model.dense_program import ProgramTensor
+from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -31,6 +31,7 @@ class NumpyProgram:
     """Computes outputs from the arguments of a model, by name."""
 
     device = "cpu"
+    runtime = RuntimeFacts(name="torch", version="2.9.1", provider="cpu", threads=1)
 
     def __init__(self, arguments: Sequence[str], function: Function) -> None:
         self._arguments = arguments
