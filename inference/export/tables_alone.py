@@ -5,7 +5,7 @@ It needs no torch: what was computed elsewhere, vectors of users or lists of res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,15 +68,7 @@ def export_tables(
         written = [
             _write(hidden, table, given, chosen.get(table, TableOptions()), console) for table, given in tables.items()
         ]
-        manifest = Manifest(
-            model=name,
-            version=int(target.name),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            tables=tuple(each.entry for each in written),
-        )
-        (hidden / SAMPLES_FILE).write_bytes(sampled(hidden, manifest).to_bytes())
-        manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
-        manifest.save(hidden)
+        manifest = write_manifest(hidden, name, int(target.name), [each.entry for each in written])
     report = ExportReport(
         path=target, manifest=manifest, tables=tuple(each.report() for each in written), kept=(), check=None
     )
@@ -166,7 +158,21 @@ def _default(spec: TableSpec, options: TableOptions) -> Literal["zeros", "mean"]
     return default
 
 
-def sampled(version_dir: Path, manifest: Manifest) -> Samples:
+def write_manifest(version_dir: Path, name: str, version: int, tables: Sequence[TableEntry]) -> Manifest:
+    """Write samples and, last, the manifest of a version of tables alone, whose tables are written; return it."""
+    manifest = Manifest(
+        model=name,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        tables=tuple(tables),
+    )
+    (version_dir / SAMPLES_FILE).write_bytes(_sampled(version_dir, manifest).to_bytes())
+    manifest = replace(manifest, samples=FileEntry.of(version_dir, SAMPLES_FILE))
+    manifest.save(version_dir)
+    return manifest
+
+
+def _sampled(version_dir: Path, manifest: Manifest) -> Samples:
     """Return samples of tables that were written, all of whose rows are checked on the way."""
     samples = {}
     for entry in manifest.tables:

@@ -105,7 +105,7 @@ def _write_data(file: Path, model: ModelProto, data_dir: Path | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the bytes of a weight are."""
+    """Place of the bytes of a weight."""
 
     tensor: TensorProto
     file: Path | None

@@ -125,7 +125,7 @@ class ArrayTable:
 
     @property
     def key_type(self) -> KeyType:
-        """By the type of the keys; row numbers are int64."""
+        """Type of the keys; row numbers are int64."""
         if self.keys is not None and self.keys.dtype.kind == "U":
             return KeyType.STRING
         return KeyType.UINT64 if self.keys is not None and self.keys.dtype == np.uint64 else KeyType.INT64

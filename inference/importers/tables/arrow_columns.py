@@ -21,7 +21,7 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import MAX_DIM, Float32Array, RowType
 
 At = Callable[[int], str]
-"""Where a row came from, for messages."""
+"""Place that a row came from, for messages."""
 
 UDT_FIELDS: Final = frozenset({"type", "size", "indices", "values"})
 """Fields of the struct that Spark stores a vector as: type 1 is dense, 0 sparse."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,15 +19,14 @@ from rich.console import Console
 
 from ringpull.inference.export.report import ExportReport, TableReport
 from ringpull.inference.export.table_options import TableOptions, check_options, row_type_of
-from ringpull.inference.export.tables_alone import sampled
+from ringpull.inference.export.tables_alone import write_manifest
 from ringpull.inference.export.version_folder import new_version
 from ringpull.inference.importers.tables.checked import checked_pieces, hashed_keys
 from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.progress import import_progress
 from ringpull.inference.importers.tables.source import TablePiece, TableSource
 from ringpull.inference.importers.tables.staging import Staging, staged
-from ringpull.inference.model.manifest import FileEntry, Manifest, TableEntry
-from ringpull.inference.model.samples import FILE as SAMPLES_FILE
+from ringpull.inference.model.manifest import TableEntry
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, OneKey
 from ringpull.ps.spec import KeyType, OnUnavailable, RowType, TableSpec, check_name
@@ -87,15 +85,7 @@ def import_tables(
                 console.print(f"{table}: {source.described}", markup=False, highlight=False)
             plan = _Plan.make(table, source, chosen.get(table, TableOptions()))
             written.append((plan, _write(staging, plan, console, checkpoint_bytes, buffer_bytes)))
-        manifest = Manifest(
-            model=name,
-            version=int(target.name),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            tables=tuple(entry for _, entry in written),
-        )
-        (staging.version / SAMPLES_FILE).write_bytes(sampled(staging.version, manifest).to_bytes())
-        manifest = replace(manifest, samples=FileEntry.of(staging.version, SAMPLES_FILE))
-        manifest.save(staging.version)
+        manifest = write_manifest(staging.version, name, int(target.name), [entry for _, entry in written])
     reports = tuple(_report(plan, entry) for plan, entry in written)
     report = ExportReport(path=target, manifest=manifest, tables=reports, kept=(), check=None)
     if console is not None:

@@ -110,7 +110,7 @@ class TablePiece:
 
 
 class TableSource(Protocol):
-    """Where the keys and rows of one table come from. Opened for reading; `close` ends that."""
+    """Source of the keys and rows of one table. Opened for reading; `close` ends that."""
 
     @property
     def described(self) -> str:

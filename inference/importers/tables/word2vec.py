@@ -39,7 +39,7 @@ class Word2VecTable:
     rows: int
     dim: int
     first_pos: int
-    """Where the first row begins."""
+    """Place of the first row."""
 
     row_type: RowType = RowType.FLOAT32
     key_type: KeyType = KeyType.STRING

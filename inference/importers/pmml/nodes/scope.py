@@ -31,7 +31,7 @@ class Scope:
         self._derived = dict(derived or {})
         self._open: set[str] = set()
         self.invalid: list[str] = []
-        """Where a row is invalid as a whole: tensors of bool (B, 1)."""
+        """Rows that are invalid as a whole: tensors of bool (B, 1)."""
 
     def inside(self, schema: MiningSchema, derived: Mapping[str, DerivedField]) -> Scope:
         """Return the scope of a model within this one."""

@@ -1,4 +1,4 @@
-"""Where a variable's values lie in the files of a checkpoint, so that they can be mapped and need not be copied.
+"""Places of a variable's values in the files of a checkpoint, so that they can be mapped and need not be copied.
 
 `variables.index` is a sorted table of strings: blocks of entries that share prefixes of keys, an index block, and a
 footer of 48 bytes that ends in a magic number. Its values are `BundleHeaderProto` (of the key "") and

@@ -43,7 +43,7 @@ class Joined:
     weights: dict[str, Any] = field(default_factory=dict)
     """Variable by its constant, or its placeholder."""
     variables: dict[str, Any] = field(default_factory=dict)
-    """Those of them that are placeholders, because they are big."""
+    """Variables that are placeholders, because they are big."""
     handles: dict[str, Any] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Features of the examples that a signature takes."""

@@ -32,7 +32,7 @@ class Flat:
     weights: dict[str, Any]
     """Variable by its constant, or its placeholder."""
     variables: dict[str, Any]
-    """Those of them that are placeholders, because they are big."""
+    """Variables that are placeholders, because they are big."""
     handles: dict[str, Any]
     """Tables of look-ups by their placeholder: resources as TensorFlow holds them."""
 
