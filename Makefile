@@ -1,7 +1,8 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
 #   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
-#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [LIBRARY=NAME] [TABLE=FILE]    make proto
+#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [LIBRARY=NAME] [TABLE=FILE]
+#   make tensorflow-tests    make proto
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -25,12 +26,14 @@ INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_LOADTEST := $(VENV)/.installed-loadtest
 ZOO := $(VENV)/zoo
 INSTALLED_ZOO := $(ZOO)/.installed
+TENSORFLOW := $(VENV)/tensorflow
+INSTALLED_TENSORFLOW := $(TENSORFLOW)/.installed
 PROTOC := $(VENV)/protoc
 CODE := ringpull/*.py ps router inference deploy loadtest examples tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types bench loadtest rebalance-check chaos zoo proto clean
+.PHONY: help demo test check lint types bench loadtest rebalance-check chaos zoo tensorflow-tests proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -86,6 +89,10 @@ chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; ever
 zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; LIBRARY, TABLE. All: some 20 minutes
 	$(ZOO)/bin/python -m tests.zoo_libraries $(if $(LIBRARY),--library $(LIBRARY)) $(if $(TABLE),--table $(TABLE))
 
+# By a TensorFlow of its own, and so no part of `make test`.
+tensorflow-tests: $(INSTALLED_TENSORFLOW) $(INSTALLED_DEV) ## Tests of what imports SavedModels, against TensorFlow in an environment of its own. A few minutes
+	RINGPULL_TENSORFLOW=$(abspath $(TENSORFLOW)/bin/python) $(BIN)/python -m pytest -q tests/inference/importers/savedmodel tests/examples/test_savedmodel_way.py
+
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
 PROTOS := ringpull operations
 PROTOS_OF_OTHERS := tensorflow_serving open_inference onnx
@@ -126,6 +133,14 @@ $(INSTALLED_ZOO): tests/zoo_libraries/requirements.txt | $(INSTALLED)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > \
 		$$($(ZOO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth
 	$(ZOO)/bin/python -m pip --disable-pip-version-check install --no-compile --no-deps -r $<
+	@touch $@
+
+# What `ringpull[savedmodel]` asks for, without ringpull: a process of its own runs it.
+$(INSTALLED_TENSORFLOW): pyproject.toml
+	$(PYTHON) -m venv $(TENSORFLOW)
+	$(TENSORFLOW)/bin/python -c 'import tomllib; print(*tomllib.load(open("$<", "rb"))["project"]["optional-dependencies"]["savedmodel"], sep="\n")' > \
+		$(TENSORFLOW)/requirements.txt
+	$(TENSORFLOW)/bin/python -m pip --disable-pip-version-check install -r $(TENSORFLOW)/requirements.txt
 	@touch $@
 
 # In an environment of its own: what a generator of 6.31 writes is read by every protobuf from 6.31.1 on, below 8.
