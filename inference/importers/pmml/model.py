@@ -115,7 +115,8 @@ class PmmlModel:
             values = {name: each[place] for name, each in columns.items()}
             row = Row(self.dictionary, values, self.derived, large=large, memory=memory)
             try:
-                prediction = predicted(self.model, row)
+                with np.errstate(all="ignore"):
+                    prediction = predicted(self.model, row)
             except InvalidRow:
                 prediction = Prediction()
             found.append((prediction, row.values))
