@@ -8,6 +8,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Modules are compiled when they are first imported: half of an installation's time goes to those that never are.
+INSTALL := $(PIP) install --no-compile
 ONCE ?=
 SLOW ?=
 QUICK ?=
@@ -43,7 +45,7 @@ demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1
 # order of collection (see tests/conftest.py), so that what takes longest does not come last.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --no-loadscope-reorder
 
-test: $(INSTALLED_DEV) ## Lint, types and all tests; SLOW=1 adds those of minutes and gigabytes
+test: $(INSTALLED_DEV) ## Lint, types and tests; SLOW=1 adds those of minutes and gigabytes, and all cases of long ones
 	@exec 3>&1; $(call side_by_side,--output-sync lint types tests SHOWN='>&3')
 
 check: $(INSTALLED_DEV) ## Lint, types and the fast tests, in under a minute: before every commit
@@ -56,7 +58,7 @@ side_by_side = begin=$$(date +%s); $(MAKE) --no-print-directory --jobs $(1); sta
 
 .PHONY: tests fast-tests kernels
 tests: kernels
-	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow") $(SHOWN)
+	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow" --one-in 3) $(SHOWN)
 
 fast-tests: kernels
 	$(PYTEST) -m "not (medium or ray or readme or slow or wheel)"
@@ -108,19 +110,20 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
-	$(PIP) install -e '.[server,export]'
+	$(INSTALL) -e '.[server,export]'
 	@touch $@
 
-$(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[server,export,dev]'
-	@touch $@
+# All that $(INSTALLED) has, and more, in one go.
+$(INSTALLED_DEV): pyproject.toml | $(BIN)/python
+	$(INSTALL) -e '.[server,export,dev]'
+	@touch $(INSTALLED) $@
 
 $(INSTALLED_BENCH): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[server,export,bench]'
+	$(INSTALL) -e '.[server,export,bench]'
 	@touch $@
 
 $(INSTALLED_LOADTEST): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[server,export,loadtest]'
+	$(INSTALL) -e '.[server,export,loadtest]'
 	@touch $@
 
 # In an environment of its own, which sees the packages of the main one behind its own: what the libraries pin stays out
@@ -129,7 +132,7 @@ $(INSTALLED_ZOO): tests/zoo_libraries/requirements.txt | $(INSTALLED)
 	$(PYTHON) -m venv $(ZOO)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > \
 		$$($(ZOO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth
-	$(ZOO)/bin/python -m pip --disable-pip-version-check install --no-deps -r $<
+	$(ZOO)/bin/python -m pip --disable-pip-version-check install --no-compile --no-deps -r $<
 	@touch $@
 
 # What `ringpull[savedmodel]` asks for, without ringpull: a process of its own runs it.
