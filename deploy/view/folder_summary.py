@@ -181,7 +181,7 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
 
 
 def _ids_taken(manifest: Manifest, files: Path) -> dict[str, IdSpan]:
-    if manifest.schema is None:  # of tables alone
+    if manifest.schema is None or not manifest.limits:  # of tables alone, or of ids that may be any
         return {}
     schema = Schema.from_json(manifest.schema.read(files))
     beyond = {each.name: getattr(each, "beyond", None) for each in schema.features}

@@ -47,16 +47,6 @@ _DIGITS: Final = 19
 _EXACT: Final = 1 << 53
 _MAX_EXPONENT: Final = 9999
 _MARGIN: Final = 8
-_TENS: Final = np.array([10**power for power in range(9)], np.uint64)
-_LOW: Final = np.uint64(0x0F0F0F0F0F0F0F0F)
-_HIGH: Final = np.uint64(0xF0F0F0F0F0F0F0F0)
-_ZEROS: Final = np.uint64(0x3030303030303030)
-_SIXES: Final = np.uint64(0x0606060606060606)
-_DE_BRUIJN: Final = np.uint64(0x03F79D71B4CB0A89)
-_BYTE_OF_BIT: Final = np.zeros(64, np.uint64)
-"""Byte that a bit lies in, by the upper six bits of that bit times the number above, which are others for each."""
-for _bit in range(64):
-    _BYTE_OF_BIT[(((1 << _bit) * int(_DE_BRUIJN)) % (1 << 64)) >> 58] = _bit // 8
 _LOST: Final = (1 << 29) - 1
 _HALF: Final = 1 << 28
 _SMALLEST: Final = 1.2e-38
@@ -73,91 +63,52 @@ _AROUND[np.frombuffer(b"[](){} \t", np.uint8)] = True
 
 
 @kernel(forceinline=True)
-def _digits(data: UInt8Array, at: np.uint64, value: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """Take the digits at a place, eight at a time; return where they end, and them behind those of `value`, mod 2^64.
+def _number(data: UInt8Array, begin: int, end: int) -> tuple[Any, Any, Any]:
+    """Return where the number at a place ends, its value, and whether float32 may round that wrongly.
 
-    Where the first that is none lies tells the lowest bit of a word of which the bytes of digits are zero. The digits
-    before it are moved to the end of the word, zeros before them, and neighbours are added up: 1, 2 and 4 digits each.
+    It ends where it begins where there is none. Digits are taken one by one: taking eight at once, as a word of eight
+    bytes, was slower, as the word is put together byte by byte.
     """
-    size = np.uint64(len(data))
-    while at + np.uint64(8) <= size:
-        word = np.uint64(0)
-        for place in range(8):
-            word |= np.uint64(data[at + np.uint64(place)]) << np.uint64(8 * place)
-        others = ((word & _HIGH) ^ _ZEROS) | (((word + _SIXES) & _HIGH) ^ _ZEROS)
-        if others & np.uint64(0xFF):
-            return at, value
-        count = np.uint64(8)
-        if others:
-            count = _BYTE_OF_BIT[((others & (np.uint64(0) - others)) * _DE_BRUIJN) >> np.uint64(58)]
-        found = (word & _LOW) << (np.uint64(64) - np.uint64(8) * count)
-        found = ((found * np.uint64(2561)) >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
-        found = ((found * np.uint64(6553601)) >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
-        found = (found * np.uint64(42949672960001)) >> np.uint64(32)
-        value = value * _TENS[count] + found
-        at += count
-        if count < np.uint64(8):
-            return at, value
-    while at < size and _ZERO <= data[at] <= _NINE:
-        value = value * np.uint64(10) + np.uint64(data[at] - _ZERO)
-        at += np.uint64(1)
-    return at, value
-
-
-@kernel()
-def _long(data: UInt8Array, at: Any, end: Any) -> tuple[np.uint64, Any]:
-    """Return the first 19 digits of a number that has more, from its first digit on, and the power of ten to them."""
-    digits, exponent, behind_point = 0, 0, False
+    at = begin
+    negative = False
+    if at < end and (data[at] == _MINUS or data[at] == _PLUS):
+        negative = data[at] == _MINUS
+        at += 1
+    digits, exponent, any_digit, behind_point = 0, 0, False, False
     significand = np.uint64(0)
-    while at < end and (data[at] == _POINT or _ZERO <= data[at] <= _NINE):
-        if data[at] == _POINT:
+    while at < end:
+        sign = data[at]
+        if sign < _ZERO or sign > _NINE:
+            if sign != _POINT or behind_point:
+                break
             behind_point = True
-        elif digits < _DIGITS:
-            significand = significand * np.uint64(10) + np.uint64(data[at] - _ZERO)
+            at += 1
+            continue
+        any_digit = True
+        if digits < _DIGITS:
+            significand = significand * np.uint64(10) + np.uint64(sign - _ZERO)
             digits += significand != 0
             exponent -= behind_point
         else:
             exponent += not behind_point
         at += 1
-    return significand, exponent
-
-
-@kernel(forceinline=True)
-def _number(data: UInt8Array, begin: int, end: int) -> tuple[Any, Any, Any]:
-    """Return where the number at a place ends, its value, and whether float32 may round that wrongly.
-
-    It ends where it begins where there is none. What follows a number before `end`, or there, is no digit.
-    """
-    at, size = np.uint64(begin), np.uint64(end)
-    negative = at < size and data[at] == _MINUS
-    at += np.uint64(at < size and (data[at] == _MINUS or data[at] == _PLUS))
-    first = at
-    at, significand = _digits(data, at, np.uint64(0))
-    digits: Any = np.int64(at - first)
-    exponent: Any = 0
-    if at < size and data[at] == _POINT:
-        behind = at + np.uint64(1)
-        at, significand = _digits(data, behind, significand)
-        exponent = -np.int64(at - behind)
-        digits -= exponent
-    if digits == 0:
+    if not any_digit:
         return begin, 0.0, False
-    if digits > _DIGITS:
-        significand, exponent = _long(data, np.int64(first), np.int64(at))
-    if at < size and (data[at] | _LOWER) == _E:
-        at += np.uint64(1)
-        below = at < size and data[at] == _MINUS
-        at += np.uint64(at < size and (data[at] == _MINUS or data[at] == _PLUS))
+    if at < end and (data[at] | _LOWER) == _E:
+        at += 1
+        below = at < end and data[at] == _MINUS
+        if at < end and (data[at] == _MINUS or data[at] == _PLUS):
+            at += 1
         written: Any = 0
         first = at
-        while at < size and _ZERO <= data[at] <= _NINE:
+        while at < end and _ZERO <= data[at] <= _NINE:
             written = min(written * 10 + np.int64(data[at] - _ZERO), _MAX_EXPONENT)
-            at += np.uint64(1)
+            at += 1
         if at == first:
             return begin, 0.0, False
         exponent += -written if below else written
     value, unsure = _scaled(significand, exponent)
-    return np.int64(at), -value if negative else value, unsure
+    return at, -value if negative else value, unsure
 
 
 @kernel(forceinline=True)
