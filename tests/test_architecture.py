@@ -55,6 +55,7 @@ ONLY_IN = {
         "ps/store/dots.py",
         "ps/store/top_k_kernels.py",
         "router/partition.py",
+        "inference/schema/fingerprint_kernels.py",
         "router/merge.py",
         "router/top_k_merge.py",
         "inference/head/request/kernels.py",
