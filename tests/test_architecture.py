@@ -59,6 +59,7 @@ ONLY_IN = {
         "router/merge.py",
         "router/top_k_merge.py",
         "inference/head/request/kernels.py",
+        "inference/importers/tables/text_kernels.py",
         "tests/ps/test_compiled.py",
     ),
     "llvmlite": ("ps/store/intrinsics.py", "ps/store/readers.py", "ps/store/dots.py"),

@@ -110,10 +110,7 @@ def named_columns(estimator: Any) -> list[InputColumn] | None:
         missing = own.missing and (before is None or before.missing)
         categories[column] = _Categories(own.values, strict, missing)
     features = feature_names(names)
-    return [
-        _column(str(name), feature, categories.get(name))
-        for name, feature in zip(names, features, strict=True)
-    ]
+    return [_column(str(name), feature, categories.get(name)) for name, feature in zip(names, features, strict=True)]
 
 
 def matrix_columns(estimator: Any) -> tuple[list[str], int]:

@@ -79,7 +79,9 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         within=within,
         values=values,
         unknown=frozenset(each.feature.name for each in columns or () if each.takes_unknown),
-        classes={name: [str(each) for each in _last(estimator).classes_] for name in outputs.values() if name in _CLASSES},
+        classes={
+            name: [str(each) for each in _last(estimator).classes_] for name in outputs.values() if name in _CLASSES
+        },
         notes=notes,
     )
 

@@ -45,7 +45,12 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
             parts.append(writer.encoded(encoder, place, name, given.type))
             place += 1
     container.add_node(
-        "Concat", parts, operator.outputs[0].full_name, axis=1, op_version=_OPSET, name=scope.get_unique_operator_name("c")
+        "Concat",
+        parts,
+        operator.outputs[0].full_name,
+        axis=1,
+        op_version=_OPSET,
+        name=scope.get_unique_operator_name("c"),
     )
 
 
