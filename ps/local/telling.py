@@ -30,8 +30,8 @@ class FilesTold:
                 self._state, self._change = weakref.ref(state), self._change + 1
             change = self._change
         opened = state.versions.get((request.model, request.version))
-        tables = () if opened is None else _files_of(opened)
-        return FilesReply(machine_id(), change, tuple(state.versions), tables)
+        told = (0, ()) if opened is None else (opened.identity, _files_of(opened))
+        return FilesReply(machine_id(), change, tuple(state.versions), *told)
 
 
 def _files_of(opened: OpenVersion) -> tuple[TableFiles, ...]:

@@ -57,6 +57,8 @@ class FilesReply:
     """Number that is another one whenever anything below has changed, of any version."""
     versions: tuple[tuple[str, int], ...] = ()
     """Versions that are open, as (model, version)."""
+    identity: int = 0
+    """Identity of the version that was asked for; 0: it is not open, or that is not known."""
     tables: tuple[TableFiles, ...] = ()
     """Tables of the version that was asked for."""
 
@@ -65,7 +67,7 @@ class FilesReply:
         tables = [
             (each.table, each.folder, each.within, each.identity, each.header, each.unanswered) for each in self.tables
         ]
-        return np.frombuffer(msgpack.packb((self.machine, self.change, self.versions, tables)), np.uint8)
+        return np.frombuffer(msgpack.packb((self.machine, self.change, self.versions, self.identity, tables)), np.uint8)
 
     @classmethod
     def unpacked(cls, data: NDArray[np.uint8]) -> FilesReply:
@@ -75,11 +77,12 @@ class FilesReply:
             ProtocolError: It is something else.
         """
         try:
-            machine, change, versions, tables = msgpack.unpackb(data.tobytes(), use_list=False)
+            machine, change, versions, identity, tables = msgpack.unpackb(data.tobytes(), use_list=False)
             reply = cls(
                 _typed(machine, str),
                 _typed(change, int),
                 tuple((_typed(model, str), _typed(version, int)) for model, version in versions),
+                _typed(identity, int),
                 tuple(_table(*each) for each in tables),
             )
         except (ValueError, TypeError) as exc:

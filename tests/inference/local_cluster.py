@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.merge import Part, merge
-from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
+from ringpull.ps.wire.files_messages import FilesRequest
 from ringpull.ps.wire.messages import PullRequest, Reply, Request, StatisticsRequest
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
@@ -183,7 +184,7 @@ class Wire:
             case FilesRequest():
                 reply = shard.files(message)
                 if self.shard in self.cluster.elsewhere:
-                    return FilesReply("another machine", reply.change, reply.versions, reply.tables)
+                    return replace(reply, machine="another machine")
                 return reply
             case StatisticsRequest():
                 return shard.statistics()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import numpy as np
 import pytest
 
 from ringpull.inference.head.local_reads import files
-from ringpull.inference.head.local_reads.following import TRY_AGAIN_S
-from ringpull.ps.errors import NotFound, Unavailable
+from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S, TRY_AGAIN_S
+from ringpull.ps.errors import LimitExceeded, NotFound, Unavailable
 from ringpull.ps.local.open_files import open_files
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
@@ -256,6 +258,26 @@ async def test_what_cannot_be_read_here_is_asked_of_shards(written, tmp_path, wh
     await cluster.close()
 
 
+async def test_another_content_under_the_same_number_is_not_read(written):
+    """A version that was exported anew: this head has the new one, a shard still serves the old one."""
+    cluster = await serving(written, Ring.even([0]))
+    cluster.following.forget(MODEL, 1)
+    tables = written[2][1]
+    cluster.versions[1] = tables, "b" * 16
+    specs = {name: spec for name, (spec, _) in tables.items()}
+    cluster.router.register(MODEL, 1, specs, identity="b" * 16)
+    await cluster.learn(1)
+    with pytest.raises(Unavailable, match="no live shard could answer"):
+        await cluster.pull(1, lookups())
+    assert cluster.keys_here() == 0
+    folders = {name: written[2][0] / name for name in DIMS}
+    cluster.shards[0].open(MODEL, 1, folders, identity="b" * 16)
+    await cluster.look()
+    await check(cluster, 1)
+    assert cluster.keys_here() == cluster.keys() > 0
+    await cluster.close()
+
+
 async def test_an_earlier_build_answers_that_there_is_no_such_table(written):
     """The question for files is one that a shard which does not know it refuses, and goes on."""
     cluster = await serving(written, Ring.even([0]))
@@ -358,3 +380,45 @@ def pss(pid: int, file: Path) -> int:
         Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8"),
     )
     return sum(map(int, found)) * 1024
+
+
+async def test_shards_are_followed_and_those_elsewhere_are_left_alone(written, monkeypatch):
+    """A shard that moved to another machine has no files here any more; one look that goes wrong ends nothing."""
+    cluster = await serving(written, Ring.even(range(2)))
+    looks = asyncio.Semaphore(0)
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == ASK_EVERY_S
+        await looks.acquire()
+
+    monkeypatch.setattr(cluster.following, "_sleep", sleep)
+    task = asyncio.create_task(cluster.following.follow())
+    shards = cluster.router.addresses
+    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
+    looks.release()
+    await asyncio.sleep(0.01)
+    monkeypatch.setattr(cluster.router, "addresses", shards)
+    cluster.elsewhere |= {0, 1}
+    looks.release()
+    while cluster.files.opened()[MODEL, 1].layers:
+        await asyncio.sleep(0.001)
+    cluster.elsewhere.clear()
+    await cluster.look()
+    assert not cluster.files.opened()[MODEL, 1].layers, "they are not asked again at once"
+    cluster.later_s += ELSEWHERE_S
+    await cluster.look()
+    await check(cluster, 1)
+    assert cluster.keys_here() == cluster.keys()
+    task.cancel()
+    await cluster.close()
+
+
+async def test_rows_of_bytes_have_their_limit_here_too(written):
+    cluster = await serving(written, Ring.even([0]))
+    asked = [Lookup(LISTS, Pooling.NONE, np.arange(KEYS, dtype=np.uint64))]
+    deadline_s = time.monotonic() + 60
+    with pytest.raises(LimitExceeded, match="the limit is 100"):
+        await cluster.router.pull(MODEL, 1, asked, deadline_s=deadline_s, max_reply_bytes=100)
+    assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
+    assert cluster.pulls == 0
+    await cluster.close()

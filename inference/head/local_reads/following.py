@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from ringpull.inference.head.local_reads.files import LocalFiles, VersionName
 from ringpull.ps.errors import NotFound, Retryable, RingpullError
+from ringpull.ps.identity import differ
 from ringpull.ps.local.machine import machine_id
 from ringpull.ps.local.open_files import open_files
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest, TableFiles
@@ -107,8 +108,11 @@ class Following:
         """Look for changes, again and again. Returns never, unless nothing can ever be local."""
         while self._machine:
             await self._sleep(ASK_EVERY_S)
-            async with self._working:
-                await self._ask_all(())
+            try:
+                async with self._working:
+                    await self._ask_all(())
+            except Exception:  # Whoever stopped here would never hear of damage again.
+                _LOG.exception("local files could not be followed")
 
     async def _ask_all(self, new: Sequence[VersionName]) -> None:
         addresses = {address.shard: address for address in self._shards.addresses()}
@@ -135,16 +139,21 @@ class Following:
                 names &= set(new)
             for name in names:
                 told = await self._answer(address, FilesRequest(*name))
-                # Of a version that is not open any more nothing is told; what was told of it is as true as before.
-                if name in told.versions and heard.files.get(name) != told.tables:
-                    heard.files[name] = told.tables
+                # Of a version that is not open any more nothing is told; what was told of it is as true as before. One
+                # of another content under the same number is another version.
+                other = differ(told.identity, self._versions.get(name, told.identity))
+                tables = () if other else told.tables
+                if name in told.versions and heard.files.get(name, ()) != tables:
+                    heard.files[name] = tables
                     changed.add(name)
             heard.change = reply.change
         except Retryable:
             pass  # It is away, or has no time: it is asked again.
         except RingpullError:
-            # On another machine, or of an earlier build: it has no files for us.
-            heard.ask_at_s = self._clock() + ELSEWHERE_S
+            # On another machine by now, or of an earlier build: it has no files for us.
+            heard.change, heard.ask_at_s = -1, self._clock() + ELSEWHERE_S
+            changed |= heard.files.keys()
+            heard.files.clear()
         return changed
 
     async def _answer(self, address: ShardAddress, request: FilesRequest) -> FilesReply:
@@ -154,7 +163,9 @@ class Following:
         return reply
 
     async def _open(self, name: VersionName) -> None:
-        identity = self._versions[name]
+        identity = self._versions.get(name)
+        if identity is None:  # let go of while others were opened
+            return
         told = [heard.files[name] for heard in self._heard.values() if name in heard.files]
         before = self._files.opened().get(name)
         if before is not None and before.identity != identity:

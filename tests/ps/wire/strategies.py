@@ -187,6 +187,7 @@ replies = st.one_of(
         machine=names,
         change=counts,
         versions=st.lists(st.tuples(names, counts), max_size=3).map(tuple),
+        identity=identities,
         tables=st.lists(
             st.builds(
                 TableFiles,
