@@ -27,7 +27,7 @@ from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
-from ringpull.router.here import NOWHERE, Here, layer_id
+from ringpull.router.here import NOWHERE, Here, layer_id, named
 from ringpull.router.replicas import DOWN
 
 STICKINESS_KEYS: Final = 256
@@ -112,7 +112,7 @@ class Part:
         due_counts = int(np.count_nonzero(self.keys))
         if (reply.values.size, reply.missing.size, reply.found.size) != (due, due_counts, due_found):
             raise ProtocolError(
-                f"shard {self.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
+                f"{named(self.shard or 0)} answered {reply.values.size} values, {reply.missing.size} counts and"
                 f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
             )
         if reply.absent.size:
@@ -122,7 +122,7 @@ class Part:
         due_rows = int(self.keys[dims == 0].sum())
         if reply.lengths.size != due_rows or int(reply.lengths.sum(dtype=np.int64)) != reply.data.size:
             raise ProtocolError(
-                f"shard {self.shard} answered {reply.lengths.size} rows of bytes with {reply.data.size} bytes;"
+                f"{named(self.shard or 0)} answered {reply.lengths.size} rows of bytes with {reply.data.size} bytes;"
                 f" {due_rows} were due, whose lengths add up to that"
             )
 
@@ -135,7 +135,7 @@ class Part:
         counted[self.keys > 0] = reply.missing
         if (np.diff(absent) <= 0).any() or not np.array_equal(told, np.where(pooled, counted, 0)):
             raise ProtocolError(
-                f"shard {self.shard} told {len(absent)} keys of bags as absent; they must be"
+                f"{named(self.shard or 0)} told {len(absent)} keys of bags as absent; they must be"
                 f" {int(counted[pooled].sum())}, ascending, and as many of each look-up as it counts"
             )
 
