@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.ps.errors import ConnectionLost, NotOwner, RingpullError, Unavailable
 from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 from ringpull.router.lookup import Lookup, LookupResult
@@ -24,6 +28,8 @@ class TableCounters:
     """Keys among these that the table does not have."""
     lost: int = 0
     """Keys among these that no live shard could answer for, filled in by the table's policy."""
+    here: int = 0
+    """Keys among these that were answered here, without a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class RouterCounters:
     ejections: int = 0
     """Times that a shard was taken out of the choice because it said nothing, failed or was slow repeatedly."""
     tables: Mapping[TableKey, TableCounters] = field(default_factory=dict)
+    here_refused: int = 0
+    """Parts that were to be answered here and could not be, so that shards were asked."""
 
 
 class Tally:
@@ -61,7 +69,7 @@ class Tally:
     def __init__(self) -> None:
         self.pulls = self.failed = self.messages = self.sent_bytes = self.received_bytes = 0
         self.not_owner = self.unavailable = 0
-        self.retries = self.hedges = self.hedges_won = self.ejections = 0
+        self.retries = self.hedges = self.hedges_won = self.ejections = self.here_refused = 0
         self._tables: dict[str, dict[str, list[int]]] = {}
         """The fields of `TableCounters`, by model, then table."""
 
@@ -81,17 +89,37 @@ class Tally:
         elif isinstance(reply, TopKReply):
             self.received_bytes += reply.counts.nbytes + reply.positions.nbytes + reply.scores.nbytes
 
-    def looked_up(self, model: str, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
-        """Count the merged look-ups of one pull."""
+    def got_nothing(self, error: RingpullError, *, local: bool) -> None:
+        """Count a message without an answer: an error of a shard, or of what was to be answered here."""
+        if local:
+            self.here_refused += 1
+        else:
+            self.not_owner += isinstance(error, NotOwner)
+            self.unavailable += isinstance(error, Unavailable | ConnectionLost)
+
+    def looked_up(
+        self,
+        model: str,
+        lookups: Sequence[Lookup],
+        results: Sequence[LookupResult],
+        here: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Count the merged look-ups of one pull.
+
+        Args:
+            here: (L,): keys of each that were answered here; None: of none.
+        """
         tables = self._tables.setdefault(model, {})
-        for lookup, result in zip(lookups, results, strict=True):
+        own = [0] * len(lookups) if here is None else here.tolist()
+        for lookup, result, keys_here in zip(lookups, results, own, strict=True):
             counts = tables.get(lookup.table)
             if counts is None:
-                counts = tables[lookup.table] = [0, 0, 0, 0]
+                counts = tables[lookup.table] = [0, 0, 0, 0, 0]
             counts[0] += lookup.keys.size
             counts[1] += lookup.outputs
             counts[2] += result.missing
             counts[3] += result.lost
+            counts[4] += keys_here
 
     def counters(self) -> RouterCounters:
         """Return the counts so far."""
@@ -112,4 +140,5 @@ class Tally:
                 for model, tables in self._tables.items()
                 for table, counts in tables.items()
             },
+            self.here_refused,
         )

@@ -44,7 +44,7 @@ def status_view(
     """
     parts: list[RenderableType] = [_headline(target, status)]
     if status.requests:
-        parts.append(Text(f"a request: {fan_out(status)}", style="dim"))
+        parts.append(Text(f"a request: {fan_out(status)}{local_share(status.tables)}", style="dim"))
     parts += [Text(recent_line(each)) for each in status.recent[:1] if each.requests]
     if change:
         parts.append(Text(change, style="bold yellow"))
@@ -64,6 +64,13 @@ def fan_out(status: pb.ClusterStatus) -> str:
         total / max(status.requests, 1) for total in (status.messages, status.sent_bytes, status.received_bytes)
     )
     return f"{messages:.1f} messages to shards, {size(round(sent))} sent, {size(round(received))} received"
+
+
+def local_share(tables: Iterable[pb.TableStatus]) -> str:
+    """Return the share of the keys of the last minute that heads answered themselves: `, 94% of keys local`."""
+    rates = [(each.keys_per_s, each.here_per_s) for each in tables]
+    keys, here = sum(rate for rate, _ in rates), sum(own for _, own in rates)
+    return f", {here / keys:.0%} of keys local" if here else ""
 
 
 def recent_line(recent: pb.RecentStatus) -> str:
@@ -220,6 +227,7 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             Column("keys", "number"),
             Column("missing", "number"),
             Column("keys/s", "number", rank=4),
+            Column("local", "number", rank=5),
         ),
     )
     for each in tables:
@@ -237,6 +245,7 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             f"{each.keys:,}",
             missing,
             f"{each.keys_per_s:,.0f}",
+            f"{each.here_per_s / each.keys_per_s:.0%}" if each.keys_per_s else "",
         )
     return table
 
