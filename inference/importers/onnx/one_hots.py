@@ -244,8 +244,8 @@ class _Writer:
         return editor.node("Gather", [table, self._codes(editor, hot, column)], axis=0)
 
     def _source_of(self, tensor: str) -> str:
-        """Return what a tensor is but another type or shape of."""
-        while (maker := self._makers.get(tensor)) is not None and maker.op_type in ("Cast", "Reshape", "Unsqueeze"):
+        """Return what a tensor is but another type of."""
+        while (maker := self._makers.get(tensor)) is not None and maker.op_type == "Cast":
             tensor = maker.input[0]
         return tensor
 
