@@ -38,7 +38,7 @@ from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
 from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
 from ringpull.router.top_k import TopKQuery, TopKResult
-from ringpull.router.top_k_merge import merged
+from ringpull.router.top_k_merge import merge_bytes, merged
 
 
 class Router:
@@ -203,6 +203,14 @@ class Router:
         except BaseException:
             self._tally.failed += 1
             raise
+
+    def top_k_bytes(self, rows: int, queries: int, k: int) -> int:
+        """Return the memory that a top-k over a table of so many rows takes at most until shards' replies are merged.
+
+        Raises:
+            Unavailable: There is no map yet.
+        """
+        return merge_bytes(len(self.shard_map.shards), rows, queries, k)
 
     async def _top_k(self, model: str, version: int, query: TopKQuery, deadline_s: float) -> TopKResult:
         now_s = self._clock()

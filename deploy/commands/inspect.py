@@ -69,11 +69,11 @@ def _show_version(summary: VersionSummary) -> list[Any]:
 
     steps = [degrade_table(summary)] if summary.manifest.degrade else []
     lookups = [] if summary.manifest.tables_alone else [lookups_table(summary)]
-    return [version_headline(summary), *_show_tables(list(summary.tables)), *lookups, *steps]
+    return [version_headline(summary), *_show_tables(list(summary.tables), summary), *lookups, *steps]
 
 
-def _show_tables(tables: list[TableSummary]) -> list[Any]:
+def _show_tables(tables: list[TableSummary], summary: VersionSummary | None = None) -> list[Any]:
     from ringpull.deploy.view.inspect_view import bad_blocks_table, files_table
 
     damaged = [table for table in tables if table.bad_blocks]
-    return [files_table(tables), *([bad_blocks_table(damaged)] if damaged else [])]
+    return [files_table(tables, summary), *([bad_blocks_table(damaged)] if damaged else [])]

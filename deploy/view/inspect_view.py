@@ -28,8 +28,8 @@ def version_headline(summary: VersionSummary) -> Text:
     return text.append(f"   outputs {', '.join(output_text(each) for each in manifest.outputs)}")
 
 
-def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
-    """Return a row for each table on disk."""
+def files_table(tables: Sequence[TableSummary], summary: VersionSummary | None = None) -> FieldsTable:
+    """Return a row for each table on disk, of a version if they are of one."""
     shown = FieldsTable(
         "tables",
         (
@@ -38,7 +38,7 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
             Column("dim", "number"),
             Column("type", rank=1),
             Column("keys", rank=2),
-            Column("default", rank=3),
+            Column("unknown keys", rank=3),
             Column("replicas", rank=4),
             Column("bytes", "number"),
             Column("slots", "wrapped"),
@@ -52,7 +52,7 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
             "" if each.spec.is_bytes else str(each.spec.dim),
             each.spec.row_type.value,
             each.spec.key_type.value,
-            _default(each.spec),
+            "refused" if summary is not None and summary.refuses(each.spec.name) else _default(each.spec),
             str(each.spec.replicas),
             size(each.bytes),
             _ranges(each.held),
@@ -71,12 +71,13 @@ def lookups_table(summary: VersionSummary) -> FieldsTable:
             Column("pooling"),
             Column("added to ids", "number", rank=1),
             Column("dropped id", "number", rank=2),
+            Column("ids", "wrapped", rank=3),
         ),
     )
     for lookup in summary.manifest.lookups:
         pooling = f"{lookup.pooling.value}, weighted" if lookup.weighted else lookup.pooling.value
         dropped = "" if lookup.padding_id is None else str(lookup.padding_id)
-        shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped)
+        shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped, _ids(summary, lookup.feature))
     return shown
 
 
@@ -124,6 +125,14 @@ def _default(spec: TableSpec) -> str:
         return "zeros"
     first = ", ".join(f"{value:.3g}" for value in spec.default[:3])
     return f"[{first}{', ...' if spec.dim > 3 else ''}]"
+
+
+def _ids(summary: VersionSummary, feature: str) -> str:
+    span = summary.ids.get(feature)
+    if span is None:
+        return "any"
+    others = "refused" if span.beyond is None else f"as {span.beyond}"
+    return f"{span.low} to {span.high - 1}, others {others}"
 
 
 def _ranges(held: Sequence[tuple[int, int]]) -> str:

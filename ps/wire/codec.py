@@ -84,6 +84,20 @@ def decode_hello(frame: Frame, kind: Kind) -> Hello:
     return hello
 
 
+def encode_cancel(request_id: int) -> list[bytes | memoryview]:
+    """Return the frame that says that nobody waits any more for the answer to a request."""
+    return encode(Kind.CANCEL, request_id, [], limits=REQUEST_LIMITS)
+
+
+def check_cancel(frame: Frame) -> None:
+    """Check that a `CANCEL` says no more than whose it is.
+
+    Raises:
+        ProtocolError: It does.
+    """
+    _Fields(frame).end()
+
+
 def encode_request(
     request: Request, request_id: int, remaining_us: int, limits: Limits = REQUEST_LIMITS
 ) -> list[bytes | memoryview]:

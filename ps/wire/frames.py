@@ -72,6 +72,8 @@ class Kind(IntEnum):
     DESCRIBE = 4
     HELLO = 5
     TOP_K = 6
+    CANCEL = 7
+    """Nobody waits any more for the answer to the `TOP_K` of this request id. It has no answer of its own."""
     PULL_REPLY = 129
     RANGE_PULL_REPLY = 130
     STATISTICS_REPLY = 131
@@ -99,6 +101,7 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.DESCRIBE: (),
     Kind.HELLO: (),
     Kind.TOP_K: (_F4, _U4, _U4, _U8),  # vectors, ranges, lengths, positions
+    Kind.CANCEL: (),
     Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
     Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
     Kind.STATISTICS_REPLY: (),

@@ -382,6 +382,8 @@ class ShardServer:
         request = job.request
         if time.monotonic() >= job.deadline_s:
             raise DeadlineExceeded("the request's time was up before a look-up began")
+        if job.cancelled:
+            job.check_wanted()
         if self.ledger.replies_full and not isinstance(request, StatisticsRequest):
             raise self._replies_full()
         match request:

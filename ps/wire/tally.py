@@ -37,6 +37,7 @@ _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
     Kind.DESCRIBE: "describe",
     Kind.HELLO: "hello",
     Kind.TOP_K: "top_k",
+    Kind.CANCEL: "cancel",
 }
 
 OK: Final = "OK"
