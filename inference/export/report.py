@@ -102,11 +102,13 @@ class ExportReport:
     """Cost of short row types; None when no rows are rounded, or none were to be checked."""
     large: tuple[KeptWeight, ...] = ()
     """Large weights of the dense program that no ids are looked up in, and what uses them."""
+    ids: bool = True
+    """Whether a feature has ids."""
 
     @property
     def without_tables(self) -> str | None:
-        """Why there is no table at all; None if there is one."""
-        if self.tables:
+        """Why there is no table at all; None if there is one, or no feature has ids that could be looked up."""
+        if self.tables or not self.ids:
             return None
         if not self.kept:
             return "NO TABLE came out: no weight is looked up by ids of the request; all of it is in the dense program"

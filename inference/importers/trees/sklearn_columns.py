@@ -60,8 +60,10 @@ class InputColumn:
             known = self.vocabulary.ids[: len(self.vocabulary.ids) - len(self.missing)]
             texts = np.empty(1 + len(self.vocabulary.ids), object)
             texts[:] = [UNKNOWN_TEXT, *known, *self.missing]
-            return texts[values]
-        return self.integers[values]
+        else:
+            texts = self.integers
+        taken: NDArray[Any] = texts[values]
+        return taken
 
     @property
     def integers(self) -> NDArray[np.int64]:
@@ -170,8 +172,8 @@ def _refuse_words(encoder: Any, where: str) -> None:
     kind = type(encoder).__name__
     if kind in _TEXT_READERS:
         raise InvalidInput(
-            f"{where}{kind} takes texts apart into words, or hashes them, which a request's vocabulary cannot: make them"
-            " a feature of many ids, and a model that takes those"
+            f"{where}{kind} takes texts apart into words, or hashes them, which a request's vocabulary cannot: make"
+            " them a feature of many ids, and a model that takes those"
         )
 
 

@@ -6,7 +6,7 @@ no integers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from ringpull.inference.importers.forest import ML_DOMAIN
 
-_OPSET = 13
+_OPSET: Final = 13
 
 
 def register_one_hot() -> None:

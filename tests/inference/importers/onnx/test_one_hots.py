@@ -104,9 +104,19 @@ CASES: dict[str, tuple[list[NodeProto], int, tuple[int, ...]]] = {
 def of(nodes: list[NodeProto], kind: int) -> ModelProto:
     """Return the graph of a case."""
     constants = {
-        **{"U": W[: N + 2], "V": W[: N + 2].T.copy(), "T": W[: N + 1], "c": W[0], "flat": [-1, N], "last": [1]},
-        **{"numbers": np.arange(N)[None], "depth": N, "on": np.array([0, 1], np.float32), "sizes": [N - 2, 2]},
-        **{"kept": np.delete(np.arange(N + 2), 4), "shift": W[:1, :1], "one": np.ones((1, 1), np.float32)},
+        "U": W[: N + 2],
+        "V": W[: N + 2].T.copy(),
+        "T": W[: N + 1],
+        "c": W[0],
+        "flat": [-1, N],
+        "last": [1],
+        "numbers": np.arange(N)[None],
+        "depth": N,
+        "on": np.array([0, 1], np.float32),
+        "sizes": [N - 2, 2],
+        "kept": np.delete(np.arange(N + 2), 4),
+        "shift": W[:1, :1],
+        "one": np.ones((1, 1), np.float32),
         "two": np.float32(2),
     }
     used = {each for one in nodes for each in one.input}
