@@ -24,7 +24,7 @@ from ringpull.router.control.planner import Layout, PlannedTable, plan
 from ringpull.router.control.traffic import TableLoad
 from tests.deploy.folders import write_version
 
-WIDE = 300
+WIDE = 100
 
 
 def printed(shown: RenderableType) -> str:
@@ -59,9 +59,9 @@ def test_status_names_the_largest_tables_and_those_that_lack_copies() -> None:
     text = printed(tables_table(tables, every=False))
     assert len(text.splitlines()) < SHOWN + 10
     assert "m/t003" in text
-    assert f"m/t{WIDE - 1}" in text
+    assert f"m/t{WIDE - 1:03}" in text
     assert "m/t010" not in text
-    assert f" and {WIDE - SHOWN} more of 43.8 GiB in all: --all" in text
+    assert f" and {WIDE - SHOWN} more of 4.8 GiB in all: --all" in text
     whole = printed(tables_table(tables))
     assert all(f"m/{each.table}" in whole for each in tables)
     assert "more" not in whole
@@ -75,10 +75,10 @@ def test_plans_name_the_tables_looked_up_most() -> None:
     found = plan(tables, Layout(2, 1 << 30))
     text = printed(plan_view(found, assumed="", every=False))
     assert len(text.splitlines()) < 2 * SHOWN + 20
-    assert "m/t299: 1,000 rows" in text
-    assert "m/t100" not in text
+    assert "m/t099: 1,000 rows" in text
+    assert "m/t050" not in text
     assert f"and {WIDE - SHOWN} more: --all; {WIDE} of {WIDE} on every shard" in text
-    assert printed(plan_view(found, assumed="")).count("m/t100") == 2
+    assert printed(plan_view(found, assumed="")).count("m/t050") == 2
     assert len(plan_fields(found, assumed="")["tables"]) == WIDE
 
 
@@ -131,7 +131,7 @@ def test_damaged_tables_are_always_named(every: bool) -> None:
     ]
     text = printed(files_table(tables, every=every))
     assert "t005" in text
-    assert ("t100" in text) == every
+    assert ("t050" in text) == every
     assert (f"and {WIDE - SHOWN} more" in text) != every
 
 
@@ -159,6 +159,6 @@ def test_the_report_of_an_export_is_short(tmp_path: Path) -> None:
         report.print(console)
     text = capture.get()
     assert len(text.splitlines()) < 2 * SHOWN + 10
-    assert "t299 was computed once" in text
-    assert "t100" not in text
-    assert f"and {WIDE - SHOWN} more of 43.8 KiB in all: ringpull inspect {version} --all" in text
+    assert "t099 was computed once" in text
+    assert "t050" not in text
+    assert f"and {WIDE - SHOWN} more of 4.8 KiB in all: ringpull inspect {version} --all" in text
