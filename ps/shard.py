@@ -44,7 +44,7 @@ from ringpull.ps.open_versions import (
 )
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.slot_mask import SlotMask, runs
+from ringpull.ps.slot_mask import SlotMask, runs, shared
 from ringpull.ps.spec import ALL
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
@@ -469,7 +469,7 @@ class Shard:
             begin, end = table.base.byte_range(first, last)
             owned_rows += last - first
             owned_bytes += end - begin + (last - first) * POSITION_BYTES
-        return ServedTable(table, None if mask.all() else mask, owned_rows, owned_bytes, counts)
+        return ServedTable(table, None if mask.all() else shared(mask), owned_rows, owned_bytes, counts)
 
     def _owned(self, state: ShardState, model: str, table: str) -> SlotMask:
         mask = np.zeros(SLOTS, np.uint8)

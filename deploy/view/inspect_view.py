@@ -11,6 +11,7 @@ from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
 from ringpull.deploy.view.outputs import output_text
 from ringpull.ps.byte_size import size
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.short_form import and_more, most_important
 from ringpull.ps.spec import TableSpec
 
 SHOWN_RANGES = 4
@@ -28,8 +29,12 @@ def version_headline(summary: VersionSummary) -> Text:
     return text.append(f"   outputs {', '.join(output_text(each) for each in manifest.outputs)}")
 
 
-def files_table(tables: Sequence[TableSummary], summary: VersionSummary | None = None) -> FieldsTable:
-    """Return a row for each table on disk, of a version if they are of one."""
+def files_table(
+    tables: Sequence[TableSummary], summary: VersionSummary | None = None, *, every: bool = True
+) -> FieldsTable:
+    """Return a row for each table on disk, of a version if they are of one; of many only those with damage and the
+    largest, without `every`."""
+    some = most_important(tables, lambda each: (len(each.bad_blocks), each.bytes), every=every)
     shown = FieldsTable(
         "tables",
         (
@@ -44,8 +49,9 @@ def files_table(tables: Sequence[TableSummary], summary: VersionSummary | None =
             Column("slots", "wrapped"),
             Column("rows checked", "wrapped"),
         ),
+        below=and_more(len(tables), len(some), f"of {size(sum(each.bytes for each in tables))} in all"),
     )
-    for each in tables:
+    for each in some:
         shown.add(
             each.spec.name,
             f"{each.rows:,}",
@@ -61,8 +67,11 @@ def files_table(tables: Sequence[TableSummary], summary: VersionSummary | None =
     return shown
 
 
-def lookups_table(summary: VersionSummary) -> FieldsTable:
-    """Return a row for each look-up of a version."""
+def lookups_table(summary: VersionSummary, *, every: bool = True) -> FieldsTable:
+    """Return a row for each look-up of a version; of many only those in the largest tables, without `every`."""
+    sizes = {table.spec.name: table.bytes for table in summary.tables}
+    lookups = summary.manifest.lookups
+    some = most_important(lookups, lambda each: sizes[each.table], every=every)
     shown = FieldsTable(
         "look-ups",
         (
@@ -73,8 +82,9 @@ def lookups_table(summary: VersionSummary) -> FieldsTable:
             Column("dropped id", "number", rank=2),
             Column("ids", "wrapped", rank=3),
         ),
+        below=and_more(len(lookups), len(some)),
     )
-    for lookup in summary.manifest.lookups:
+    for lookup in some:
         pooling = f"{lookup.pooling.value}, weighted" if lookup.weighted else lookup.pooling.value
         dropped = "" if lookup.padding_id is None else str(lookup.padding_id)
         shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped, _ids(summary, lookup.feature))

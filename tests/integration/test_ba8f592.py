@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
-from ringpull.deploy.model_folders import find_version, rows_in
+from ringpull.deploy.model_folders import find_version, rows_below
 from ringpull.inference.client.client import Client
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
@@ -189,7 +189,7 @@ def carry_on(path: Path, tmp_path: Path, *, elsewhere: bool) -> None:
         StateStore(open_files(str(state_folder))),
         members,
         owner=Owner(saved["deployment"]),
-        settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
+        settings=Settings(place=find_version, streamed=True, rows_below=rows_below),
         timing=Timing(heartbeat_s=0.05),
     )
     try:
