@@ -36,6 +36,7 @@ ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),
     "torch": (
         "inference/model/torch_program.py",
+        "inference/model/torch_script.py",
         "inference/model/pickles.py",
         "inference/export/",
         "inference/importers/",
