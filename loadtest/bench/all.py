@@ -45,6 +45,7 @@ BENCHES = (
     "savedmodel_served",
     "e2e",
     "overload",
+    "changes",
     "growth",
     "cost",
     "gpu_head",
