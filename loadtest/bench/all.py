@@ -34,6 +34,7 @@ BENCHES = (
     "two_versions",
     "ready",
     "stage_budget",
+    "dense",
     "small",
     "imports",
     "metrics_cost",
