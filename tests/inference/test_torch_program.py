@@ -172,6 +172,10 @@ def test_inputs_and_outputs_that_are_not_the_manifests(version: Path) -> None:
         TorchProgram.load(version, dataclasses.replace(manifest, outputs=(ProgramOutput(name="a", shape=()),)))
 
 
+def test_an_exported_program_runs_as_a_script(program: TorchProgram) -> None:
+    assert isinstance(program._run, torch.jit.ScriptFunction)
+
+
 class Doubled(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (x * 2,)
