@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
-from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.lookup import FlatLookups, Lookup
+from ringpull.router.merge import FlatResults
 
 TableKey = tuple[str, str]
 """(model, table)."""
+
+_KINDS_KEPT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class Tally:
         self.retries = self.hedges = self.hedges_won = self.ejections = 0
         self._tables: dict[str, dict[str, list[int]]] = {}
         """The fields of `TableCounters`, by model, then table."""
+        self._flat: dict[tuple[str, tuple[str, ...]], NDArray[np.int64]] = {}
+        """The same (4, F) of flat look-ups, by model and their tables, not in `_tables` yet."""
 
     def sent(self, request: Request) -> None:
         """Count one message to a shard."""
@@ -81,20 +90,40 @@ class Tally:
         elif isinstance(reply, TopKReply):
             self.received_bytes += reply.counts.nbytes + reply.positions.nbytes + reply.scores.nbytes
 
-    def looked_up(self, model: str, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
+    def looked_up(self, model: str, lookups: Sequence[Lookup], results: FlatResults) -> None:
         """Count the merged look-ups of one pull."""
-        tables = self._tables.setdefault(model, {})
-        for lookup, result in zip(lookups, results, strict=True):
-            counts = tables.get(lookup.table)
-            if counts is None:
-                counts = tables[lookup.table] = [0, 0, 0, 0]
-            counts[0] += lookup.keys.size
-            counts[1] += lookup.outputs
-            counts[2] += result.missing
-            counts[3] += result.lost
+        others, begin = lookups, 0
+        if isinstance(lookups, FlatLookups):
+            others, begin = lookups.others, len(lookups.tables)
+            kind = (model, lookups.tables)
+            if kind not in self._flat:
+                if len(self._flat) >= _KINDS_KEPT:
+                    self._count_flat()
+                self._flat[kind] = np.zeros((4, begin), np.int64)
+            counted = self._flat[kind]
+            counted[:2] += lookups.counts
+            counted[2] += results.missing[:begin]
+            counted[3] += results.lost[:begin]
+        if others:
+            pairs = zip(results.missing[begin:].tolist(), results.lost[begin:].tolist(), strict=True)
+            for lookup, (missing, lost) in zip(others, pairs, strict=True):
+                self._count(model, lookup.table, lookup.keys.size, lookup.outputs, missing, lost)
+
+    def _count(self, model: str, table: str, keys: int, bags: int, missing: int, lost: int) -> None:
+        counts = self._tables.setdefault(model, {}).setdefault(table, [0, 0, 0, 0])
+        for place, number in enumerate((keys, bags, missing, lost)):
+            counts[place] += number
+
+    def _count_flat(self) -> None:
+        """Count by table what flat look-ups were counted for together."""
+        for (model, tables), counted in self._flat.items():
+            for table, counts in zip(tables, counted.T.tolist(), strict=True):
+                self._count(model, table, *counts)
+        self._flat.clear()
 
     def counters(self) -> RouterCounters:
         """Return the counts so far."""
+        self._count_flat()
         return RouterCounters(
             self.pulls,
             self.failed,
