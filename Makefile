@@ -1,12 +1,15 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
 #   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
-#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [LIBRARY=NAME] [TABLE=FILE]    make proto
+#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [LIBRARY=NAME] [TABLE=FILE]
+#   make tensorflow-tests    make proto
 
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Modules are compiled when they are first imported: half of an installation's time goes to those that never are.
+INSTALL := $(PIP) install --no-compile
 ONCE ?=
 SLOW ?=
 QUICK ?=
@@ -23,12 +26,14 @@ INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_LOADTEST := $(VENV)/.installed-loadtest
 ZOO := $(VENV)/zoo
 INSTALLED_ZOO := $(ZOO)/.installed
+TENSORFLOW := $(VENV)/tensorflow
+INSTALLED_TENSORFLOW := $(TENSORFLOW)/.installed
 PROTOC := $(VENV)/protoc
 CODE := ringpull/*.py ps router inference deploy loadtest examples tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types bench loadtest rebalance-check chaos zoo proto clean
+.PHONY: help demo test check lint types bench loadtest rebalance-check chaos zoo tensorflow-tests proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -40,7 +45,7 @@ demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1
 # order of collection (see tests/conftest.py), so that what takes longest does not come last.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --no-loadscope-reorder
 
-test: $(INSTALLED_DEV) ## Lint, types and all tests; SLOW=1 adds those of minutes and gigabytes
+test: $(INSTALLED_DEV) ## Lint, types and tests; SLOW=1 adds those of minutes and gigabytes, and all cases of long ones
 	@exec 3>&1; $(call side_by_side,--output-sync lint types tests SHOWN='>&3')
 
 check: $(INSTALLED_DEV) ## Lint, types and the fast tests, in under a minute: before every commit
@@ -53,7 +58,7 @@ side_by_side = begin=$$(date +%s); $(MAKE) --no-print-directory --jobs $(1); sta
 
 .PHONY: tests fast-tests kernels
 tests: kernels
-	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow") $(SHOWN)
+	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow" --one-in 3) $(SHOWN)
 
 fast-tests: kernels
 	$(PYTEST) -m "not (medium or ray or readme or slow or wheel)"
@@ -84,6 +89,10 @@ chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; ever
 zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; LIBRARY, TABLE. All: some 20 minutes
 	$(ZOO)/bin/python -m tests.zoo_libraries $(if $(LIBRARY),--library $(LIBRARY)) $(if $(TABLE),--table $(TABLE))
 
+# By a TensorFlow of its own, and so no part of `make test`.
+tensorflow-tests: $(INSTALLED_TENSORFLOW) $(INSTALLED_DEV) ## Tests of what imports SavedModels, against TensorFlow in an environment of its own. A few minutes
+	RINGPULL_TENSORFLOW=$(abspath $(TENSORFLOW)/bin/python) $(BIN)/python -m pytest -q tests/inference/importers/savedmodel tests/examples/test_savedmodel_way.py
+
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
 PROTOS := ringpull operations
 PROTOS_OF_OTHERS := tensorflow_serving open_inference onnx
@@ -101,19 +110,20 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
-	$(PIP) install -e '.[server,export]'
+	$(INSTALL) -e '.[server,export]'
 	@touch $@
 
-$(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[server,export,dev]'
-	@touch $@
+# All that $(INSTALLED) has, and more, in one go.
+$(INSTALLED_DEV): pyproject.toml | $(BIN)/python
+	$(INSTALL) -e '.[server,export,dev]'
+	@touch $(INSTALLED) $@
 
 $(INSTALLED_BENCH): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[server,export,bench]'
+	$(INSTALL) -e '.[server,export,bench]'
 	@touch $@
 
 $(INSTALLED_LOADTEST): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[server,export,loadtest]'
+	$(INSTALL) -e '.[server,export,loadtest]'
 	@touch $@
 
 # In an environment of its own, which sees the packages of the main one behind its own: what the libraries pin stays out
@@ -122,7 +132,15 @@ $(INSTALLED_ZOO): tests/zoo_libraries/requirements.txt | $(INSTALLED)
 	$(PYTHON) -m venv $(ZOO)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > \
 		$$($(ZOO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth
-	$(ZOO)/bin/python -m pip --disable-pip-version-check install --no-deps -r $<
+	$(ZOO)/bin/python -m pip --disable-pip-version-check install --no-compile --no-deps -r $<
+	@touch $@
+
+# What `ringpull[savedmodel]` asks for, without ringpull: a process of its own runs it.
+$(INSTALLED_TENSORFLOW): pyproject.toml
+	$(PYTHON) -m venv $(TENSORFLOW)
+	$(TENSORFLOW)/bin/python -c 'import tomllib; print(*tomllib.load(open("$<", "rb"))["project"]["optional-dependencies"]["savedmodel"], sep="\n")' > \
+		$(TENSORFLOW)/requirements.txt
+	$(TENSORFLOW)/bin/python -m pip --disable-pip-version-check install -r $(TENSORFLOW)/requirements.txt
 	@touch $@
 
 # In an environment of its own: what a generator of 6.31 writes is read by every protobuf from 6.31.1 on, below 8.

@@ -6,6 +6,8 @@ import gc
 import os
 import sys
 import uuid
+import zlib
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -97,8 +99,23 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what starts Ray first, the READMEs' tour before all: what takes minutes would end alone, one core idle."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--one-in",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the cases of each parametrised `medium` test run one in N, always the same ones (`make test`: 3)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `--one-in` does. Put what starts Ray first, the READMEs' tour before all: what takes minutes would
+    end alone, one core idle."""
+    if left_out := _left_out(items, config.getoption("--one-in")):
+        config.hook.pytest_deselected(items=left_out)
+        kept = set(items) - set(left_out)
+        items[:] = [item for item in items if item in kept]
     items.sort(key=lambda item: 0 if item.get_closest_marker("readme") else 1 if item.get_closest_marker("ray") else 2)
 
 
@@ -127,6 +144,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{seconds:6.2f} s  {phase}")
         if len(_unmarked) > MAX_LISTED:
             terminalreporter.line(f"and {len(_unmarked) - MAX_LISTED} more")
+
+
+def _left_out(items: list[pytest.Item], one_in: int) -> list[pytest.Item]:
+    """Return all but one in `one_in` of the cases of each parametrised test that is `medium` and starts no Ray.
+
+    Which ones stay depends on the test's name alone: one at least, and in some tests the first, in others a later one.
+    """
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        unhurried = UNHURRIED & {marker.name for marker in item.iter_markers()}
+        if unhurried == {"medium"} and hasattr(item, "callspec"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    return [
+        item
+        for name, several in cases.items()
+        for number, item in enumerate(several)
+        if number % one_in != zlib.crc32(name.encode()) % min(one_in, len(several))
+    ]
 
 
 def _started_by(run: str) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-pytest.importorskip("moto", reason="moto[server] and s3fs are in the extra `dev`")
+pytest.importorskip("moto", reason="moto and s3fs are in the extra `dev`")
 
 import s3fs
 from moto.moto_server.threaded_moto_server import MotoRequestHandler

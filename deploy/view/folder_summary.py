@@ -74,7 +74,10 @@ class VersionSummary:
                 {"table": lookup.table, "feature": lookup.feature, "pooling": lookup.pooling.value, "add": lookup.add}
                 for lookup in manifest.lookups
             ],
-            "outputs": [{"name": output.name, "shape": list(output.shape)} for output in manifest.outputs],
+            "outputs": [
+                {"name": output.name, "shape": list(output.shape), "classes": list(output.classes)}
+                for output in manifest.outputs
+            ],
             "degrade": plain_steps(manifest.degrade),
         }
 

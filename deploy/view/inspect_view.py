@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
+from ringpull.deploy.view.outputs import output_text
 from ringpull.ps.byte_size import size
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.spec import TableSpec
@@ -24,8 +25,7 @@ def version_headline(summary: VersionSummary) -> Text:
         return text.append("   tables alone: rows by key, no predictions")
     taken = manifest.program.bytes + sum(each.bytes for each in manifest.program_data)
     text.append(f"   dense program {size(taken)}, run by {manifest.runtime}")
-    outputs = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in manifest.outputs)
-    return text.append(f"   outputs {outputs}")
+    return text.append(f"   outputs {', '.join(output_text(each) for each in manifest.outputs)}")
 
 
 def files_table(tables: Sequence[TableSummary]) -> FieldsTable:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
+from ringpull.deploy.view.outputs import output_text
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.status_warnings import short_of_copies, warnings_seen
 from ringpull.ps.byte_size import size
@@ -102,7 +103,7 @@ def models_table(models: Iterable[pb.Model]) -> FieldsTable:
         ),
     )
     for model in models:
-        gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
+        gives = ", ".join(output_text(each) for each in model.outputs)
         versions = ", ".join(_with_labels(number, model.labels) for number in model.versions)
         table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives, _run_by(model))
     return table

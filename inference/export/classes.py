@@ -1,4 +1,4 @@
-"""Names of the classes of outputs, as an exporter gives them."""
+"""Names of the classes of outputs, as an exporter or importer gives them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_classes(outputs: tuple[ProgramOutput, ...], classes: Mapping[str, Seque
     shapes = {output.name: output.shape for output in outputs}
     for name, given in classes.items():
         if name not in shapes:
-            raise InvalidInput(f"classes names the output {name!r}; the module has {', '.join(shapes)}")
+            raise InvalidInput(f"classes names the output {name!r}; there is {', '.join(shapes)}")
         if isinstance(given, str) or not all(isinstance(each, str) and each for each in given):
             raise InvalidInput(f"classes of {name} are {given!r}; they must be a list of names, none empty")
         if shapes[name] != (len(given),) or not given:

@@ -167,13 +167,18 @@ class ExportReport:
 
     @property
     def sentences(self) -> list[str]:
-        """What is told of weights that stay, and of outputs that are queries, a sentence each."""
+        """What is told of weights that stay, and of outputs that are queries or of classes, a sentence each."""
         ranked = [
             f"{each.name} gives queries, by which the rows of table {each.ranks.table} are ranked (top-k)"
             for each in self.manifest.outputs
             if each.ranks is not None
         ]
-        return [*ranked, *(kept.sentence for kept in (*self.kept, *self.large))]
+        named = [
+            f"{each.name} has the classes, in order: {', '.join(each.classes)}"
+            for each in self.manifest.outputs
+            if each.classes
+        ]
+        return [*ranked, *named, *(kept.sentence for kept in (*self.kept, *self.large))]
 
     def _print_dense(self, console: Console) -> None:
         for sentence in self.sentences:

@@ -40,6 +40,8 @@ class RuntimeFacts:
     """Part of it that computes: of onnxruntime its execution provider, of torch the device."""
     threads: int | None
     """CPU threads of the program; None: as many as the runtime takes by itself."""
+    eager_because: str = ""
+    """Why torch runs it operator by operator from Python; empty: it is one script, or a graph that onnxruntime holds."""
 
 
 class DenseProgram(Protocol):

@@ -4,14 +4,6 @@ Loading trusts nothing: the file's checksum, what its archive holds (`program_ch
 inputs against the manifest's tables, and its outputs are checked before the first request. torch.export specialises
 programs that saw one row, so programs are exported with more, and a single row is run as two.
 
-An exported program runs operator by operator from Python, and takes the interpreter's lock back after each, which the
-event loop holds while it decodes. So the program is scripted when it is loaded: one call, no lock until it returns.
-Scripting fixes sizes that it sees as numbers, so a script is used only where it repeats the program on other sizes.
-
-A script holds the weights as constants, which torch folds and rearranges. What `torch.jit.trace` and `freeze` make
-stays in a register of torch until the process ends, constants included: every version that was ever loaded (2.13). So
-the graph is traced and improved by itself, and made a function with a register of its own, which goes when it does.
-
 Rows are independent of each other: batches mix requests. So on the CPU a large batch is run in parts, each small enough
 that what its layers hand on stays in the cache (a DLRM of 26 tables in one thread: 4,096 rows at 69,000 a second in one
 run, at 97,000 in eight).
@@ -25,14 +17,14 @@ import threading
 import warnings
 import weakref
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.passes import move_to_device_pass
@@ -42,6 +34,7 @@ from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts, 
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
+from ringpull.inference.model.torch_script import scripted
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
 
@@ -50,12 +43,6 @@ MIN_ROWS: Final = 2
 
 CPU_ROWS: Final = 512
 """Largest number of rows of one run on the CPU."""
-
-_TRACED_ROWS: Final = 7
-_RECURRENT: Final = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-"""Operators that are not scripted: a script of an LSTM damages the memory of the process (torch 2.13)."""
-_CHECKED_ROWS: Final = (2, 5, 64)
-"""Numbers of rows on which a script must repeat the program; the first run of each also prepares it."""
 
 
 class TorchProgram:
@@ -69,9 +56,6 @@ class TorchProgram:
         self.writer: Final = writer
         """Version of torch that exported it; empty: not known."""
         self.outputs = manifest.outputs
-        self.runtime: Final = RuntimeFacts(
-            name="torch", version=str(torch.__version__), provider=device, threads=threads
-        )
         self._pinned: int | None = None
         """Thread that torch computes in with so many threads; it is told in each that runs the program."""
         self._inputs = manifest.inputs
@@ -79,8 +63,15 @@ class TorchProgram:
         placeholders = _user_inputs(program)
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             module = _module_of(move_to_device_pass(program, self._target))
-        self._run = scripted(module, placeholders, self._target)
-        if self._run is module:
+        self._run, eager_because = scripted(module, placeholders, self._target)
+        self.runtime: Final = RuntimeFacts(
+            name="torch",
+            version=str(torch.__version__),
+            provider=device,
+            threads=threads,
+            eager_because=eager_because,
+        )
+        if eager_because:
             # It is part of a cycle, and frozen ones are never collected (`ringpull.ps.garbage`).
             weights = [*module.parameters(), *module.buffers()]
             weakref.finalize(self, _let_go_of, weights).atexit = False
@@ -169,16 +160,17 @@ class TorchProgram:
         return f"<TorchProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
 
 
-def _module_of(program: ExportedProgram) -> torch.nn.Module:
-    """Return a program as a module without torch's checks of sizes, whose making takes the square of the inputs.
+def _module_of(program: ExportedProgram) -> fx.GraphModule:
+    """Return a program as a module of its operators alone.
 
-    Nor those of each call, which a script cannot be traced through, and which take 60 us an input where there is none.
-    Rows and widths are checked here, where they come in.
+    What torch makes of a program also checks sizes: by guards, whose making takes the square of the inputs, or by a
+    hook of Python's in each run, which no script can hold. Rows and widths are checked here, where they come in.
     """
-    guarded = "check_guards" not in inspect.signature(program.module).parameters
-    module = program.module() if guarded else program.module(check_guards=False)
-    module.validate_inputs = False  # type: ignore[assignment]
-    return module
+    unguarded = "check_guards" in inspect.signature(program.module).parameters
+    whole: Any = program.module(check_guards=False) if unguarded else program.module()
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(whole.graph, {}))
+    return fx.GraphModule(whole, graph)
 
 
 def _let_go_of(tensors: Sequence[Tensor]) -> None:
@@ -222,52 +214,6 @@ def _user_inputs(program: ExportedProgram) -> list[Any]:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     specs = program.graph_signature.input_specs
     return [values[spec.arg.name] for spec in specs if spec.kind is InputKind.USER_INPUT]
-
-
-def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.device) -> Callable[..., Any]:
-    """Return the program as a script that runs without Python, or `module` itself where a script would differ."""
-    graph = getattr(module, "graph", None)
-    if graph is not None and any(_name_of(node.target) in _RECURRENT for node in graph.nodes):
-        return module
-
-    def made_up(rows: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(rows)
-        shapes = [(rows, *(int(size) for size in value.shape[1:])) for value in inputs]
-        return [
-            torch.rand(shape, generator=generator).to(device, value.dtype)
-            for shape, value in zip(shapes, inputs, strict=True)
-        ]
-
-    # torch's tracer warns of the numbers that are checked below
-    with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
-        try:
-            script = _script(module, made_up(_TRACED_ROWS))
-            for rows in _CHECKED_ROWS:
-                given = made_up(rows)
-                for result, expected in zip(script(*given), module(*given), strict=True):
-                    torch.testing.assert_close(result, expected, equal_nan=True)
-        except Exception:  # of any root: whatever torch's tracer, or a script for other sizes, runs into
-            return module
-    return script
-
-
-def _name_of(target: Any) -> str:
-    return str(getattr(target, "__name__", "")).partition(".")[0]
-
-
-def _script(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Return what a module does to these inputs as a function without Python, its weights constants."""
-    native: Any = torch._C
-    module.requires_grad_(False)  # else they are no constants
-    graph, _ = native._create_graph_by_tracing(
-        lambda *given: module(*given), tuple(inputs), lambda value: "", True, False
-    )
-    native._jit_pass_erase_shape_information(graph)  # the sizes are of the inputs here
-    native._jit_pass_constant_propagation(graph)
-    native._jit_pass_cse(graph)
-    native._jit_pass_optimize_frozen_graph(graph, True)
-    script: Callable[..., Any] = native._create_function_from_graph("dense", graph)
-    return script
 
 
 def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> None:

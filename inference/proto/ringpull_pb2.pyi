@@ -398,14 +398,16 @@ class FeatureInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: bool = ..., weighted: bool = ..., optional: bool = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ..., never_empty: bool = ...) -> None: ...
 
 class OutputInfo(_message.Message):
-    __slots__ = ("name", "shape", "ranks")
+    __slots__ = ("name", "shape", "ranks", "classes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     ranks: str
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., ranks: _Optional[str] = ...) -> None: ...
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., ranks: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TableInfo(_message.Message):
     __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features", "key_type")

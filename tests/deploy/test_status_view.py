@@ -59,7 +59,7 @@ def cluster() -> pb.ClusterStatus:
                     pb.FeatureInfo(name="genres", dtype=pb.STRING, many=True, optional=True),
                     pb.FeatureInfo(name="vector", dtype=pb.FLOAT32, width=3),
                 ],
-                outputs=[pb.OutputInfo(name="score"), pb.OutputInfo(name="tasks", shape=[2])],
+                outputs=[pb.OutputInfo(name="score"), pb.OutputInfo(name="tasks", shape=[2], classes=["no", "yes"])],
             )
         ],
         requests=2468,
@@ -104,7 +104,7 @@ def test_a_table_shows_rows_copies_and_missing_keys() -> None:
 
 def test_a_model_shows_what_it_takes_and_gives() -> None:
     text = shown(cluster())
-    assert row_of(text, "user_id") == ["ranker", "3", "3", "int64: user_id", "score, tasks[2]"]
+    assert row_of(text, "user_id") == ["ranker", "3", "3", "int64: user_id", "score, tasks[2: no, yes]"]
     assert row_of(text, "genres") == ["string[]: genres?"]
     assert row_of(text, "vector") == ["float32 x 3: vector"]
 

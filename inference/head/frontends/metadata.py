@@ -36,7 +36,10 @@ def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str
         features=[_feature(each) for each in loaded.schema.features if isinstance(each, Sparse | Dense | IdSequence)],
         outputs=[
             pb.OutputInfo(
-                name=output.name, shape=output.shape, ranks="" if output.ranks is None else output.ranks.table
+                name=output.name,
+                shape=output.shape,
+                ranks="" if output.ranks is None else output.ranks.table,
+                classes=output.classes,
             )
             for output in manifest.outputs
         ],

@@ -35,7 +35,8 @@ def ids_of(
     for use in uses:
         for name in use.features:
             if len(use.features) == 1:
-                ranges.setdefault(name, []).append(IdRange((name,), 0, use.expression, use.rows, None, -use.rows))
+                own_range = IdRange((name,), 0, use.expression, use.rows, None, -use.rows, use.within)
+                ranges.setdefault(name, []).append(own_range)
     for each in limits:
         key = KeyExpression.ids() if each.key is None else each.key
         ranges.setdefault(each.features[0], []).append(IdRange(each.features, 0, key, each.rows, None, each.lowest))
@@ -51,7 +52,7 @@ def ids_of(
         made = ids_made(schema[name])
         held = np.ones(len(tried), bool) if made is None else (tried >= 0) & (tried < made)
         for each in own:
-            held &= each.holds(tried)
+            held &= each.holds(tried) & (tried >= each.within[0]) & (tried < each.within[1])
         if name in raw:
             held &= (tried >= raw[name].first_equal) & (tried < raw[name].rows)
         if held.any():

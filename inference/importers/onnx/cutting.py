@@ -39,6 +39,9 @@ MAX_MAPPED_BYTES: Final = 4 << 30
 _WITHOUT_OVERFLOW: Final = (62, 53, 47, 40, 32)
 """Powers of 2 to which ids are held where products of larger ones overflow."""
 
+_BY: Final = " by "
+"""What stands between the names of a table and of the constant that maps ids to its rows."""
+
 MIN_INTEGER_BYTES: Final = 64 * 1024
 """Bytes from which on a table of integers is cut out: smaller ones are a graph's own numbering."""
 
@@ -324,31 +327,45 @@ def _uses(
 
 
 def _use(cut: CutGraph, site: Site, table: Array, elements: Elements, form: int, features: tuple[str, ...]) -> Use:
-    name, rows, mapped = site.table, table.shape[site.axis], None
+    name, rows, mapped, own = site.table, table.shape[site.axis], None, None
     expression = elements.expression(form, features)
     if expression is None and (through := elements.through(form)) is not None:
         # Rows of what a small constant maps ids to are the rows of a table by those ids.
         mapped, inner, by = through
-        name, rows = f"{site.table} by {by}", len(mapped)
-        _add_mapped(cut, site, table, name, mapped)
+        name, rows = f"{site.table}{_BY}{by}", len(mapped)
+        own = _add_mapped(cut, site, table, name, mapped)
         expression = elements.expression(inner, features)
     if expression is None:
         raise NotRead("its index is too long an expression")
     within = cut.within_of(features, expression)
+    if own is not None and mapped is not None:
+        if expression == KeyExpression.ids():
+            within = max(within[0], own[0]), min(within[1], own[1])
+        elif own[0] or expression.evaluate(np.array(telling_ids(expression, rows), np.int64)).min() < 0:
+            raise NotRead("its index is mapped by a constant to rows that there are not")
+        rows, mapped = own[1], mapped[: own[1]]
     use = Use(name, features, expression.cast("int64"), rows, site.beyond == "fails", within, mapped)
     return use.without_overflow() if use.beyond_fails and len(features) == 1 else use
 
 
-def _add_mapped(cut: CutGraph, site: Site, table: Array, name: str, mapped: Array) -> None:
-    """Add the table whose rows are those that a constant maps ids to."""
+def _add_mapped(cut: CutGraph, site: Site, table: Array, name: str, mapped: Array) -> tuple[int, int] | None:
+    """Add the table whose rows are those that a constant maps ids to, and return which of them [low, high) have one.
+
+    None: all.
+    """
     rows = site.rows_of(table)
-    if site.beyond != "fails" or mapped.min(initial=0) < -len(rows) or mapped.max(initial=0) >= len(rows):
+    held = np.flatnonzero((mapped >= -len(rows)) & (mapped < len(rows)))
+    if site.beyond != "fails" or not len(held) or held[-1] - held[0] >= len(held):
         raise NotRead("its index is mapped by a constant to rows that there are not")
     if len(mapped) * rows.shape[1] * rows.itemsize > MAX_MAPPED_BYTES:
         raise NotRead("its index is mapped by a constant so large that its rows are not held at a time")
-    cut.tables.setdefault(name, rows[mapped])
+    if name not in cut.tables:
+        made = np.zeros((len(mapped), rows.shape[1]), rows.dtype)  # ids without a row are refused
+        made[held] = rows[mapped[held]]
+        cut.tables[name] = made[: held[-1] + 1]
     cut.originals.setdefault(name, table)
     cut.axes.setdefault(name, site.axis)
+    return None if len(held) == len(mapped) else (int(held[0]), int(held[-1]) + 1)
 
 
 def _single(schema: Schema, name: str) -> bool:
@@ -406,7 +423,7 @@ def table_names(tensors: Sequence[str]) -> dict[str, str]:
     """Return a name of a table for each tensor: its own, without what a table's name cannot have."""
     names: dict[str, str] = {}
     for tensor in tensors:
-        plain = tensor.removesuffix(":0").removesuffix("/ReadVariableOp").removesuffix(".weight")
+        plain = tensor.partition(_BY)[0].removesuffix(":0").removesuffix("/ReadVariableOp").removesuffix(".weight")
         plain = re.sub(r"[^A-Za-z0-9_.-]+", ".", plain).strip(".-")[:100] or "table"
         tried = (plain, *(f"{plain}_{number}" for number in range(2, len(tensors) + 2)))
         names[tensor] = next(each for each in tried if each not in names.values())

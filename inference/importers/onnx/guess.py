@@ -17,7 +17,7 @@ from onnx import AttributeProto, GraphProto, TensorProto, ValueInfoProto
 
 from ringpull.inference.importers.onnx.binding import bind_inputs, bound_model, graph_inputs
 from ringpull.inference.importers.onnx.cutting import CutGraph, cut_graph
-from ringpull.inference.importers.onnx.probing import probe
+from ringpull.inference.importers.onnx.probing import probe_lookups
 from ringpull.inference.importers.onnx.sessions import GraphFailed
 from ringpull.inference.importers.onnx.source import SourceGraph, all_nodes, subgraphs
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
@@ -101,7 +101,7 @@ def guess_schema(source: SourceGraph) -> Guess:
     try:
         bound = bind_inputs(source, first, arguments)
         model = bound_model(source, bound, first)
-        probed = probe(model, bound, first)
+        model, probed = probe_lookups(model, bound, first)
         cut = cut_graph(model, first, probed.readings, probed.elements, bound.within())
     except (GraphFailed, RingpullError) as exc:
         features, stacks = _features(source, described, names, {}, notes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from rich.console import Console
 
+from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
@@ -60,6 +62,7 @@ def import_onnx(
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_scores: Mapping[str, Array] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
     quiet: bool = False,
 ) -> ExportReport:
     """Split an ONNX graph into tables and a dense program, and write them as `out_dir/VERSION/`.
@@ -83,6 +86,7 @@ def import_onnx(
         check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
             them, and compared; others that are no feature are let be.
         check_scores: More scores of these rows, by output.
+        classes: Names of the classes by output, one for each of the C scores of a row, as in `export_model`.
         quiet: Print no report, no progress and no guess.
 
     Raises:
@@ -99,6 +103,7 @@ def import_onnx(
         split = Split.of(
             source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
         )
+    split = replace(split, program_outputs=with_classes(split.program_outputs, classes or {}))
     if reference is None:
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ringpull.inference.importers.onnx.binding import FRONT, Bound
 from ringpull.inference.importers.onnx.elements import Elements
 from ringpull.inference.importers.onnx.layout import READ_ROWS
+from ringpull.inference.importers.onnx.one_hots import gathered
 from ringpull.inference.importers.onnx.reading import Fed, Reading, read_graph
 from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
@@ -38,10 +39,23 @@ class Probed:
 
     readings: tuple[Reading, ...]
     elements: Elements
+    ids: tuple[int, int]
+    """Bounds of the ids that it was read with."""
 
 
-def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
-    """Read a graph whose inputs are the schema's arguments.
+def probe_lookups(source: SourceGraph, bound: Bound, schema: Schema) -> tuple[SourceGraph, Probed]:
+    """Read a graph whose inputs are the schema's arguments, and return it with all its look-ups as such.
+
+    Raises:
+        GraphFailed: It fails, whatever ids it is given.
+    """
+    probed = probe(source, bound, schema)
+    changed = gathered(source, probed.readings)
+    return (source, probed) if changed is None else (changed, probe(changed, bound, schema, probed.ids))
+
+
+def probe(source: SourceGraph, bound: Bound, schema: Schema, ids: tuple[int, int] | None = None) -> Probed:
+    """Read a graph whose inputs are the schema's arguments; `ids` are bounds of some that it may take.
 
     Raises:
         GraphFailed: It fails, whatever ids it is given.
@@ -51,7 +65,7 @@ def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
     # With the rows of the first and other ids, sizes are seen that are those of ids, not of rows.
     counts = (*READ_ROWS, READ_ROWS[0]) if ragged else READ_ROWS
     failure: GraphFailed | None = None
-    for first, last in _tried_ids(source):
+    for first, last in [*([ids] if ids else []), *_tried_ids(source)]:
         try:
             readings = []
             for number, rows in enumerate(counts):
@@ -59,7 +73,7 @@ def probe(source: SourceGraph, bound: Bound, schema: Schema) -> Probed:
                 maker = _Maker(schema, rows, RAGGED_IDS[number], first, last, random)
                 fed = maker.fed(bound, elements)
                 readings.append(read_graph(source, fed, rows, elements))
-            return Probed(tuple(readings), elements)
+            return Probed(tuple(readings), elements, (first, last))
         except GraphNotLoaded:
             raise
         except GraphFailed as exc:
@@ -78,7 +92,8 @@ def _tried_ids(source: SourceGraph) -> list[tuple[int, int]]:
     }
     for node in source.graph.node:
         if node.domain == "ai.onnx.ml":  # encoders, whose constants are attributes
-            constants.update(each for own in node.attribute for each in own.ints[:_SMALL_CONSTANT])
+            taken = [own for own in node.attribute if not own.name.startswith("values_")]
+            constants.update(each for own in taken for each in own.ints[:_SMALL_CONSTANT])
     near = sorted({sign * each + by for each in constants for by in (0, 1, -1) for sign in (1, -1)}, key=abs)
     fitting = [(each, each + 1) for each in near if abs(each) < 2**31]
     return [(0, _SEVERAL_IDS), (0, 1), (1, 2), *fitting[:_MAX_TRIES]]

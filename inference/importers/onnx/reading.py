@@ -21,6 +21,7 @@ from ringpull.inference.importers.onnx.operators import (
     TYPES_OF_ARRAYS,
     NotRead,
     Operand,
+    attribute,
     computed,
 )
 from ringpull.inference.importers.onnx.sessions import GraphFailed, Session, with_outputs
@@ -31,6 +32,9 @@ Array = NDArray[Any]
 
 MAX_ELEMENTS: Final = 1 << 18
 """Elements of a tensor from which on it is not read."""
+
+MAX_GAPS: Final = 16
+"""Integers from the lowest to the highest that an encoder knows, for each of them, up to which it is read."""
 
 SIZES: Final = ("Shape", "Size")
 """Operators that read nothing of a tensor but its size."""
@@ -159,7 +163,31 @@ def _mapped(source: SourceGraph, reading: Reading, node: NodeProto) -> Operand |
             strings, _, operands = found
             (labels,) = run_node(source, node, {node.input[0]: strings})
             return reading.elements.map(operands, labels, node.output[0]), "int64"
+        return _labelled(source, reading, node)
     return None
+
+
+def _labelled(source: SourceGraph, reading: Reading, node: NodeProto) -> Operand | None:
+    """Return what an encoder makes of integers: what a constant maps them to, one for each from the lowest it knows."""
+    keys = np.array(attribute(node, "keys_int64s", ()), np.int64)
+    numbers, number_type = reading.read[node.input[0]]
+    if number_type != "int64" or not len(keys):
+        return None
+    low, high = int(keys.min()), int(keys.max())
+    if high - low >= MAX_GAPS * len(keys) + MAX_ELEMENTS:
+        raise NotRead(f"LabelEncoder numbers {len(keys):,} integers that lie too far apart, from {low:,} to {high:,}")
+    unknown = low - 1 if low > np.iinfo(np.int64).min else high + 1
+    known = np.concatenate([np.arange(low, high + 1), [unknown]])
+    (labels,) = run_node(source, node, {node.input[0]: known})
+    if labels.dtype.kind not in "iu":
+        return None
+    elements = reading.elements
+    first, last, none = (elements.constants(np.array(each), "int64") for each in (low, high, len(known) - 1))
+    held = elements.apply(
+        "and", [elements.apply("ge", [numbers, first], "bool"), elements.apply("le", [numbers, last], "bool")], "bool"
+    )
+    places = elements.apply("where", [held, elements.apply("sub", [numbers, first], "int64"), none], "int64")
+    return elements.map(places, labels, node.output[0]), "int64"
 
 
 def _computed(reading: Reading, node: NodeProto) -> Operand:

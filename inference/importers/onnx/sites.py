@@ -59,14 +59,15 @@ def find_sites(source: SourceGraph, reading: Reading) -> Iterator[Site]:
     """Yield the look-ups of a graph: by what depends on ids, in what does not."""
     makers = {name: node for node in source.graph.node for name in node.output}
     for node in source.graph.node:
-        site = _site(node, makers, reading)
+        site = site_of(node, makers, reading)
         if site is not None and site.index in reading.asked and reading.is_constant(site.table):
             table = reading.values[site.table]
             if table.ndim and table.dtype.kind in EXACT and table.size:
                 yield site
 
 
-def _site(node: NodeProto, makers: dict[str, NodeProto], reading: Reading) -> Site | None:
+def site_of(node: NodeProto, makers: dict[str, NodeProto], reading: Reading) -> Site | None:
+    """Return the look-up that a node is, if it is one; `makers` are the graph's nodes by what they give."""
     if node.op_type == "Gather":
         axis = attribute(node, "axis", 0)
         table = reading.values.get(node.input[0])

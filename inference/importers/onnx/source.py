@@ -286,6 +286,18 @@ def _apart(where: str, tensor: TensorProto, folder: Path | None) -> Array | None
     return array
 
 
+def add_weight(source: SourceGraph, name: str, values: Array) -> SourceGraph:
+    """Add an initializer to the graph, kept apart where it is large, and return the graph with it."""
+    values = np.ascontiguousarray(values)
+    tensor = TensorProto(name=name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+    if values.nbytes < APART_BYTES:
+        source.graph.initializer.append(numpy_helper.from_array(values, name))
+        return source
+    _keep_apart(tensor, values.nbytes)
+    source.graph.initializer.append(tensor)
+    return SourceGraph(source.where, source.model, {**source.weights, name: values})
+
+
 def _keep_apart(tensor: TensorProto, size: int) -> None:
     """Leave of a tensor its name, type and shape; its `size` bytes are elsewhere."""
     tensor.ClearField("raw_data")

@@ -17,7 +17,7 @@ from ringpull.inference.importers.onnx.binding import FRONT, Bound, bind_inputs,
 from ringpull.inference.importers.onnx.cutting import CutGraph, Use, cut_graph, table_names
 from ringpull.inference.importers.onnx.outputs import chosen_outputs, program_outputs
 from ringpull.inference.importers.onnx.pools import add_pools, lookup_inputs
-from ringpull.inference.importers.onnx.probing import Probed, probe
+from ringpull.inference.importers.onnx.probing import Probed, probe_lookups
 from ringpull.inference.importers.onnx.proof import prove_keys
 from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
 from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
@@ -74,7 +74,7 @@ class Split:
         bound = bind_inputs(source, schema, arguments)
         model = bound_model(source, bound, schema)
         try:
-            probed = probe(model, bound, schema)
+            model, probed = probe_lookups(model, bound, schema)
         except GraphNotLoaded:
             raise
         except GraphFailed as exc:

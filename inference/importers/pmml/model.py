@@ -115,7 +115,8 @@ class PmmlModel:
             values = {name: each[place] for name, each in columns.items()}
             row = Row(self.dictionary, values, self.derived, large=large, memory=memory)
             try:
-                prediction = predicted(self.model, row)
+                with np.errstate(all="ignore"):
+                    prediction = predicted(self.model, row)
             except InvalidRow:
                 prediction = Prediction()
             found.append((prediction, row.values))
@@ -194,9 +195,6 @@ def _read(document: Element) -> PmmlModel:
     notes += [
         f"field {each.field.name!r} is the feature {each.name}" for each in inputs if each.name != each.field.name
     ]
-    classes = classes_of(model)
-    if classes:
-        notes.append(f"classes of probabilities and label, in order: {', '.join(classes)}")
     return PmmlModel(
         dictionary=dictionary,
         derived=read_derived(document.first("TransformationDictionary")),
@@ -256,5 +254,6 @@ def import_pmml(
         max_dense_bytes=max_dense_bytes,
         reference=read.evaluate,
         check_columns=check_columns or rows,
+        classes={"probabilities": read.classes} if read.classes else None,
         quiet=quiet,
     )

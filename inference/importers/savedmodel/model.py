@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,8 +27,6 @@ from ringpull.inference.importers.savedmodel.process import TIMEOUT_S, Converter
 from ringpull.inference.schema.columns import Column
 from ringpull.ps.errors import ExportError, InvalidInput
 
-BIG_BYTES: Final = 16 << 20
-"""Bytes from which a variable stays outside the graph that TensorFlow and tf2onnx pass on."""
 Score = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 """TensorFlow's own answers: outputs in the order of the description, of inputs as the SavedModel takes them."""
 
@@ -88,7 +86,7 @@ def import_savedmodel(
     console = None if quiet else Console()
     with Converter(python, timeout_s=timeout_s, legacy_keras=legacy_keras) as converter:
         with stage(console, f"reading {source} with TensorFlow"):
-            told = converter.convert(source, tags=tags, signatures=signatures, texts=texts, big_bytes=BIG_BYTES)
+            told = converter.convert(source, tags=tags, signatures=signatures, texts=texts)
         description = Description.of(told)
         if console is not None:
             for note in description.notes:

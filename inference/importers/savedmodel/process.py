@@ -29,6 +29,8 @@ from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullE
 
 TIMEOUT_S: Final = 1_800.0
 """Seconds that one answer may take: a graph of thousands of ops takes minutes."""
+BIG_BYTES: Final = 16 << 20
+"""Bytes from which a variable stays outside the graph that TensorFlow and tf2onnx pass on."""
 _ENDING_S: Final = 10.0
 """Seconds that a process may take to end after its last answer."""
 _LOG_CHARS: Final = 600
@@ -124,7 +126,7 @@ class Converter:
         tags: Sequence[str] | None = None,
         signatures: Sequence[str] | None = None,
         texts: Mapping[str, Sequence[Any]] | None = None,
-        big_bytes: int,
+        big_bytes: int = BIG_BYTES,
     ) -> dict[str, Any]:
         """Have a SavedModel turned into `self.folder / "model.onnx"`; return what is known of it.
 

@@ -39,6 +39,10 @@ class ConvertedEstimator:
     """Prepared ids [low, high) that it takes, by feature: others it fails on."""
     values: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """Integers that it knows of a column, by feature."""
+    unknown: frozenset[str] = frozenset()
+    """Features of which it takes categories that it does not know."""
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of classes, by served output."""
     notes: tuple[str, ...] = ()
     """What differs from the estimator, for people."""
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -23,16 +22,20 @@ from ringpull.inference.export.stages import stage
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.inference.importers.trees.boosters import converted_lightgbm, converted_xgboost
 from ringpull.inference.importers.trees.estimators import ConvertedEstimator
-from ringpull.inference.importers.trees.threshold_rows import nan_rows, threshold_rows
+from ringpull.inference.importers.trees.threshold_rows import MAX_ROWS, nan_rows, threshold_rows
 from ringpull.inference.schema.columns import Column, as_column
-from ringpull.inference.schema.kinds import Dense
+from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
 
 Array = NDArray[Any]
 
 TOLERANCE: Final = 1e-4
 """Largest difference from scores that came with rows, or that part of them."""
+
+_ONE_HOT_NUMBERS: Final = 1 << 24
+"""Numbers of one-hot vectors that are held at once."""
 
 
 def import_estimator(
@@ -83,9 +86,12 @@ def import_estimator(
     given, scores = _given(converted, dict(check_columns or {}), dict(check_scores or {}))
     for note in notes if console is not None else ():
         console.print(note, markup=False, style="yellow", highlight=False)  # type: ignore[union-attr]
-    rows = threshold_rows(converted.schema, converted.thresholds, converted.values)
+    rows = threshold_rows(converted.schema, converted.thresholds, converted.values, converted.unknown)
     for each in given, rows:
-        _hold(converted, each, scores if each is given else {})
+        try:
+            _hold(converted, each, scores if each is given else {})
+        except ValueError as exc:  # of the estimator
+            raise ExportError(f"{type(estimator).__name__} fails on made-up rows, so it cannot be checked: {exc}") from exc
     return import_onnx(
         converted.graph,
         converted.schema,
@@ -96,6 +102,7 @@ def import_estimator(
         outputs=dict(converted.outputs),
         reference=converted.scores,
         within=converted.within,
+        classes=converted.classes,
         check_rows=check_rows,
         check_columns=given or rows or None,
         quiet=quiet,
@@ -121,13 +128,27 @@ def _graph_scores(converted: ConvertedEstimator, arguments: Mapping[str, Array])
     """Return what the graph makes of arguments, by served output, as onnxruntime runs it."""
     from ringpull.inference.importers.onnx.binding import bind_inputs
     from ringpull.inference.importers.onnx.outputs import open_batch, plain_outputs
+    from ringpull.inference.importers.onnx.sessions import Session
     from ringpull.inference.importers.onnx.source import read_source
 
     source = open_batch(plain_outputs(read_source(converted.graph, None)))
     bound = bind_inputs(source, converted.schema, converted.arguments)
-    session = onnxruntime.InferenceSession(source.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(list(converted.outputs), bound.feeds(arguments))
-    return dict(zip(converted.outputs.values(), found, strict=True))
+    session = Session(source.model, source.weights, "the estimator's graph")
+    rows = len(next(iter(arguments.values())))
+    parts = []
+    for begin in range(0, rows, step := _rows_at_once(converted.schema)):
+        feeds = bound.feeds({name: each[begin : begin + step] for name, each in arguments.items()})
+        parts.append(session.run(feeds, list(converted.outputs)))
+    return {
+        name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(converted.outputs.values())
+    }
+
+
+def _rows_at_once(schema: Schema) -> int:
+    """Return how many rows a graph is given at once, that may make one-hot vectors of categories."""
+    last = [each.transforms[-1] for each in schema.features if isinstance(each, Sparse) and each.transforms]
+    categories = sum(len(each.ids) for each in last if isinstance(each, Vocabulary))
+    return max(1, min(MAX_ROWS, _ONE_HOT_NUMBERS // max(1, categories)))
 
 
 def _hold(converted: ConvertedEstimator, columns: Mapping[str, Column], scores: Mapping[str, Array]) -> None:

@@ -19,12 +19,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from ringpull.inference.importers.forest import ML_DOMAIN
 from ringpull.inference.importers.trees.margins import OPSET, BoostedTrees
 from ringpull.inference.importers.trees.sklearn_hist import forest_of_hist
+from ringpull.inference.importers.trees.sklearn_one_hot import register_one_hot
 from ringpull.ps.errors import InvalidInput
 
 
 @cache
-def register_boosters() -> None:
-    """Make the models of those libraries that are installed known to skl2onnx, once in a process."""
+def register_converters() -> None:
+    """Make what is converted here known to skl2onnx, models of libraries that are installed too, once in a process."""
+    register_one_hot()
     _register((HistGradientBoostingClassifier,), (HistGradientBoostingRegressor,), "Sklearn", forest_of_hist)
     if find_spec("lightgbm"):
         from lightgbm import LGBMClassifier, LGBMRanker, LGBMRegressor

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
 from sklearn.base import is_classifier
@@ -22,17 +22,17 @@ from ringpull.inference.importers.trees.boosters import (
 )
 from ringpull.inference.importers.trees.estimators import MATRIX, ConvertedEstimator
 from ringpull.inference.importers.trees.margins import OPSET
-from ringpull.inference.importers.trees.sklearn_boosters import register_boosters
+from ringpull.inference.importers.trees.sklearn_boosters import register_converters
 from ringpull.inference.importers.trees.sklearn_columns import InputColumn, matrix_columns, named_columns
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import InvalidInput
 
 Array = NDArray[Any]
 
 LABEL: Final = "label"
 PROBABILITIES: Final = "probabilities"
+_CLASSES: Final = (PROBABILITIES,)
 _ENSEMBLES: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
 _PLAIN: Final = ("Cast", "Identity", "Reshape")
 
@@ -43,7 +43,9 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
     Raises:
         InvalidInput: It is not fitted, or has a part without an operator; the message names the part.
     """
-    register_boosters()
+    estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
+    register_converters()
+    _refuse_several(estimator)
     columns = named_columns(estimator)
     if columns is None:
         names, width = matrix_columns(estimator)
@@ -57,7 +59,10 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
     else:
         graph = _graph(estimator, [(each.name, _type_of(each)) for each in columns])
         schema = Schema([each.feature for each in columns])
-        inputs = [each.name for each in graph.graph.input]  # in the order of the types, under names that ONNX takes
+        for value, each in zip(graph.graph.input, columns, strict=True):  # in the order of the types
+            if each.values is not None and each.vocabulary is not None:
+                _number(graph, value, each.integers)
+        inputs = [each.name for each in graph.graph.input]  # under names that ONNX takes
         arguments = {name: each.feature.name for name, each in zip(inputs, columns, strict=True)}
         thresholds = {}
         within = {each.feature.name: each.within for each in columns if each.within is not None}
@@ -73,8 +78,24 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         thresholds=thresholds,
         within=within,
         values=values,
+        unknown=frozenset(each.feature.name for each in columns or () if each.takes_unknown),
+        classes={name: [str(each) for each in _last(estimator).classes_] for name in outputs.values() if name in _CLASSES},
         notes=notes,
     )
+
+
+def _refuse_several(estimator: Any) -> None:
+    if is_classifier(_last(estimator)) and isinstance(getattr(estimator, "classes_", None), list):
+        raise InvalidInput(
+            f"{type(_last(estimator)).__name__} has several outputs, each with classes of its own: export one estimator"
+            " for each, or regressors, which may have several"
+        )
+
+
+def _last(estimator: Any) -> Any:
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
 
 
 def _graph(estimator: Any, types: list[tuple[str, Any]]) -> ModelProto:
@@ -94,11 +115,24 @@ def _graph(estimator: Any, types: list[tuple[str, Any]]) -> ModelProto:
             for dim in each.type.tensor_type.shape.dim:
                 dim.Clear()
         return graph
+    if "Unable to find column name" in str(failures[0]):
+        raise InvalidInput(
+            f"{type(estimator).__name__} has a ColumnTransformer inside of it; put it before: make_pipeline(columns,"
+            " model), where the model may be one that calibrates, votes, stacks or searches"
+        ) from failures[0]
     told = str(failures[0]).strip().splitlines() or [type(failures[0]).__name__]
     raise InvalidInput(
         f"{type(estimator).__name__} cannot be turned into a graph: {told[0]:.300}. skl2onnx says what has an operator;"
         " what has none can be done before a request is sent"
     ) from failures[0]
+
+
+def _number(graph: ModelProto, value: ValueInfoProto, integers: NDArray[np.int64]) -> None:
+    """Let an input of integers take the numbers of these instead."""
+    own, by = value.name, f"{value.name}/integers"
+    value.name = f"{own}/numbers"
+    graph.graph.initializer.append(numpy_helper.from_array(integers, by))
+    graph.graph.node.insert(0, helper.make_node("Gather", [by, value.name], [own], by))
 
 
 def _type_of(column: InputColumn) -> Any:
@@ -119,9 +153,7 @@ def _notes(columns: list[InputColumn]) -> tuple[str, ...]:
 def _outputs(estimator: Any, graph: ModelProto) -> dict[str, str]:
     """Return what each output of the graph that is served is called."""
     there = [each.name for each in graph.graph.output]
-    last = estimator
-    while hasattr(last, "steps"):
-        last = last.steps[-1][1]
+    last = _last(estimator)
     if is_classifier(last):
         if len(there) < 2 or not hasattr(estimator, "predict_proba"):
             raise InvalidInput(f"{type(last).__name__} gives no probabilities; CalibratedClassifierCV makes them")
@@ -155,15 +187,7 @@ def _scores(
 def _frame(columns: list[InputColumn], given: Mapping[str, Array]) -> Any:
     import pandas
 
-    made = {}
-    for each in columns:
-        values = given[each.feature.name]
-        if isinstance(each.feature, Sparse) and each.feature.transforms:
-            vocabulary = each.feature.transforms[-1]
-            assert isinstance(vocabulary, Vocabulary)
-            values = np.array(["\x00unknown", *vocabulary.ids], object)[values]
-        made[each.name] = values.reshape(len(values))
-    return pandas.DataFrame(made)
+    return pandas.DataFrame({each.name: each.given(given[each.feature.name]) for each in columns})
 
 
 def _thresholds(graph: ModelProto) -> dict[int, NDArray[np.float32]]:

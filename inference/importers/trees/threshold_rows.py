@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,16 +19,21 @@ MAX_ROWS: Final = 8192
 """Rows at most: of more thresholds some are left out, at random."""
 ANY_ROWS: Final = 256
 """Rows of any numbers, and with NaN among them."""
-
+UNKNOWN_TEXT: Final = "\x00unknown"
+"""Text that no estimator knows."""
+_UNKNOWN_SHARE: Final = 0.1
 
 Values = Mapping[str, NDArray[np.int64]]
 """Integers that are known of a feature, by its name."""
 
 
-def threshold_rows(schema: Schema, thresholds: Thresholds, values: Values) -> dict[str, Column]:
+def threshold_rows(
+    schema: Schema, thresholds: Thresholds, values: Values, unknown: Collection[str] = ()
+) -> dict[str, Column]:
     """Return rows, by feature, in which every threshold, and the float32 below and above, is the number of its column.
 
-    Other columns have any of theirs. Without thresholds these are rows of any numbers and known categories.
+    Other columns have any of theirs. Without thresholds these are rows of any numbers and known categories, and some of
+    the features `unknown` with a category that is none.
     """
     on = [
         (name, place, number)
@@ -38,7 +43,11 @@ def threshold_rows(schema: Schema, thresholds: Thresholds, values: Values) -> di
     ]
     random = np.random.default_rng(0)
     if not on:
-        return _columns(_any_rows(schema, thresholds, values, ANY_ROWS, random))
+        made = _any_rows(schema, thresholds, values, ANY_ROWS, random)
+        for name in sorted(unknown):
+            strange = made[name].dtype.type(min(made[name]) - 1) if made[name].dtype.kind == "i" else UNKNOWN_TEXT
+            made[name][random.random(ANY_ROWS) < _UNKNOWN_SHARE] = strange
+        return _columns(made)
     chosen = on if len(on) <= MAX_ROWS else [on[each] for each in random.permutation(len(on))[:MAX_ROWS]]
     made = _any_rows(schema, thresholds, values, len(chosen), random)
     for row, (name, place, number) in enumerate(chosen):

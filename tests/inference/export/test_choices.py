@@ -167,7 +167,7 @@ CHOICES: dict[str, Expression] = {
 """Indexes whose elements depend on more than the ids of their place."""
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_what_chooses_by_something_else_looks_up_both(tmp_path: Path) -> None:
     for number, indexes in enumerate(apart(CHOICES)):
         check(tmp_path / str(number), Model(indexes))

@@ -26,7 +26,7 @@ def test_an_output_gets_its_classes() -> None:
 @pytest.mark.parametrize(
     ("classes", "says"),
     [
-        ({"x": ["a"]}, "the output 'x'; the module has score, genre"),
+        ({"x": ["a"]}, "the output 'x'; there is score, genre"),
         ({"genre": ["a"]}, "classes of genre are 1; a row of it has the shape (2,)"),
         ({"score": []}, "classes of score are 0"),
         ({"genre": "ab"}, "must be a list of names"),

@@ -39,7 +39,7 @@ sys.__stdout__.write(json.dumps(told))
 """
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_dense_program_that_does_not_fit_is_an_error_of_the_export_and_the_process_lives_on(tmp_path: Path) -> None:
     """The system lets no file grow beyond a limit: what torch's own writer answers with the end of the process."""
     done = subprocess.run(

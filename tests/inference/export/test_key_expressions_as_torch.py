@@ -128,7 +128,7 @@ def cases(draw: st.DrawFn) -> tuple[Pair, list[np.ndarray]]:
 
 
 @pytest.mark.medium
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(case=cases())
 def test_an_expression_is_what_torch_computes(case: tuple[Pair, list[np.ndarray]]) -> None:
     (expression, expected), ids = case

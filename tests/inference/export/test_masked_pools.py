@@ -138,6 +138,7 @@ class Composed(nn.Module):
         return DIVISORS[self.divisor](vectors, keep, sums, h_lengths).float()
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     mask=st.sampled_from(list(MASKS)),

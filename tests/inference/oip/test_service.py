@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.frontends.oip.descriptions import Signature, Tensor, config
 from ringpull.inference.head.frontends.oip.messages import message
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.ps.errors import Unavailable
@@ -191,6 +192,14 @@ async def test_metadata_and_config_tell_the_same_tensors(oip: OipServed) -> None
     } == shapes
     assert {each.name for each in config.input if not each.optional} == {"user", "item"}
     assert [each.name for each in config.output] == [each.name for each in told.outputs]
+
+
+def test_a_configuration_names_the_classes_of_outputs() -> None:
+    outputs = [Tensor("shares", "FP32", [-1, 2], classes=("nö", "yes, it is")), Tensor("score", "FP32", [-1])]
+    told = message("ModelConfig")(**config(Signature("ranker", [3], [], outputs)))
+    assert {name: each.string_value for name, each in told.parameters.items()} == {
+        "shares_classes": '["nö", "yes, it is"]'
+    }
 
 
 @pytest.mark.parametrize("method", ["ModelMetadata", "ModelConfig", "ModelStatistics"])

@@ -63,7 +63,7 @@ def outputs_schema(outputs: Sequence[ProgramOutput]) -> JsonSchema:
     """Return the schema of an answer's outputs."""
     return {
         "type": "object",
-        "properties": {each.name: _rows_of_numbers(each.shape) for each in outputs},
+        "properties": {each.name: _rows_of_numbers(each.shape) | _classes(each.classes) for each in outputs},
         "additionalProperties": False,
     }
 
@@ -164,6 +164,10 @@ def _rows_of_numbers(shape: Sequence[int]) -> JsonSchema:
     for size in reversed(shape):
         schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
     return {"type": "array", "items": schema}
+
+
+def _classes(classes: Sequence[str]) -> JsonSchema:
+    return {"description": f"Scores of the classes {', '.join(classes)}, in this order."} if classes else {}
 
 
 def _type_of(feature: SentFeature) -> str:

@@ -5,6 +5,7 @@ Each is a dictionary with the fields' names of the protocol, which are the same 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,9 @@ EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_reposit
 ANY: Final = -1
 """Dimension of any size."""
 
+CLASSES: Final = "_classes"
+"""Ending of the parameter of a configuration that is a JSON list of the names of an output's classes."""
+
 DATATYPES: Final = {"int64": "INT64", "uint64": "UINT64", "float32": "FP32", "string": "BYTES"}
 """Datatype of each type of a feature's raw values."""
 
@@ -35,6 +39,8 @@ class Tensor(NamedTuple):
     datatype: str
     shape: list[int]
     optional: bool = False
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose scores a row holds."""
 
 
 class Signature(NamedTuple):
@@ -49,7 +55,9 @@ class Signature(NamedTuple):
     @classmethod
     def of(cls, loaded: LoadedVersion, versions: list[int]) -> Signature:
         """Return the signature of a version, given all served ones of its model."""
-        outputs = [Tensor(each.name, "FP32", [ANY, *each.shape]) for each in loaded.manifest.outputs]
+        outputs = [
+            Tensor(each.name, "FP32", [ANY, *each.shape], classes=each.classes) for each in loaded.manifest.outputs
+        ]
         return cls(loaded.manifest.model, versions, list(inputs_of(loaded.schema.features)), outputs)
 
 
@@ -114,6 +122,11 @@ def config(signature: Signature) -> Description:
             for each in signature.outputs
         ],
         "model_transaction_policy": {"decoupled": False},
+        "parameters": {
+            f"{each.name}{CLASSES}": {"string_value": json.dumps(each.classes, ensure_ascii=False)}
+            for each in signature.outputs
+            if each.classes
+        },
     }
 
 

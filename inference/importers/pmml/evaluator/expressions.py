@@ -1,10 +1,12 @@
-"""Expressions of one row."""
+"""Expressions of one row, with the infinities and NaN of IEEE's arithmetic."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+import numpy as np
 
 from ringpull.inference.importers.pmml.expressions import (
     Apply,
@@ -17,39 +19,42 @@ from ringpull.inference.importers.pmml.expressions import (
     NormDiscrete,
 )
 
-_PLAIN: Final[dict[str, Callable[..., float]]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-    "pow": lambda a, b: a**b,
-    "modulo": lambda a, b: a - b * math.floor(a / b),
-    "threshold": lambda a, b: float(a > b),
-    "hypot": math.hypot,
-    "log10": math.log10,
-    "ln": math.log,
-    "ln1p": math.log1p,
-    "sqrt": math.sqrt,
-    "abs": abs,
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": lambda a: math.floor(a + 0.5),
-    "rint": round,
-    **{name: getattr(math, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh")},
-    "lessThan": lambda a, b: float(a < b),
-    "lessOrEqual": lambda a, b: float(a <= b),
-    "greaterThan": lambda a, b: float(a > b),
-    "greaterOrEqual": lambda a, b: float(a >= b),
+_PLAIN: Final[dict[str, Callable[..., Any]]] = {
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+    "/": np.divide,
+    "pow": np.power,
+    "modulo": lambda a, b: a - b * np.floor(a / b),
+    "threshold": np.greater,
+    "hypot": np.hypot,
+    "log10": np.log10,
+    "ln": np.log,
+    "ln1p": np.log1p,
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "exp": np.exp,
+    "expm1": np.expm1,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": lambda a: np.floor(a + 0.5),
+    "rint": np.rint,
+    **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "lessThan": np.less,
+    "lessOrEqual": np.less_equal,
+    "greaterThan": np.greater,
+    "greaterOrEqual": np.greater_equal,
     "not": lambda a: 1.0 - a,
 }
-_OF_THOSE_THERE: Final[dict[str, Callable[[Sequence[float]], float]]] = {
-    "min": min,
-    "max": max,
-    "sum": math.fsum,
-    "avg": lambda values: math.fsum(values) / len(values),
-    "product": math.prod,
+_OF_THOSE_THERE: Final[dict[str, Callable[[Sequence[float]], Any]]] = {
+    "min": np.min,
+    "max": np.max,
+    "sum": np.sum,
+    "avg": np.mean,
+    "product": np.prod,
 }
 
 _TEXTS: Final[dict[str, Callable[[str], str]]] = {
@@ -167,7 +172,7 @@ def _apply(expression: Apply, get: _Get) -> Any:
         return decisive if decisive in truths else None if None in truths else 1.0 - decisive
     if function in _OF_THOSE_THERE:
         there = [number for each in given if (number := _number(each)) is not None]
-        found = _OF_THOSE_THERE[function](there) if there else None
+        found = float(_OF_THOSE_THERE[function](there)) if there else None
         return _number(expression.default) if found is None else found
     if None in given:
         return _number(expression.if_missing)
@@ -176,16 +181,8 @@ def _apply(expression: Apply, get: _Get) -> Any:
         return float(held == (function in ("equal", "isIn")))
     if function in ("uppercase", "lowercase", "trimBlanks"):
         return _TEXTS[function](given[0])
-    try:
-        found = _PLAIN[function](*[_number(each) for each in given])
-        lost = isinstance(found, complex) or math.isnan(found)
-    except OverflowError:
-        return math.inf
-    except ZeroDivisionError:
-        top = _number(given[0]) or 0.0
-        return math.copysign(math.inf, top) if function == "/" and top else _number(expression.default)
-    except ValueError:
-        return -math.inf if given[0] == 0 else _number(expression.default)
-    except TypeError:
+    numbers = [_number(each) for each in given]
+    if None in numbers:
         return None
-    return _number(expression.default) if lost else float(found)
+    found = float(_PLAIN[function](*[np.float64(each or 0.0) for each in numbers]))
+    return _number(expression.default) if math.isnan(found) else found

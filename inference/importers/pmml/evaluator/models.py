@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, median
 from typing import Any, Final
+
+import numpy as np
 
 from ringpull.inference.importers.pmml.evaluator.expressions import denormalised, evaluated
 from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row, as_number, same
@@ -89,7 +91,7 @@ def _after_target(found: Prediction, target: Target | None) -> Prediction:
     value = value if target.low is None else max(value, target.low)
     value = value if target.high is None else min(value, target.high)
     value = value * target.factor + target.constant
-    casts = {"": float, "round": lambda x: math.floor(x + 0.5), "ceiling": math.ceil, "floor": math.floor}
+    casts = {"": float, "round": lambda x: np.floor(x + 0.5), "ceiling": np.ceil, "floor": np.floor}
     return Prediction(float(casts[target.cast](value)))
 
 
@@ -102,11 +104,29 @@ def _most_likely(probabilities: Mapping[str, float]) -> Prediction:
 
 
 def _exp(x: float) -> float:
-    return math.inf if x > 709 else math.exp(x)
+    return float(np.exp(x))
 
 
-def _mean(link: str, x: float, power: float = 1.0) -> float:
+def _total(numbers: Iterable[float]) -> float:
+    return float(np.sum(np.array([*numbers], np.float64)))
+
+
+def _shared(numbers: Sequence[float]) -> list[float]:
+    """Return numbers divided by their sum."""
+    shares: list[float] = (np.array(numbers, np.float64) / _total(numbers)).tolist()
+    return shares
+
+
+def _powered(x: float, power: float) -> float:
+    return float(np.power(np.float64(x), power))
+
+
+def _mean(link: str, predictor: float, power: float = 1.0) -> float:
     """Return the mean of a linear predictor."""
+    return float(_inverse(link, np.float64(predictor), power))
+
+
+def _inverse(link: str, x: np.float64, power: float) -> Any:
     match link:
         case "none" | "identity":
             return x
@@ -117,7 +137,7 @@ def _mean(link: str, x: float, power: float = 1.0) -> float:
         case "softmax" | "logit":
             return 1 / (1 + _exp(-x))
         case "probit":
-            return NormalDist().cdf(x)
+            return NormalDist().cdf(float(x))
         case "cloglog":
             return 1 - _exp(-_exp(x))
         case "loglog":
@@ -125,12 +145,11 @@ def _mean(link: str, x: float, power: float = 1.0) -> float:
         case "cauchit":
             return 0.5 + math.atan(x) / math.pi
         case "negbin":
-            return 1 / (power * (_exp(-x) - 1))
+            return 1 / (power * (np.exp(-x) - 1))
         case "oddspower":
             return 1 / (1 + (1 + power * x) ** (-1 / power)) if power else 1 / (1 + _exp(-x))
         case _:
-            found = x ** (1 / power) if power else _exp(x)
-            return math.nan if isinstance(found, complex) else found
+            return x ** (1 / power) if power else _exp(x)
 
 
 def _regression(body: Regression, row: Row, of_classes: bool) -> Prediction:
@@ -141,16 +160,16 @@ def _regression(body: Regression, row: Row, of_classes: bool) -> Prediction:
     if not of_classes:
         return Prediction(_mean(body.method, found[0]))
     if body.method == "softmax":
-        powers = [math.exp(each - max(found)) for each in found]
-        shares = [each / math.fsum(powers) for each in powers]
+        powers = [_exp(each - max(found)) for each in found]
+        shares = _shared(powers)
     elif body.method == "simplemax":
-        shares = [each / math.fsum(found) for each in found]
+        shares = _shared(found)
     elif len(found) == 2 or body.method == "none":
         shares = [_mean(body.method, each) for each in found[:-1]]
-        shares.append(1 - math.fsum(shares))
+        shares.append(1 - _total(shares))
     else:
         means = [_mean(body.method, each) for each in found]
-        shares = [each / math.fsum(means) for each in means]
+        shares = _shared(means)
     return _most_likely(dict(zip(body.classes, shares, strict=True)))
 
 
@@ -160,13 +179,13 @@ def _sum(table: RegressionTable, row: Row) -> float | None:
         number = row.number(term.field)
         if number is None:
             return None
-        total += term.coefficient * number**term.exponent
+        total += term.coefficient * _powered(number, term.exponent)
     for name, own in _by_field(table, row).items():
         value = row.get(name)
         if isinstance(value, str):
             total += own.get(value, 0.0)
-        else:
-            total += math.fsum(each for text, each in own.items() if same(value, text))
+        elif value is not None:
+            total += _total(each for text, each in own.items() if same(value, text))
     for product in table.products:
         numbers = [row.number(name) for name in product.fields]
         if None in numbers:
@@ -200,7 +219,7 @@ def _general(body: GeneralRegression, row: Row) -> Prediction:
 
     def linear(target: str | None) -> float:
         own = [each for each in body.betas if each.target is None or target is None or each.target == target]
-        return offset + math.fsum(_beta(body, each, row) * (columns[each.parameter] or 0.0) for each in own)
+        return offset + _total(_beta(body, each, row) * (columns[each.parameter] or 0.0) for each in own)
 
     if not body.classes:
         return Prediction(_mean(body.link, linear(None), body.power) * body.trials)
@@ -211,8 +230,8 @@ def _general(body: GeneralRegression, row: Row) -> Prediction:
         return _most_likely({each: share if each == asked else 1 - share for each in body.classes})
     if body.kind == "multinomialLogistic":
         sums = {each: 0.0 if each == body.reference else linear(each) for each in body.classes}
-        powers = {name: math.exp(each - max(sums.values())) for name, each in sums.items()}
-        return _most_likely({name: each / math.fsum(powers.values()) for name, each in powers.items()})
+        powers = {name: _exp(each - max(sums.values())) for name, each in sums.items()}
+        return _most_likely(dict(zip(powers, _shared([*powers.values()]), strict=True)))
     below = [0.0, *(_mean(body.link, linear(each)) for each in body.classes[:-1]), 1.0]
     return _most_likely({name: below[place + 1] - below[place] for place, name in enumerate(body.classes)})
 
@@ -234,7 +253,7 @@ def _design(cells: Sequence[Cell], row: Row) -> float | None:
             number = row.number(cell.field)
             if number is None:
                 return None
-            product *= number**cell.exponent
+            product *= _powered(number, cell.exponent)
     return product
 
 
@@ -321,12 +340,12 @@ def _network(body: NeuralNetwork, row: Row) -> Prediction:
     for layer in body.layers:
         made = []
         for bias, weights in zip(layer.biases, layer.weights, strict=True):
-            total = bias + math.fsum(weight * signals[name] for name, weight in weights.items())
+            total = bias + _total(weight * signals[name] for name, weight in weights.items())
             made.append(_activated(layer.activation, total, layer.threshold))
         if layer.normalization == "softmax":
-            made = [math.exp(each - max(made)) for each in made]
+            made = [_exp(each - max(made)) for each in made]
         if layer.normalization != "none":
-            made = [each / math.fsum(made) for each in made]
+            made = _shared(made)
         signals.update(zip(layer.names, made, strict=True))
     if body.predicted is None:
         return _most_likely({name: signals[neuron] for neuron, name in body.outputs})
@@ -341,7 +360,7 @@ def _activated(activation: str, x: float, threshold: float) -> float:
         case "logistic":
             return 1 / (1 + _exp(-x))
         case "tanh":
-            return math.tanh(x)
+            return float(np.tanh(x))
         case "rectifier":
             return max(0.0, x)
         case "threshold":
@@ -349,15 +368,15 @@ def _activated(activation: str, x: float, threshold: float) -> float:
         case "exponential":
             return _exp(x)
         case "reciprocal":
-            return 1 / x if x else math.inf
+            return float(1 / np.float64(x))
         case "square":
             return x * x
         case "Gauss":
             return _exp(-x * x)
         case "sine":
-            return math.sin(x)
+            return float(np.sin(x))
         case "cosine":
-            return math.cos(x)
+            return float(np.cos(x))
         case "Elliott":
             return x / (1 + abs(x))
         case _:
@@ -368,8 +387,8 @@ def _clustering(body: Clustering, row: Row) -> Prediction:
     given = [row.number(each.field) for each in body.fields]
     if all(each is None for each in given):
         return Prediction()
-    every = math.fsum(each.missing_weight for each in body.fields)
-    there = math.fsum(each.missing_weight for each, value in zip(body.fields, given, strict=True) if value is not None)
+    every = _total(each.missing_weight for each in body.fields)
+    there = _total(each.missing_weight for each, value in zip(body.fields, given, strict=True) if value is not None)
     power = {"squaredEuclidean": 2.0, "euclidean": 2.0, "minkowski": body.power}.get(body.measure, 1.0)
     distances = []
     for center in body.centers:
@@ -379,12 +398,12 @@ def _clustering(body: Clustering, row: Row) -> Prediction:
                 continue
             apart = abs(value - other)
             if each.comparison == "gaussSim":
-                apart = math.exp(-math.log(2) * apart**2 / each.scale**2)
+                apart = _exp(-math.log(2) * apart**2 / np.float64(each.scale) ** 2)
             elif each.comparison in ("delta", "equal"):
                 apart = float((value == other) == (each.comparison == "equal"))
-            parts.append(each.weight * apart**power)
-        total = (max(parts) if body.measure == "chebychev" else math.fsum(parts)) * every / there
-        distances.append(total ** (1 / power) if body.measure in ("euclidean", "minkowski") else total)
+            parts.append(each.weight * _powered(apart, power))
+        total = (max(parts) if body.measure == "chebychev" else _total(parts)) * np.float64(every) / there
+        distances.append(_powered(total, 1 / power) if body.measure in ("euclidean", "minkowski") else float(total))
     nearest = min(distances)
     first = next(place for place, each in enumerate(distances) if each <= nearest + _SAME * nearest)
     return Prediction(first, distances=distances)
@@ -407,10 +426,10 @@ def _mining(body: Mining, row: Row, classes: Sequence[str]) -> Prediction:
     values = [each.value for _, each in found]
     if None in values:
         return Prediction()
-    total = math.fsum(weight * value for weight, value in zip(weights, values, strict=True))
+    total = _total(weight * value for weight, value in zip(weights, values, strict=True))
     match body.method:
         case "average" | "weightedAverage":
-            return Prediction(total / math.fsum(weights))
+            return Prediction(float(np.float64(total) / _total(weights)))
         case "median":
             return Prediction(median(values))
         case "max":
@@ -425,11 +444,11 @@ def _voted(body: Mining, weights: Sequence[float], found: Sequence[Prediction], 
         for weight, each in zip(weights, found, strict=True):
             if each.value is not None:
                 shares[each.value] += weight
-        total = math.fsum(shares.values())
+        total = _total(shares.values())
     else:
         if any(each.value is None for each in found):
             return Prediction()
-        total = math.fsum(weights)
+        total = _total(weights)
         for weight, each in zip(weights, found, strict=True):
             for name, share in each.probabilities.items():
                 shares[name] += weight * share

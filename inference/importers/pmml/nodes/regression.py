@@ -89,9 +89,10 @@ def build_regression(scope: Scope, body: Regression, *, of_classes: bool) -> Res
             value = scope.value(each.field, each.line)
             if isinstance(value, Category):
                 categories[each.field] = value
-                known = tables.setdefault(each.field, np.zeros((value.size, len(body.tables))))
+                if each.field not in tables:
+                    tables[each.field] = np.zeros((value.size, len(body.tables)))
                 if (code := value.code(each.value)) is not None:
-                    known[code, place] += each.coefficient
+                    tables[each.field][code, place] += each.coefficient
             else:
                 sums.add(graph.cast(graph.equal(value, each.value).true), place, each.coefficient)
         for product in table.products:
@@ -177,8 +178,10 @@ def _linear(scope: Scope, body: GeneralRegression, targets: Sequence[str | None]
         value = scope.value(cells[0].field, cells[0].line)
         if len(cells) == 1 and cells[0].value is not None and isinstance(value, Category):
             categories[cells[0].field] = value
-            table = tables.setdefault(cells[0].field, np.zeros((value.size, len(targets))))
-            table[value.missing] = np.nan
+            if cells[0].field not in tables:
+                tables[cells[0].field] = np.zeros((value.size, len(targets)))
+                tables[cells[0].field][value.missing] = np.nan
+            table = tables[cells[0].field]
             if (code := value.code(cells[0].value)) is not None:
                 table[code] += row
             continue

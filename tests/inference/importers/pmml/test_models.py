@@ -17,6 +17,7 @@ import pytest
 from ringpull.inference.importers.pmml.evaluator.fields import OTHER
 from ringpull.inference.importers.pmml.inputs import telling_rows
 from ringpull.inference.importers.pmml.model import PmmlModel, import_pmml, read_pmml
+from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import ExportError, InvalidInput
 from tests.inference.export.versions import Exported
 from tests.inference.importers.pmml.documents import every_document, forest, pmml, regression, schema, written
@@ -112,6 +113,9 @@ def test_a_large_category_becomes_a_table_of_coefficients(tmp_path: Path, monkey
     )
     report = import_pmml(written(tmp_path, text), tmp_path / "model", 1, quiet=True)
     assert [(each.name, each.dim, each.rows) for each in report.tables] == [("user_id_coefficients", 1, count + 2)]
+    named = Manifest.load(tmp_path / "model" / "1").outputs
+    assert {each.name: each.classes for each in named} == {"probabilities": ("1", "0"), "label": ()}
+    assert "probabilities has the classes, in order: 1, 0" in report.sentences
     found = Exported(tmp_path / "model" / "1").score(
         {"x": np.zeros((4, 1), np.float32), "user_id": np.array(["u0", "u96", "nobody", ""])}, 4
     )

@@ -1,26 +1,18 @@
-"""An interpreter that has TensorFlow, where there is one, and the SavedModels that it makes."""
+"""SavedModels that an interpreter with TensorFlow makes, where there is one."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-VARIABLE = "RINGPULL_TENSORFLOW"
+from tests.inference.importers.savedmodel.interpreter import tensorflow_or_skip
 
 
 @pytest.fixture(scope="session")
 def tensorflow() -> Path:
-    """The interpreter that `RINGPULL_TENSORFLOW` names, or this one."""
-    if VARIABLE in os.environ:
-        return Path(os.environ[VARIABLE])
-    if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tf2onnx"):
-        return Path(sys.executable)
-    pytest.skip(f"no TensorFlow here: {VARIABLE}=PYTHON names an interpreter with tensorflow-cpu, tf-keras and tf2onnx")
+    return tensorflow_or_skip()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,21 +34,23 @@ class ImportedServed(RestServed):
 
 
 @asynccontextmanager
-async def asking(folder: Path) -> AsyncIterator[Any]:
-    """A function that asks a served version as a client of TensorFlow Serving does: path and body in, JSON out."""
+async def serving(folder: Path) -> AsyncIterator[str]:
+    """URL of a served version."""
     with ThreadPoolExecutor(1) as executor:
         served = ImportedServed(executor, folder)
-        async with http_served(served) as http, httpx.AsyncClient(timeout=60) as client:
-
-            async def ask(path: str, body: Any = None) -> Any:
-                url = f"http://127.0.0.1:{http.port}/v1/models/{folder.parent.name}{path}"
-                answer = await (client.get(url) if body is None else client.post(url, json=body))
-                return answer.json()
-
-            yield ask
+        async with http_served(served) as http:
+            yield f"http://127.0.0.1:{http.port}"
         await served.stop()
 
 
-def rows_of(columns: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return columns as the instances of a request."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+@asynccontextmanager
+async def asking(folder: Path) -> AsyncIterator[Any]:
+    """A function that asks a served version as a client of TensorFlow Serving does: path and body in, JSON out."""
+    async with serving(folder) as served, httpx.AsyncClient(timeout=60) as client:
+
+        async def ask(path: str, body: Any = None) -> Any:
+            url = f"{served}/v1/models/{folder.parent.name}{path}"
+            answer = await (client.get(url) if body is None else client.post(url, json=body))
+            return answer.json()
+
+        yield ask

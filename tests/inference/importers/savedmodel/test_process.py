@@ -39,7 +39,7 @@ def test_a_process_that_ends_badly_says_how(lines: str, message: str, tmp_path: 
         Converter(script(tmp_path, lines), timeout_s=timeout_s) as converter,
         pytest.raises(ExportError, match=message),
     ):
-        converter.convert(tmp_path, big_bytes=1)
+        converter.convert(tmp_path)
     assert not converter.folder.exists()
 
 
@@ -54,7 +54,7 @@ def test_a_process_that_ends_badly_says_how(lines: str, message: str, tmp_path: 
 def test_what_is_refused_there_is_raised_here(answer: str, kind: str, tmp_path: Path) -> None:
     python = script(tmp_path, f"read line; exec 3>&1; echo '{answer}'; exec cat >/dev/null")
     with Converter(python, timeout_s=60) as converter, pytest.raises(RingpullError, match="no such sig") as raised:
-        converter.convert(tmp_path, big_bytes=1)
+        converter.convert(tmp_path)
     assert type(raised.value).__name__ == kind
 
 

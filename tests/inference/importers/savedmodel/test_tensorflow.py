@@ -5,7 +5,6 @@ They are run where `RINGPULL_TENSORFLOW` names an interpreter that has it, or th
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.inference.importers.savedmodel import model as importing
 from ringpull.inference.importers.savedmodel.model import import_savedmodel
 from ringpull.inference.importers.savedmodel.process import Converter
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullError
 from tests.inference.export.versions import Exported
-from tests.inference.importers.savedmodel.imported import asking, rows_of
+from tests.inference.importers.savedmodel.imported import asking
 
 pytestmark = pytest.mark.medium
-
-DATA = os.environ.get("RINGPULL_DATA", "")
-SPARROW = Path(DATA or "none") / "sparrowrecsys"
 
 
 def imported(folder: Path, out: Path, python: Path, **options: Any) -> Path:
@@ -85,7 +80,7 @@ def test_texts_keep_their_vocabularies(name: str, saved_models: Path, tensorflow
 def assert_as_tensorflow(folder: Path, version: Exported, columns: dict[str, Any], python: Path) -> None:
     """Assert that a version answers raw columns as TensorFlow does, which is asked anew for texts themselves."""
     with Converter(python) as converter:
-        told = converter.convert(folder, big_bytes=importing.BIG_BYTES)
+        told = converter.convert(folder)
         given = {}
         for each in told["inputs"]:
             values = columns[each["name"]]
@@ -175,32 +170,3 @@ def damaged(whole: Path, folder: Path, how: str) -> Path:
     else:
         shutil.rmtree(folder / "variables")
     return folder
-
-
-@pytest.mark.skipif(not SPARROW.is_dir(), reason="RINGPULL_DATA names no folder with sparrowrecsys")
-async def test_neuralcf_of_sparrowrecsys_ranks_as_it_did(tensorflow: Path, tmp_path: Path) -> None:
-    import pandas
-
-    folder = tmp_path / "neuralcf" / "1"
-    source = SPARROW / "modeldata" / "neuralcf" / "001"
-    report = import_savedmodel(source, folder.parent, 1, python=tensorflow, quiet=True)
-    assert sorted(table.rows for table in report.tables) == [1_001, 30_001]
-    samples = pandas.read_csv(SPARROW / "sampledata" / "testSamples.csv", usecols=["movieId", "userId", "label"])
-    async with asking(folder) as ask:
-        one = await ask(":predict", {"instances": [{"userId": 10351, "movieId": 52}]})
-        (score,) = one["predictions"][0]
-        scores = []
-        for start in range(0, len(samples), 1_000):
-            part = samples.iloc[start : start + 1_000]
-            asked = rows_of({"userId": part.userId.tolist(), "movieId": part.movieId.tolist()})
-            scores += [each for (each,) in (await ask(":predict", {"instances": asked}))["predictions"]]
-    with Converter(tensorflow) as converter:
-        converter.convert(source, big_bytes=importing.BIG_BYTES)
-        (found,) = converter.score({name: samples[name].to_numpy(np.int32) for name in ("userId", "movieId")})
-        ((first,),) = converter.score({"userId": np.int32([10351]), "movieId": np.int32([52])})[0].tolist()
-    np.testing.assert_allclose(scores, found[:, 0], atol=1e-6)
-    assert score == pytest.approx(first, abs=1e-6)
-    ranks = pandas.Series(scores).rank()
-    positive = samples.label.to_numpy() == 1
-    wins = ranks[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
-    assert wins / (positive.sum() * (~positive).sum()) == pytest.approx(0.7514, abs=5e-5)
