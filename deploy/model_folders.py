@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -22,10 +21,9 @@ from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, id
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.model_dir import complete_versions, newest_complete, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.identity import differ, number_of, text_of
-from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.store import slot_rows
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
@@ -248,28 +246,13 @@ def _table_identity(folder: str | Path) -> int:
     return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
 
 
-def rows_in(table: PlacedTable, slots: SlotRange) -> int:
-    """Return the number of a table's rows in a range: by its files, or, if they cannot be read or are other ones,
+def rows_below(table: PlacedTable, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of a table's rows below each slot: by its files, or, if they cannot be read or are other ones,
     assuming an even spread."""
-    if (below := _rows_below(table.folder, table.identity)) is None:
-        return evenly(table, slots)
-    return int(below[slots.end]) - int(below[slots.begin])
-
-
-@lru_cache(maxsize=64)
-def _rows_below(folder: str, identity: int) -> NDArray[np.int64] | None:
-    """Return how many rows a table has below each slot, int64 (65,537,): numbers, so that no file stays mapped."""
-    # Imported here, because it loads numba and only plans need it.
-    from ringpull.ps.store.base import Base
-
     try:
-        base = Base.open(Path(folder))
-    except (CorruptData, Unavailable):
-        return None
-    if differ(base.identity, identity):
-        return None
-    firsts = np.arange(SLOTS, dtype=np.uint64) << np.uint64(SLOT_SHIFT)
-    return np.append(np.searchsorted(base.positions_slice(0, base.rows), firsts), base.rows).astype(np.int64)
+        return slot_rows.rows_below(Path(table.folder), table.identity, slots)
+    except (CorruptData, Unavailable, OtherContent):
+        return evenly(table, slots)
 
 
 def place(manifest: Manifest, version_dir: Path, *, url: str = "", found_in: str = "") -> PlacedVersion:

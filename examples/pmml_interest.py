@@ -43,7 +43,8 @@ def read_pairs() -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
     with (folder / "train.txt").open(encoding="utf-8") as lines:
         readers = [line.split()[1:] for line in islice(lines, READERS)]
     books = np.array([book for reader in readers for book in reader], np.int64)
-    return names, books, np.repeat(*[[len(reader) for reader in readers]] * 2)
+    activity = np.array([len(reader) for reader in readers], np.int64)
+    return names, books, np.repeat(activity, activity)
 
 
 def train(

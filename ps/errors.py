@@ -148,6 +148,10 @@ class Busy(Unavailable):
     """Raised when a change is to begin and another one is under way: there is one at a time."""
 
 
+class Cancelled(DeadlineExceeded):
+    """Raised by a shard for a request that its caller does not wait for any more, who hears nothing of it."""
+
+
 class NotChecked(Unavailable):
     """Raised by a head for a version whose self-check could not be made, as no shard answers for its samples' rows."""
 

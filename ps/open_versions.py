@@ -12,7 +12,7 @@ from ringpull.ps.placement import ServedRanges
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import PullRequest
+from ringpull.ps.wire.messages import PullRequest, TableStatistics
 from ringpull.ps.wire.top_k_messages import TopKRequest
 
 
@@ -53,7 +53,7 @@ KnownDamage = Callable[[Base], Collection[BadBlock]]
 """Function that returns the blocks of a base which are known to be bad when it is opened."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class ShardState:
     """State that verbs read."""
 
@@ -65,6 +65,15 @@ class ShardState:
     """Versions that should be open, as (model, version)."""
     refusals: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """Versions that could not be opened when that was asked for, each with the reason."""
+
+
+def statistics_of(state: ShardState) -> tuple[TableStatistics, ...]:
+    """Return the numbers of all tables; called under the lock that counts are written under."""
+    return tuple(
+        TableStatistics(model, version, name, each.owned_rows, each.owned_bytes, each.counts.keys, each.counts.missing)
+        for (model, version), opened in state.versions.items()
+        for name, each in opened.tables.items()
+    )
 
 
 def check_keys(table: Table) -> None:

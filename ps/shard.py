@@ -23,6 +23,7 @@ import numpy as np
 from ringpull.ps.errors import InvalidInput, OtherContent
 from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, identity_in, number_of, text_of
+from ringpull.ps.local.telling import FilesTold
 from ringpull.ps.open_versions import (
     Counts,
     KnownDamage,
@@ -38,11 +39,12 @@ from ringpull.ps.open_versions import (
     not_owner,
     open_base,
     opened_version,
+    statistics_of,
     table_of,
 )
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.slot_mask import SlotMask, runs
+from ringpull.ps.slot_mask import SlotMask, runs, shared
 from ringpull.ps.spec import ALL
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
@@ -50,6 +52,7 @@ from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.top_k import request_cost, scan_table
 from ringpull.ps.transfer.source import read_block
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
@@ -58,7 +61,6 @@ from ringpull.ps.wire.messages import (
     RangePullReply,
     RangePullRequest,
     ShardStatistics,
-    TableStatistics,
 )
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
@@ -73,6 +75,7 @@ class Shard:
         self._control = threading.Lock()  # orders open, retire and assign; taken before _counting, never inside it
         self._counting = threading.Lock()
         self._requests = 0
+        self._files = FilesTold()
 
     def __repr__(self) -> str:
         state = self._state
@@ -374,23 +377,15 @@ class Shard:
         begin, end = base.byte_range(first, last) if base.spec.is_bytes else (0, 0)
         return DescribeReply(spec=spec, identity=base.identity, rows=last - first, rows_bytes=end - begin)
 
+    def files(self, request: FilesRequest) -> FilesReply:
+        """Return which files a version is served from; none where it is not open."""
+        return self._files.answer(self._state, request)
+
     def statistics(self) -> ShardStatistics:
         """Return the shard's numbers as of now."""
         state = self._state
         with self._counting:
-            tables = tuple(
-                TableStatistics(
-                    model=model,
-                    version=version,
-                    table=name,
-                    rows=served.owned_rows,
-                    bytes=served.owned_bytes,
-                    keys=served.counts.keys,
-                    missing=served.counts.missing,
-                )
-                for (model, version), opened in state.versions.items()
-                for name, served in opened.tables.items()
-            )
+            tables = statistics_of(state)
             requests = self._requests
         slots = np.zeros(SLOTS, np.uint8)
         for served_ranges in state.served_ranges or ():
@@ -474,7 +469,7 @@ class Shard:
             begin, end = table.base.byte_range(first, last)
             owned_rows += last - first
             owned_bytes += end - begin + (last - first) * POSITION_BYTES
-        return ServedTable(table, None if mask.all() else mask, owned_rows, owned_bytes, counts)
+        return ServedTable(table, None if mask.all() else shared(mask), owned_rows, owned_bytes, counts)
 
     def _owned(self, state: ShardState, model: str, table: str) -> SlotMask:
         mask = np.zeros(SLOTS, np.uint8)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+from weakref import WeakValueDictionary
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
 
 SlotMask = NDArray[np.uint8]
+
+_SHARED: Final[WeakValueDictionary[bytes, SlotMask]] = WeakValueDictionary()
+"""Masks that somebody keeps, by their digest: a mask is 64 KiB, and a thousand tables have few different ones."""
 
 
 def mask_of(ranges: Iterable[SlotRange]) -> SlotMask:
@@ -19,6 +25,12 @@ def mask_of(ranges: Iterable[SlotRange]) -> SlotMask:
     for slots in ranges:
         mask[slots.begin : slots.end] = 1
     return mask
+
+
+def shared(mask: SlotMask) -> SlotMask:
+    """Return the one mask kept of all that are equal to this one; nobody writes to it from now on."""
+    kept = _SHARED.setdefault(xxhash.xxh3_128_digest(mask.data), mask)
+    return kept if np.array_equal(kept, mask) else mask
 
 
 def minus(mask: SlotMask, other: SlotMask) -> SlotMask:

@@ -14,15 +14,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 
+import numpy as np
+
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
 from ringpull.ps.spec import TableSpec
-from ringpull.ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import PullReply, Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
-from ringpull.router.batch import Batch
-from ringpull.router.connections import Connect, Connections
+from ringpull.router.batch import Batch, Int64Array
+from ringpull.router.connections import Connect, Connections, ShardConnection
 from ringpull.router.counters import RouterCounters, Tally
 from ringpull.router.health import Health
+from ringpull.router.here import LAYERS, LocalReads, is_here
 from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import FlatResults, Merge
@@ -36,7 +39,7 @@ from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
 from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
 from ringpull.router.top_k import TopKQuery, TopKResult
-from ringpull.router.top_k_merge import merged
+from ringpull.router.top_k_merge import merge_bytes, merged
 
 
 class Router:
@@ -48,6 +51,7 @@ class Router:
             be. None: maps come by `update` only.
         settings: How patient it is.
         deployment: Id of the deployment whose maps it takes; empty: any.
+        local: What can be answered here, without a shard; None: nothing.
         clock: Seconds; deadlines are on this clock. Waits are the event loop's.
         rng: Where the jitter of waits comes from.
     """
@@ -59,14 +63,16 @@ class Router:
         refresh: Refresh | None = None,
         settings: RouterSettings | None = None,
         deployment: str = "",
+        local: LocalReads | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
+        self._local = local
         self._settings = chosen = RouterSettings() if settings is None else settings
         self._clock = clock
         self._tally = Tally()
         backoff = Backoff(chosen.backoff_first_s, chosen.backoff_max_s, random.Random() if rng is None else rng)
-        self._connections = Connections(connect, backoff, clock=clock)
+        self._connections = Connections(_with_layers(connect, local), backoff, clock=clock)
         self._health = Health(chosen, self._connections, backoff, self._tally, clock=clock)
         self._calls = ShardCalls(self._connections, self._health, self._tally, chosen, clock=clock)
         self._routes = Routes(refresh, self._want, deployment=deployment, clock=clock)
@@ -85,8 +91,12 @@ class Router:
         )
 
     def uncounted(self) -> Router:
-        """Return a view of this router whose pulls are in none of its counts: those that no request asked for."""
+        """Return a view of this router whose pulls are in none of its counts: those that no request asked for.
+
+        They are of shards, whatever is here: what is to be found out is whether those answer, and what.
+        """
         view = copy(self)
+        view._local = None
         view._tally = Tally()
         view._calls = self._calls.counted_by(view._tally)
         view._scan_calls = self._scan_calls.counted_by(view._tally)
@@ -175,11 +185,11 @@ class Router:
         """
         self._tally.pulls += 1
         try:
-            results = await self._pull(model, version, lookups, deadline_s, max_reply_bytes)
+            results, here = await self._pull(model, version, lookups, deadline_s, max_reply_bytes)
         except BaseException:
             self._tally.failed += 1
             raise
-        self._tally.looked_up(model, lookups, results)
+        self._tally.looked_up(model, lookups, results, here)
         return results
 
     async def top_k(self, model: str, version: int, query: TopKQuery, *, deadline_s: float) -> TopKResult:
@@ -202,6 +212,14 @@ class Router:
             self._tally.failed += 1
             raise
 
+    def top_k_bytes(self, rows: int, queries: int, k: int) -> int:
+        """Return the memory that a top-k over a table of so many rows takes at most until shards' replies are merged.
+
+        Raises:
+            Unavailable: There is no map yet.
+        """
+        return merge_bytes(len(self.shard_map.shards), rows, queries, k)
+
     async def _top_k(self, model: str, version: int, query: TopKQuery, deadline_s: float) -> TopKResult:
         now_s = self._clock()
         if deadline_s <= now_s:
@@ -220,24 +238,28 @@ class Router:
 
     async def _pull(
         self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float, max_reply_bytes: int
-    ) -> FlatResults:
+    ) -> tuple[FlatResults, Int64Array | None]:
+        """Return the results, and how many keys of each look-up were answered here; None: none was."""
         now_s = self._clock()
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
         served = self._version(model, version)
         tables, dims = served.asked(f"{model}/{version}", lookups)
+        batch, local = Batch.of(lookups), self._local
         pull = Pull(
             model,
             version,
-            Batch.of(lookups),
+            batch,
             tables,
             dims,
             self._settings.answer_by_s(now_s, deadline_s),
             served.identity,
             max_reply_bytes,
+            None if local is None else local.here(model, version, served.identity, batch.tables),
         )
         answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
-        return _merged(pull, answers)
+        own = [part.keys for part, reply in answers if reply is not None and is_here(part.shard)]
+        return _merged(pull, answers), np.sum(own, axis=0) if own else None
 
     def _version(self, model: str, version: int) -> ServedVersion:
         served = self._served.get((model, version))
@@ -245,12 +267,24 @@ class Router:
             raise NotFound(f"{model}/{version} is not registered with this router")
         return served
 
+    def addresses(self) -> Sequence[ShardAddress]:
+        """Return the shards of the map; none before there is one."""
+        return self.shard_map.shards if self.epoch else ()
+
+    async def ask(self, address: ShardAddress, request: Request, *, deadline_s: float) -> Reply:
+        """Ask one shard something that is no pull, over the connection that pulls go over. It is not counted.
+
+        Raises:
+            RingpullError: It does not answer, or with an error.
+        """
+        return await self._connections.ask(address, request, deadline_s=deadline_s)
+
     async def statistics(self, *, deadline_s: float) -> dict[int, ShardStatistics | RingpullError]:
         """Ask every shard of the map for its numbers; an error stands for a shard that did not answer."""
 
         async def ask(address: ShardAddress) -> ShardStatistics | RingpullError:
             try:
-                reply = await self._connections.ask(address, StatisticsRequest(), deadline_s=deadline_s)
+                reply = await self.ask(address, StatisticsRequest(), deadline_s=deadline_s)
             except RingpullError as exc:
                 return exc
             if not isinstance(reply, ShardStatistics):
@@ -272,8 +306,21 @@ class Router:
         await self._connections.close()
 
     def _want(self, addresses: frozenset[ShardAddress]) -> None:
+        if self._local is not None:
+            addresses = addresses.union(LAYERS)
         self._connections.want(addresses)
         self._health.want(addresses)
+
+
+def _with_layers(connect: Connect, local: LocalReads | None) -> Connect:
+    """Return what opens connections to shards, and to the layers of what is here."""
+    if local is None:
+        return connect
+
+    async def opened(address: ShardAddress) -> ShardConnection:
+        return local.connection(address.port) if is_here(address.shard) else await connect(address)
+
+    return opened
 
 
 def _merged(pull: Pull, answers: Sequence[Answer[Part, PullReply]]) -> FlatResults:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.errors import ConnectionLost, NotOwner, RingpullError, Unavailable
 from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 from ringpull.router.lookup import FlatLookups, Lookup
@@ -18,6 +19,7 @@ TableKey = tuple[str, str]
 """(model, table)."""
 
 _KINDS_KEPT: Final = 64
+"""Kinds of flat look-ups that are counted together before they are counted by table: a head's are of few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class TableCounters:
     """Keys among these that the table does not have."""
     lost: int = 0
     """Keys among these that no live shard could answer for, filled in by the table's policy."""
+    here: int = 0
+    """Keys among these that were answered here, without a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,11 @@ class RouterCounters:
     ejections: int = 0
     """Times that a shard was taken out of the choice because it said nothing, failed or was slow repeatedly."""
     tables: Mapping[TableKey, TableCounters] = field(default_factory=dict)
+    here_refused: int = 0
+    """Parts that were to be answered here and could not be, so that shards were asked."""
+
+
+_FIELDS: Final = len(fields(TableCounters))
 
 
 class Tally:
@@ -68,11 +77,11 @@ class Tally:
     def __init__(self) -> None:
         self.pulls = self.failed = self.messages = self.sent_bytes = self.received_bytes = 0
         self.not_owner = self.unavailable = 0
-        self.retries = self.hedges = self.hedges_won = self.ejections = 0
+        self.retries = self.hedges = self.hedges_won = self.ejections = self.here_refused = 0
         self._tables: dict[str, dict[str, list[int]]] = {}
         """The fields of `TableCounters`, by model, then table."""
         self._flat: dict[tuple[str, tuple[str, ...]], NDArray[np.int64]] = {}
-        """The same (4, F) of flat look-ups, by model and their tables, not in `_tables` yet."""
+        """The same (fields, F) of flat look-ups, by model and their tables, not in `_tables` yet."""
 
     def sent(self, request: Request) -> None:
         """Count one message to a shard."""
@@ -90,8 +99,22 @@ class Tally:
         elif isinstance(reply, TopKReply):
             self.received_bytes += reply.counts.nbytes + reply.positions.nbytes + reply.scores.nbytes
 
-    def looked_up(self, model: str, lookups: Sequence[Lookup], results: FlatResults) -> None:
-        """Count the merged look-ups of one pull."""
+    def got_nothing(self, error: RingpullError, *, local: bool) -> None:
+        """Count a message without an answer: an error of a shard, or of what was to be answered here."""
+        if local:
+            self.here_refused += 1
+        else:
+            self.not_owner += isinstance(error, NotOwner)
+            self.unavailable += isinstance(error, Unavailable | ConnectionLost)
+
+    def looked_up(
+        self, model: str, lookups: Sequence[Lookup], results: FlatResults, here: NDArray[np.int64] | None = None
+    ) -> None:
+        """Count the merged look-ups of one pull.
+
+        Args:
+            here: (L,): keys of each that were answered here; None: of none.
+        """
         others, begin = lookups, 0
         if isinstance(lookups, FlatLookups):
             others, begin = lookups.others, len(lookups.tables)
@@ -99,26 +122,29 @@ class Tally:
             if kind not in self._flat:
                 if len(self._flat) >= _KINDS_KEPT:
                     self._count_flat()
-                self._flat[kind] = np.zeros((4, begin), np.int64)
+                self._flat[kind] = np.zeros((_FIELDS, begin), np.int64)
             counted = self._flat[kind]
             counted[:2] += lookups.counts
             counted[2] += results.missing[:begin]
             counted[3] += results.lost[:begin]
+            if here is not None:
+                counted[4] += here[:begin]
         if others:
-            pairs = zip(results.missing[begin:].tolist(), results.lost[begin:].tolist(), strict=True)
-            for lookup, (missing, lost) in zip(others, pairs, strict=True):
-                self._count(model, lookup.table, lookup.keys.size, lookup.outputs, missing, lost)
+            own = [0] * len(others) if here is None else here[begin:].tolist()
+            rest = zip(results.missing[begin:].tolist(), results.lost[begin:].tolist(), own, strict=True)
+            for lookup, counts in zip(others, rest, strict=True):
+                self._count(model, lookup.table, (lookup.keys.size, lookup.outputs, *counts))
 
-    def _count(self, model: str, table: str, keys: int, bags: int, missing: int, lost: int) -> None:
-        counts = self._tables.setdefault(model, {}).setdefault(table, [0, 0, 0, 0])
-        for place, number in enumerate((keys, bags, missing, lost)):
+    def _count(self, model: str, table: str, more: Sequence[int]) -> None:
+        counts = self._tables.setdefault(model, {}).setdefault(table, [0] * _FIELDS)
+        for place, number in enumerate(more):
             counts[place] += number
 
     def _count_flat(self) -> None:
         """Count by table what flat look-ups were counted for together."""
         for (model, tables), counted in self._flat.items():
             for table, counts in zip(tables, counted.T.tolist(), strict=True):
-                self._count(model, table, *counts)
+                self._count(model, table, counts)
         self._flat.clear()
 
     def counters(self) -> RouterCounters:
@@ -141,4 +167,5 @@ class Tally:
                 for model, tables in self._tables.items()
                 for table, counts in tables.items()
             },
+            self.here_refused,
         )

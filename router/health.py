@@ -27,6 +27,7 @@ from ringpull.router.backoff import Backoff
 from ringpull.router.connections import Connections, NotReached
 from ringpull.router.counters import Tally
 from ringpull.router.event_loop import done_in, wake
+from ringpull.router.here import is_here
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress
 
@@ -109,13 +110,15 @@ class Health:
         self._tally = tally
         self._clock = clock
         self._wanted: frozenset[ShardAddress] = frozenset()
+        self._shards = 0
+        """How many of these are shards; the others are here."""
         self._conditions: dict[ShardAddress, Condition] = {}
         self._ejected: dict[ShardAddress, RingpullError] = {}
         self._given_up: dict[ShardAddress, RingpullError] = {}
 
     def __repr__(self) -> str:
         ejected = sorted(address.shard for address in self._ejected)
-        return f"<Health [{len(self._wanted)} shards, ejected: {ejected}]>"
+        return f"<Health [{self._shards} shards, ejected: {ejected}]>"
 
     @property
     def ejected(self) -> Mapping[ShardAddress, RingpullError]:
@@ -130,12 +133,17 @@ class Health:
     @property
     def majority_in_trouble(self) -> bool:
         """Whether more than half of the shards are slow repeatedly, or ejected: then it is the load, not they."""
-        in_trouble = sum(each.slow_answers > 1 or each.ejected is not None for each in self._conditions.values())
-        return in_trouble > max(1, len(self._wanted) // 2)
+        in_trouble = sum(
+            each.slow_answers > 1 or each.ejected is not None
+            for address, each in self._conditions.items()
+            if not is_here(address.shard)
+        )
+        return in_trouble > max(1, self._shards // 2)
 
     def want(self, addresses: Iterable[ShardAddress]) -> None:
         """Know these shards; forget all others. Pulls that wait for one of those go by the new map."""
         self._wanted = frozenset(addresses)
+        self._shards = sum(not is_here(address.shard) for address in self._wanted)
         for address in self._conditions.keys() - self._wanted:
             self._conditions.pop(address).forget()
             self._ejected.pop(address, None)

@@ -56,6 +56,12 @@ class Merge:
     def add(self, part: Part, reply: PullReply) -> None:
         """Merge the answer to one part of the batch, or to a part of such a part; `Part.check_reply` has passed it."""
         self._missing[part.keys > 0] += reply.missing
+        if reply.absent.size:
+            self._add_absent(part, reply.absent.astype(np.int64))
+        if reply.lengths.size:
+            self._add_bytes(part, reply)
+        if self._takes_over(part, reply):
+            return
         _add(
             part.batch.shape,
             part.keys,
@@ -70,10 +76,26 @@ class Merge:
             self._touched,
             self._found,
         )
-        if reply.absent.size:
-            self._add_absent(part, reply.absent.astype(np.int64))
-        if reply.lengths.size:
-            self._add_bytes(part, reply)
+
+    def _takes_over(self, part: Part, reply: PullReply) -> bool:
+        """Take the vectors of an answer to all of the batch as they are, if it is one; none other is to come then.
+
+        As many values as are due in all are those of every bag, in their order: no bag is empty.
+        """
+        values = reply.values
+        whole = part.batch is self._batch and values.size == self._values.size and values.size > 0
+        if not whole or not np.array_equal(part.keys, self._batch.shape[:, KEYS]):
+            return False
+        if not values.flags.writeable or not values.flags.aligned or values.dtype != np.float32:
+            return False
+        self._values = values
+        self._touched.fill(1)
+        flag = 0
+        for lookup in np.flatnonzero(self._batch.shape[:, OP] == ROWS).tolist():
+            begin, end = self._vector_begins[lookup : lookup + 2].tolist()
+            self._found[begin:end] = reply.found[flag : flag + end - begin]
+            flag += end - begin
+        return True
 
     def _add_absent(self, part: Part, numbers: Int64Array) -> None:
         self._absent.append((*part.bags_of(numbers), part.positions[numbers]))

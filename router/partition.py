@@ -2,7 +2,8 @@
 
 A key goes to its slot's first owner, unless a later owner of its table has over `STICKINESS_KEYS` fewer keys waiting,
 those of this batch so far included; a shard that is down has `replicas.DOWN` waiting. So the same map and the same
-load give the same parts. Keys whose owners are all down form the unowned part (`Part.shard` is None).
+load give the same parts. Keys whose owners are all down form the unowned part (`Part.shard` is None). Keys that can be
+answered here (`here.py`) go there before any owner is looked at, and cost nothing: no shard has less waiting for them.
 
 A bag that is spread over shards becomes a sub-bag in each; `Part.targets` remembers which bag it was. Within a part,
 look-ups, their sub-bags and the keys of these keep the order of the batch.
@@ -26,6 +27,7 @@ from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
+from ringpull.router.here import NOWHERE, Here, layer_id, named
 from ringpull.router.replicas import DOWN
 
 STICKINESS_KEYS: Final = 256
@@ -34,13 +36,15 @@ with first owners keeps a row in one cache, not in two."""
 
 _OPS: Final = tuple(Op)
 
+_NO_MASKS: Final = np.empty((0, SLOTS), np.uint8)
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """The keys of a batch that one shard is asked for. Arrays are views of arrays shared by the parts of a batch."""
 
     shard: int | None
-    """Id of the shard; None: no owner is up."""
+    """Id of the shard, or of a layer of what is here; None: no owner is up."""
     batch: Batch
     """The batch that this is a part of."""
     keys: Int64Array
@@ -108,7 +112,7 @@ class Part:
         due_counts = int(np.count_nonzero(self.keys))
         if (reply.values.size, reply.missing.size, reply.found.size) != (due, due_counts, due_found):
             raise ProtocolError(
-                f"shard {self.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
+                f"{named(self.shard or 0)} answered {reply.values.size} values, {reply.missing.size} counts and"
                 f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
             )
         if reply.absent.size:
@@ -118,7 +122,7 @@ class Part:
         due_rows = int(self.keys[dims == 0].sum())
         if reply.lengths.size != due_rows or int(reply.lengths.sum(dtype=np.int64)) != reply.data.size:
             raise ProtocolError(
-                f"shard {self.shard} answered {reply.lengths.size} rows of bytes with {reply.data.size} bytes;"
+                f"{named(self.shard or 0)} answered {reply.lengths.size} rows of bytes with {reply.data.size} bytes;"
                 f" {due_rows} were due, whose lengths add up to that"
             )
 
@@ -131,7 +135,7 @@ class Part:
         counted[self.keys > 0] = reply.missing
         if (np.diff(absent) <= 0).any() or not np.array_equal(told, np.where(pooled, counted, 0)):
             raise ProtocolError(
-                f"shard {self.shard} told {len(absent)} keys of bags as absent; they must be"
+                f"{named(self.shard or 0)} told {len(absent)} keys of bags as absent; they must be"
                 f" {int(counted[pooled].sum())}, ascending, and as many of each look-up as it counts"
             )
 
@@ -186,9 +190,14 @@ def divide(part: Part, table: str, slots: Sequence[tuple[int, int]]) -> tuple[Ba
 
 
 def partition(
-    batch: Batch, replicas: Int64Array, full_copy: int, owners: OwnerTable, waiting: Int64Array
+    batch: Batch,
+    replicas: Int64Array,
+    full_copy: int,
+    owners: OwnerTable,
+    waiting: Int64Array,
+    here: Here | None = None,
 ) -> list[Part]:
-    """Cut a batch into parts, ascending by shard id, the unowned part last. Shards without a key get none.
+    """Cut a batch into parts, ascending by shard id, then the unowned part and what is here. No part is empty.
 
     Args:
         batch: As laid out by `Batch.of`, or `Part.as_batch`.
@@ -197,33 +206,46 @@ def partition(
         owners: (SLOTS, ranks): owners of each slot, of which a table uses its first `replicas`.
         waiting: (S+1,): keys that each shard, by id, has in flight, `DOWN` for one that cannot be asked, and for the
             last, which stands for unowned keys. Keys of the batch are added to it.
+        here: What is answered here of the tables of the look-ups; None: nothing.
 
     Raises:
         InvalidInput: Offsets that do not ascend from 0 to the number of keys; names the table.
     """
-    hashed, chosen, counts = _choose(batch.shape, batch.keys, batch.hashed, replicas, full_copy, owners, waiting)
-    waiting += counts
+    if here is not None and not here.whole.any():  # all in the first layer
+        return [part] if (part := _whole_part(batch)).size else []
+    if here is None:
+        here = Here(none := np.full(len(replicas), -1, np.int64), none, _NO_MASKS, 0)
+    hashed, chosen, counts = _choose(
+        batch.shape,
+        batch.keys,
+        batch.hashed,
+        replicas,
+        full_copy,
+        owners,
+        waiting,
+        here.whole,
+        here.rows,
+        here.masks,
+        here.layers,
+    )
+    unowned = waiting.size - 1
+    waiting += counts[: unowned + 1]
     begins = np.cumsum(counts) - counts
     wrong, keys, bags, positions, lengths, weights, targets = _place(
         batch.shape, batch.offsets, batch.weights, batch.targets, hashed, chosen, begins
     )
-    if wrong >= 0:
-        raise InvalidInput(
-            f"look-up in {batch.tables[wrong]}: offsets must ascend from 0 to the number of keys,"
-            f" {batch.shape[wrong, KEYS]}"
-        )
+    _check_offsets(batch, wrong)
     unpooled, weighted = batch.shape[:, OP] == ROWS, batch.shape[:, WEIGHTED] != 0
     ends = begins + counts
     bag_ends = begins + bags.sum(axis=1)
     target_ends = bag_ends + keys[:, unpooled].sum(axis=1)
     weight_ends = begins + keys[:, weighted].sum(axis=1)
-    unowned = waiting.size - 1
     parts = []
     for shard in np.flatnonzero(counts).tolist():
         begin = begins[shard]
         parts.append(
             Part(
-                shard=None if shard == unowned else shard,
+                shard=shard if shard < unowned else None if shard == unowned else layer_id(shard - unowned - 1),
                 batch=batch,
                 keys=keys[shard],
                 bags=bags[shard],
@@ -236,6 +258,61 @@ def partition(
     return parts
 
 
+def _check_offsets(batch: Batch, wrong: int) -> None:
+    """Refuse a batch in which a look-up, if any, has wrong offsets."""
+    if wrong >= 0:
+        raise InvalidInput(
+            f"look-up in {batch.tables[wrong]}: offsets must ascend from 0 to the number of keys,"
+            f" {batch.shape[wrong, KEYS]}"
+        )
+
+
+def _whole_part(batch: Batch) -> Part:
+    """Return a batch as one part, of the first layer of what is here."""
+    wrong, bags, positions, lengths, targets = _take_all(
+        batch.shape, batch.keys, batch.hashed, batch.offsets, batch.targets
+    )
+    _check_offsets(batch, wrong)
+    keys = batch.shape[:, KEYS].copy()
+    return Part(layer_id(0), batch, keys, bags, positions, lengths, batch.weights, targets)
+
+
+@kernel()
+def _take_all(
+    shape: Int64Array, keys: UInt64Array, hashed: bool, offsets: Int64Array, batch_targets: Int64Array
+) -> tuple[int, Int64Array, UInt64Array, NDArray[np.uint32], Int64Array]:
+    """Return the look-up with wrong offsets, or -1; bags (L,) that are not empty; and positions, lengths, targets."""
+    positions = np.empty(keys.size, np.uint64)
+    for i in range(keys.size):
+        positions[i] = keys[i] if hashed else fmix64(keys[i])
+    lengths = np.empty(keys.size, np.uint32)
+    targets = np.empty(keys.size, np.int64)
+    bags = np.zeros(shape.shape[0], np.int64)
+    renamed = batch_targets.size > 0
+    offset = vector = sub_bag = target = 0
+    for lookup in range(shape.shape[0]):
+        vectors = int(shape[lookup, KEYS])
+        if shape[lookup, OP] == ROWS:
+            for i in range(vectors):
+                targets[target + i] = batch_targets[vector + i] if renamed else i
+            target += vectors
+        else:
+            count, vectors = vectors, int(shape[lookup, BAGS])
+            if not _ascend(offsets, offset, vectors, count):
+                return lookup, bags, positions, lengths, targets
+            for bag in range(vectors):
+                length = offsets[offset + bag + 1] - offsets[offset + bag]
+                if length:
+                    lengths[sub_bag] = length
+                    targets[target] = batch_targets[vector + bag] if renamed else bag
+                    sub_bag += 1
+                    target += 1
+                    bags[lookup] += 1
+            offset += vectors + 1
+        vector += vectors
+    return -1, bags, positions, lengths[:sub_bag], targets[:target]
+
+
 @kernel()
 def _choose(
     shape: Int64Array,
@@ -245,22 +322,42 @@ def _choose(
     full_copy: int,
     owners: OwnerTable,
     waiting: Int64Array,
+    whole: Int64Array,
+    rows: Int64Array,
+    masks: NDArray[np.uint8],
+    layers: int,
 ) -> tuple[UInt64Array, NDArray[np.uint16], Int64Array]:
-    """Return the position of every key (N,), its shard (N,), and how many keys each shard got (S+1,)."""
+    """Return the position of every key (N,), its shard (N,), and how many keys each got (S+1+layers,).
+
+    Layers of what is here come after the shards and the unowned keys.
+    """
     positions = np.empty(keys.size, np.uint64)
     chosen = np.empty(keys.size, np.uint16)
-    counts = np.zeros(waiting.size, np.int64)
+    counts = np.zeros(waiting.size + layers, np.int64)
     asked = np.where(waiting < DOWN, np.arange(waiting.size), waiting.size - 1)
     end = 0
     for lookup in range(shape.shape[0]):
         begin, copies = end, int(replicas[lookup])
         end += int(shape[lookup, KEYS])
+        if whole[lookup] >= 0:
+            layer = waiting.size + int(whole[lookup])
+            for i in range(begin, end):
+                positions[i] = keys[i] if hashed else fmix64(keys[i])
+                chosen[i] = layer
+            counts[layer] += end - begin
+            continue
+        row = int(rows[lookup])
         for i in range(begin, end):
             position = keys[i] if hashed else fmix64(keys[i])
             positions[i] = position
+            slot = int(position >> np.uint64(SLOT_SHIFT))
+            if row >= 0 and masks[row, slot] != NOWHERE:
+                layer = waiting.size + int(masks[row, slot]) - 1
+                chosen[i] = layer
+                counts[layer] += 1
+                continue
             owner = full_copy
             if copies > 0:
-                slot = int(position >> np.uint64(SLOT_SHIFT))
                 owner = int(owners[slot, 0])
                 for rank in range(1, copies):
                     other = int(owners[slot, rank])

@@ -15,12 +15,14 @@ from ringpull.ps.errors import InvalidInput, NotAnswered, NotFound, ProtocolErro
 from ringpull.ps.spec import Float32Array, OnUnavailable, Pooling, TableSpec
 from ringpull.ps.wire.messages import PullReply, PullRequest, Reply
 from ringpull.router.batch import Batch, Int64Array
+from ringpull.router.here import Here, named
 from ringpull.router.lookup import FlatLookups, Lookup
 from ringpull.router.partition import Part, divide, partition
 from ringpull.router.question import Exclusions
 from ringpull.router.replicas import Placement, least_loaded
 
 _KINDS_KEPT: Final = 64
+"""Kinds of flat look-ups whose tables are remembered, of each version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +99,24 @@ class Pull:
     """Identity of the version; 0: not known."""
     max_reply_bytes: int = 0
     """Most bytes of rows of bytes in all answers; 0: any."""
+    here: Here | None = None
+    """What can be answered here of the tables of the look-ups; None: nothing."""
 
     @property
     def size(self) -> int:
         """Keys of all look-ups."""
         return self.batch.keys.size
 
-    def parts(self, batches: Sequence[Batch], placement: Placement, waiting: Int64Array) -> list[Part]:
-        """Return parts by the owners of a map: see `partition`."""
+    def parts(self, batches: Sequence[Batch], placement: Placement, waiting: Int64Array, here: bool) -> list[Part]:
+        """Return parts by what is here and the owners of a map: see `partition`."""
         replicas = placement.replicas(self.model, self.batch.tables)
         full_copy = least_loaded(waiting)
-        return [part for batch in batches for part in partition(batch, replicas, full_copy, placement.owners, waiting)]
+        local = self.here if here else None
+        return [
+            part
+            for batch in batches
+            for part in partition(batch, replicas, full_copy, placement.owners, waiting, local)
+        ]
 
     def as_batch(self, part: Part) -> Batch:
         """Return the keys of a part, to be asked for anew."""
@@ -128,7 +137,7 @@ class Pull:
             ProtocolError: It is none.
         """
         if not isinstance(reply, PullReply):
-            raise ProtocolError(f"shard {part.shard} answered a pull with {type(reply).__name__}")
+            raise ProtocolError(f"{named(part.shard or 0)} answered a pull with {type(reply).__name__}")
         part.check_reply(reply, self.dims)
         return reply
 
@@ -160,7 +169,7 @@ def check_may_be_lost(strict: Sequence[str], excluded: Exclusions, things: str) 
         NotAnswered: There are, and only some of the things are to blame, which are damaged.
     """
     if strict:
-        why = "; ".join(f"shard {address.shard}: {error}" for address, error in excluded.items())
+        why = "; ".join(f"{named(address.shard)}: {error}" for address, error in excluded.items())
         damaged = any(isinstance(error, NotAnswered) for error in excluded.values())
         kind = NotAnswered if damaged else Unavailable
         raise kind(f"no live shard could answer for {things} of {', '.join(strict)} ({why})")

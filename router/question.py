@@ -33,7 +33,7 @@ class AnyPart(Protocol):
 
     @property
     def shard(self) -> int | None:
-        """Id of the shard; None: no owner is up."""
+        """Id of the shard, or of a layer of what is here; None: no owner is up."""
         ...
 
     @property
@@ -60,11 +60,14 @@ class Question(Protocol[BatchT, PartT, ReplyT_co]):
         """Number of all things."""
         ...
 
-    def parts(self, batches: Sequence[BatchT], placement: Placement, waiting: NDArray[np.int64]) -> list[PartT]:
+    def parts(
+        self, batches: Sequence[BatchT], placement: Placement, waiting: NDArray[np.int64], here: bool
+    ) -> list[PartT]:
         """Return parts by the owners of a map, those without an owner included.
 
         Args:
             waiting: See `Loads.waiting`; what is in the parts is added to it.
+            here: Whether what can be answered here is (`here.py`).
         """
         ...
 

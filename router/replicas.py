@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.rank_fill import OwnerTable, run_starts
 from ringpull.ps.spec import ALL
+from ringpull.router.here import LAYERS, layer_id
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 DOWN: Final = 1 << 60
@@ -29,6 +30,7 @@ class Placement:
         self.previous = None if shard_map.previous is None else Placement(shard_map.previous)
         """Map before this one, while a move drains."""
         self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
+        self._askable = {**self.addresses, **{layer_id(layer): address for layer, address in enumerate(LAYERS)}}
         self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
         self.run_starts: NDArray[np.int64] = run_starts(self.owners)
         """(R,): first slot of each run of slots that have the same owners."""
@@ -39,6 +41,10 @@ class Placement:
             name: 0 if wanted == ALL else shard_map.effective_replicas(*name)
             for name, wanted in shard_map.replicas.items()
         }
+
+    def address(self, shard: int) -> ShardAddress:
+        """Return the address of a shard, or of a layer of what is here."""
+        return self._askable[shard]
 
     def replicas(self, model: str, tables: Iterable[str]) -> NDArray[np.int64]:
         """Return how many owners each table of a model uses; 0 for one that every shard has."""

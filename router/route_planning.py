@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from ringpull.router.health import Health
+from ringpull.router.here import is_here
 from ringpull.router.question import BatchT, Exclusions, PartT, Question
 from ringpull.router.replicas import Loads, Placement
 from ringpull.router.routes import Routes
@@ -76,14 +77,18 @@ class RoutePlanner:
         current: Placement,
         spared: Collection[ShardAddress],
     ) -> tuple[list[tuple[Placement, PartT]], list[PartT]]:
-        """Give things to owners by this map, else to those by the map before it; return what is unowned, too."""
+        """Give things to whom they are asked of by this map, else by the map before it; return what is unowned, too.
+
+        What is here counts as one: where one layer of it is to be spared, all are.
+        """
         parts: list[tuple[Placement, PartT]] = []
         unowned: list[PartT] = []
         placement: Placement | None = current
+        here = not any(is_here(address.shard) for address in spared)
         while batches and placement is not None:
             waiting = self._loads.waiting(placement, spared)
             unowned = []
-            for part in question.parts(batches, placement, waiting):
+            for part in question.parts(batches, placement, waiting, here):
                 if part.shard is None:
                     unowned.append(part)
                 else:

@@ -116,8 +116,12 @@ class Scan:
         """Number of these slots."""
         return int(self.batch.sum(dtype=np.int64))
 
-    def parts(self, batches: Sequence[SlotMask], placement: Placement, waiting: Int64Array) -> list[ScanPart]:
+    def parts(
+        self, batches: Sequence[SlotMask], placement: Placement, waiting: Int64Array, here: bool
+    ) -> list[ScanPart]:
         """Return parts by the owners of a map, ascending by shard, slots without an owner last.
+
+        Scans are always of shards, whatever is here: they would take the processors that requests are answered with.
 
         A slot goes to its first owner, unless a later one has much less waiting. Of a table that every shard has, each
         shard that is up scans as much as any other.

@@ -137,7 +137,7 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
         for placement, part in plan.parts:
             assert part.shard is not None
             answer = loop.create_task(self._calls.ask_shard(self._pull, placement, part))
-            calls.append(_Call(part, placement.addresses[part.shard], plan.stamp, now_s, answer))
+            calls.append(_Call(part, placement.address(part.shard), plan.stamp, now_s, answer))
         return calls
 
     async def _wait_until_answered_or_slow(self, calls: Sequence[_Call[PartT, ReplyT]]) -> None:

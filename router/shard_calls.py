@@ -16,11 +16,12 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any, Final
 
-from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, RingpullError, Unavailable
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, RingpullError
 from ringpull.router.connections import Connections, NotReached
 from ringpull.router.counters import Tally
 from ringpull.router.health import Condition, Health
 from ringpull.router.hedging import AnswerTimes, HedgeBudget
+from ringpull.router.here import is_here
 from ringpull.router.question import AnyPart, PartT, Question, ReplyT
 from ringpull.router.replicas import Loads, Placement
 from ringpull.router.settings import RouterSettings
@@ -70,43 +71,45 @@ class ShardCalls:
     async def ask_shard(
         self, question: Question[Any, PartT, ReplyT], placement: Placement, part: PartT
     ) -> ReplyT | RingpullError:
-        """Ask the shard of a part, and return its answer, checked, or what went wrong.
+        """Ask the shard of a part, or what is here, and return the answer, checked, or what went wrong.
 
         When it is cancelled, an answer that comes yet is dropped by the connection, by its request id.
         """
         assert part.shard is not None
-        address = placement.addresses[part.shard]
-        request, keys = question.request(part, placement.epoch), part.size
-        self._tally.sent(request)
+        address = placement.address(part.shard)
+        request, keys, local = question.request(part, placement.epoch), part.size, is_here(part.shard)
+        if not local:
+            self._tally.sent(request)
         self.loads.add(part.shard, keys)
         began_s = self.clock()
         try:
             reply = await self._connections.ask(address, request, deadline_s=question.answer_by_s)
             answer = question.checked(part, reply)
         except (NotReached, ConnectionLost) as exc:
-            self._tally.unavailable += 1
+            self._tally.got_nothing(exc, local=local)
             self._health.failed(address, exc)
             return exc
         except DeadlineExceeded as exc:
             return exc
         except RingpullError as exc:
             # Whatever it says: it is alive. `Unavailable` is a shard that has too much to do.
-            self._tally.not_owner += isinstance(exc, NotOwner)
-            self._tally.unavailable += isinstance(exc, Unavailable)
+            self._tally.got_nothing(exc, local=local)
             self._note_answered(address, self.clock() - began_s)
             return exc
         except asyncio.CancelledError:
             # Another owner was faster. How long this one would have taken is not known, but that it was slow is: left
             # out, slow answers would make the delay shorter and shorter.
-            if self.clock() - began_s > self._times.delay_s:
+            if not local and self.clock() - began_s > self._times.delay_s:
                 self._times.add(self.clock() - began_s)
             raise
         finally:
             self.loads.add(part.shard, -keys)
         took_s = self.clock() - began_s
-        self._times.add(took_s)
         self._note_answered(address, took_s)
-        self._tally.received(reply)
+        if not local:
+            # What is read here takes a fraction of what a shard takes, and says nothing of when that is slow.
+            self._times.add(took_s)
+            self._tally.received(reply)
         return answer
 
     def _note_answered(self, address: ShardAddress, took_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,20 @@ from ringpull.ps.hashing import keys_of
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.top_k_messages import TopKReply
 from ringpull.router.top_k import Int64Array, TopKResult
+
+ROW_BYTES: Final = 32
+"""Memory that a row takes while replies are merged: 12 in its reply, and 20 where all rows lie end to end, with their
+keys."""
+
+
+def merge_bytes(shards: int, rows: int, queries: int, k: int) -> int:
+    """Return the memory that the replies to a top-k take at most until they are merged.
+
+    Args:
+        shards: Number of shards, each of which answers once with `k` rows of each query, or as many as it has.
+        rows: Rows of the table, which all of them have together.
+    """
+    return ROW_BYTES * queries * min(shards * k, rows)
 
 
 @kernel()

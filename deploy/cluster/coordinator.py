@@ -16,7 +16,7 @@ from ringpull.deploy.cluster.actors import ProcessActor, node_id, was_restarted
 from ringpull.deploy.cluster.calls import ActorGone, RemoteProcess, find, result
 from ringpull.deploy.cluster.logs import configure
 from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
-from ringpull.deploy.model_folders import find_version, find_versions, loss_of, rows_in
+from ringpull.deploy.model_folders import find_version, find_versions, loss_of, rows_below
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.fence import Order
 from ringpull.router.control.controls import HeadControl, ShardControl
@@ -68,7 +68,7 @@ def _coordinator_process(actor_spec: ActorSpec, store: Callable[[], StateStore],
             heads=actor_spec.heads,
             keep=actor_spec.keep,
             streamed=actor_spec.shard.data_dir is not None,
-            rows_in=rows_in,
+            rows_below=rows_below,
             loss_of=loss_of,
             roots=actor_spec.roots,
             orphans_possible=actor_spec.joined,

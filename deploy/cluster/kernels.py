@@ -1,8 +1,8 @@
 """Warm-up of the kernels: compiles all of them into numba's cache on disk, which every process shares.
 
 A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
-every operation, and ranked, through shard, wire and router, over a real connection, and the columns of two requests are
-read and joined as in the head.
+every operation, and ranked, through shard, wire and router, over a real connection, and pulled from its files, and the
+columns of two requests are read and joined as in the head.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Final
 
 import numpy as np
 
+from ringpull.inference.head.local_reads.files import LocalFiles
+from ringpull.inference.head.local_reads.following import Following
 from ringpull.inference.head.request import kernels
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import SLOTS, keys_of_texts
+from ringpull.ps.identity import UNKNOWN
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
@@ -103,22 +106,28 @@ async def _pull_everything(shard_map: ShardMap) -> None:
     patient = RouterSettings(
         eject_after_s=COMPILE_TIMEOUT_S, give_up_s=COMPILE_TIMEOUT_S, ping_timeout_s=COMPILE_TIMEOUT_S
     )
-    router = Router(connect, settings=patient)
-    router.update(shard_map)
-    router.register(MODEL, 1, SPECS)
+    router, files = Router(connect, settings=patient), LocalFiles(1)
+    reader = Router(connect, settings=patient, local=files)
+    for each in (router, reader):
+        each.update(shard_map)
+        each.register(MODEL, 1, SPECS)
     keys = np.arange(64, dtype=np.uint64)
     offsets = np.arange(0, 65, 4)
     pooled = [Lookup(TABLE, pooling, keys, offsets) for pooling in (Pooling.SUM, Pooling.MEAN, Pooling.MAX)]
     weighted = Lookup(TABLE, Pooling.SUM, keys, offsets, np.ones(64, np.float32))
     try:
         unpooled = [Lookup(table, Pooling.NONE, keys) for table in SPECS]
+        await Following(files, reader).learn(MODEL, 1, UNKNOWN)
         for lookups in ([*pooled, weighted, *unpooled], pooled[:1]):
-            await router.pull(MODEL, 1, lookups, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
+            for each in (router, reader):
+                await each.pull(MODEL, 1, lookups, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
         vectors = np.ones((2, SPECS[TABLE].dim), np.float32)
         query = TopKQuery(TABLE, vectors, 1, among=KeyLists.of([keys, keys[:1]]))
         await router.top_k(MODEL, 1, query, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
     finally:
         await router.close()
+        await reader.close()
+        files.close()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.commands.options import AllRows, AsJson
 from ringpull.deploy.view.console import out, print_json
 from ringpull.extras import needing
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -21,6 +21,7 @@ def inspect(
         str, typer.Argument(metavar="DIR", help="A model's folder, one of its versions, or one table; or its URL.")
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Read all rows and check their checksums too.")] = False,
+    every: AllRows = False,
     as_json: AsJson = False,
 ) -> None:
     """Show an exported model, version or table: spec, rows, bytes, slot ranges, checksums.
@@ -43,16 +44,16 @@ def inspect(
     if files.exists(HEADER):
         tables = [read_table(folder, verify=verify)]
         plain: Any = tables[0].plain()
-        shown = _show_tables(tables)
+        shown = _show_tables(tables, every=every)
     elif files.exists(FILE_NAME):
         summary = read_version(folder, verify=verify)
         tables, plain = list(summary.tables), summary.plain()
-        shown = _show_version(summary)
+        shown = _show_version(summary, every=every)
     elif numbers := sorted(complete_versions(folder)):
         summaries = [read_version(version_at(folder, number), verify=verify) for number in numbers]
         tables = [table for summary in summaries for table in summary.tables]
         plain = {"versions": [summary.plain() for summary in summaries]}
-        shown = [part for summary in summaries for part in _show_version(summary)]
+        shown = [part for summary in summaries for part in _show_version(summary, every=every)]
     else:
         raise InvalidInput(f"{folder} is neither a model's folder with complete versions, nor a version, nor a table")
     if as_json:
@@ -64,16 +65,16 @@ def inspect(
         raise CorruptData(f"rows are damaged in {names}")
 
 
-def _show_version(summary: VersionSummary) -> list[Any]:
+def _show_version(summary: VersionSummary, *, every: bool) -> list[Any]:
     from ringpull.deploy.view.inspect_view import degrade_table, lookups_table, version_headline
 
     steps = [degrade_table(summary)] if summary.manifest.degrade else []
-    lookups = [] if summary.manifest.tables_alone else [lookups_table(summary)]
-    return [version_headline(summary), *_show_tables(list(summary.tables)), *lookups, *steps]
+    lookups = [] if summary.manifest.tables_alone else [lookups_table(summary, every=every)]
+    return [version_headline(summary), *_show_tables(list(summary.tables), summary, every=every), *lookups, *steps]
 
 
-def _show_tables(tables: list[TableSummary]) -> list[Any]:
+def _show_tables(tables: list[TableSummary], summary: VersionSummary | None = None, *, every: bool) -> list[Any]:
     from ringpull.deploy.view.inspect_view import bad_blocks_table, files_table
 
     damaged = [table for table in tables if table.bad_blocks]
-    return [files_table(tables), *([bad_blocks_table(damaged)] if damaged else [])]
+    return [files_table(tables, summary, every=every), *([bad_blocks_table(damaged)] if damaged else [])]

@@ -22,6 +22,9 @@ Target = Annotated[
 TrustFiles = Annotated[
     bool, typer.Option("--trust-files", help="Go live without reading the rows against their checksums.")
 ]
+AllRows = Annotated[
+    bool, typer.Option("--all", help="Show every table, not just the largest. With --json all are there anyway.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for programs.")]
 
 

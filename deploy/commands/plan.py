@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, with_credentials
+from ringpull.deploy.commands.options import AllRows, AsJson, with_credentials
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import InvalidInput
 
@@ -46,6 +46,7 @@ def plan(
     target: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Take the traffic from a deployment that serves the models.")
     ] = None,
+    every: AllRows = False,
     as_json: AsJson = False,
 ) -> None:
     """Say how many shards and copies models need, and why, from their folders alone.
@@ -83,14 +84,17 @@ def plan(
     if as_json:
         print_json(plan_fields(found, assumed=assumed))
         return
-    out.print(plan_view(found, assumed=assumed))
-    command = _serve_command(models, chosen, found, keep=versions - 1)
+    out.print(plan_view(found, assumed=assumed, every=every))
+    command = _serve_command(models, chosen, found, keep=versions - 1, every=every)
     out.print(command, style="dim", highlight=False, soft_wrap=True)
 
 
-def _serve_command(models: Sequence[str], chosen: Sequence[PlacedVersion], found: Plan, *, keep: int) -> str:
-    """Return the command line that serves the models as planned."""
+def _serve_command(
+    models: Sequence[str], chosen: Sequence[PlacedVersion], found: Plan, *, keep: int, every: bool
+) -> str:
+    """Return the command line that serves the models as planned; without `every`, of many --replicas only how many."""
     from ringpull.deploy.view.plan_view import replicas_options
+    from ringpull.ps.short_form import SHOWN, and_more
     from ringpull.ps.transfer.remote import is_url
 
     exported = {
@@ -99,7 +103,10 @@ def _serve_command(models: Sequence[str], chosen: Sequence[PlacedVersion], found
     command = ["ringpull serve", *models, f"--shards {found.layout.shards}", f"--keep {keep}"]
     if any(is_url(version.folder) for version in chosen):
         command.append("--data-dir FOLDER")
-    return " ".join([*command, *replicas_options(found, exported)])
+    copies = replicas_options(found, exported)
+    if len(copies) > SHOWN and not every:
+        return " ".join([*command, "..."]) + and_more(len(copies), 0, "--replicas")
+    return " ".join([*command, *copies])
 
 
 def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] | None:

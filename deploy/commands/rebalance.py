@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target, with_credentials
+from ringpull.deploy.commands.options import AllRows, AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import agreed, can_ask, err, out, print_json, print_line
 from ringpull.ps.errors import InvalidInput
@@ -46,16 +46,15 @@ def rebalance(
         typer.Option(metavar="R", help="With --auto: copies of every table at least. Default: as many as now."),
     ] = None,
     max_mb_per_s: Annotated[
-        float | None, typer.Option(metavar="MB", help="Most that one shard may stream. Default: as fast as it goes.")
+        float | None, typer.Option(metavar="MB", help="Most that a shard streams. Default: any.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    status: Annotated[
-        bool, typer.Option("--status", help="Show the change under way, or how the last one ended.")
-    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show the change under way, or how the last ended.")] = False,
     pause: Annotated[bool, typer.Option("--pause", help="Hold the change under way.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a change that is held.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="Give the change under way up.")] = False,
+    every: AllRows = False,
     target: Target = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,9 +87,9 @@ def rebalance(
             request = _request(shards, replicas or [], drain_node, max_mb_per_s)
             move, request = _plan(operations, address, request, auto=auto, memory=memory, at_least=at_least)
             if dry_run:
-                _show_plan(move, as_json)
+                _show_plan(move, as_json, every=every)
             else:
-                _execute(operations, move, request, yes=yes, as_json=as_json)
+                _execute(operations, move, request, yes=yes, as_json=as_json, every=every)
 
 
 def _refuse_beside_control(options: Mapping[str, object]) -> None:
@@ -140,16 +139,18 @@ def _plan(
     return replace(planned_move(status, request, moves, dims, memory=limit), reasons=reasons), request
 
 
-def _show_plan(move: PlannedMove, as_json: bool) -> None:
+def _show_plan(move: PlannedMove, as_json: bool, *, every: bool) -> None:
     from ringpull.deploy.view.move_view import move_fields, move_view
 
     if as_json:
         print_json(move_fields(move))
     else:
-        out.print(move_view(move))
+        out.print(move_view(move, every=every))
 
 
-def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
+def _execute(
+    operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool, every: bool
+) -> None:
     from ringpull.deploy.view.change_watch import change_fields, change_line, follow
     from ringpull.deploy.view.move_view import move_fields, move_view
     from ringpull.router.control.operations import GetChange
@@ -160,7 +161,7 @@ def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *
     if now.under_way:
         raise InvalidInput(f"{now.kind.value} {now.subject} is under way; --status shows it, --abort gives it up")
     if not as_json:
-        out.print(move_view(move))
+        out.print(move_view(move, every=every))
     if not yes and not agreed("Begin?"):
         print_line("nothing was changed")
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ringpull.deploy import access, served
-from ringpull.deploy.commands.options import AsJson, Target, with_credentials
+from ringpull.deploy.commands.options import AllRows, AsJson, Target, with_credentials
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import DeadlineExceeded, Forbidden, InvalidInput, NotFound, RingpullError, Unauthenticated
 from ringpull.ps.memory import process_memory
@@ -49,6 +49,7 @@ class _FromCoordinator:
 def status(
     target: Target = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Deadline of the call.")] = 10.0,
+    every: AllRows = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
@@ -75,7 +76,7 @@ def status(
         print_json({**plain, "change": change})
     else:
         line = change_line(told.change) if told.change is not None and told.change.under_way else ""
-        out.print(status_view(address, answer, memory, line, warnings))
+        out.print(status_view(address, answer, memory, line, warnings, every=every))
 
 
 def _ask_head(address: str, timeout_s: float) -> pb.ClusterStatus:

@@ -42,8 +42,10 @@ class Column:
 class FieldsTable:
     """Table with a title; a renderable of rich."""
 
-    def __init__(self, title: str, columns: Iterable[Column]) -> None:
+    def __init__(self, title: str, columns: Iterable[Column], below: str = "") -> None:
         self.title = title
+        self.below = below
+        """Line below the table; empty: none."""
         self.columns = tuple(columns)
         self._rows: list[tuple[tuple[Text, ...], str]] = []
 
@@ -71,6 +73,8 @@ class FieldsTable:
                 room -= fitting - widths[i]
                 widths[i] = fitting
         yield self._table(shown, widths)
+        if self.below:
+            yield Text(self.below, style="dim")
         left_out = [each.title for i, each in enumerate(self.columns) if i not in shown]
         if left_out:
             yield Text(f" not shown at this width: {', '.join(left_out)}", style="dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ringpull.deploy.model_folders import place
 from ringpull.inference.degrade.steps import plain_steps
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.mirror import local_files
+from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store.base import BadBlock, Base
@@ -50,6 +52,21 @@ class TableSummary:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class IdSpan:
+    """Ids that a feature takes, because the model fails at all others."""
+
+    low: int
+    high: int
+    """First one beyond."""
+    beyond: int | None
+    """Id that stands for others; None: they are refused."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"low": self.low, "high": self.high, "beyond": "refused" if self.beyond is None else self.beyond}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSummary:
     """Summary of a version on disk."""
@@ -58,6 +75,13 @@ class VersionSummary:
     """Folder or URL."""
     manifest: Manifest
     tables: tuple[TableSummary, ...]
+    ids: Mapping[str, IdSpan]
+    """Ids that features take, of those that do not take any."""
+
+    def refuses(self, table: str) -> bool:
+        """Return whether no prediction comes to an unknown key of a table, as ids beyond are refused."""
+        spans = [self.ids.get(each.feature) for each in self.manifest.lookups if each.table == table]
+        return bool(spans) and all(span is not None and span.beyond is None for span in spans)
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -71,7 +95,13 @@ class VersionSummary:
             "runtime": None if manifest.program is None else manifest.runtime,
             "tables": [table.plain() for table in self.tables],
             "lookups": [
-                {"table": lookup.table, "feature": lookup.feature, "pooling": lookup.pooling.value, "add": lookup.add}
+                {
+                    "table": lookup.table,
+                    "feature": lookup.feature,
+                    "pooling": lookup.pooling.value,
+                    "add": lookup.add,
+                    "ids": self.ids[lookup.feature].plain() if lookup.feature in self.ids else "any",
+                }
                 for lookup in manifest.lookups
             ],
             "outputs": [
@@ -136,6 +166,7 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
     with local_files(folder) as files:
         manifest = Manifest.load(files)
         places = place(manifest, files, url=folder if is_url(folder) else "").tables
+        ids = _ids_taken(manifest, files)
     tables = []
     for entry in manifest.tables:
         within = None if is_url(folder) else Path(folder)
@@ -146,4 +177,12 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
                 f" the manifest says {entry.rows} of {entry.spec.name} with dim {entry.spec.dim}, or another spec"
             )
         tables.append(table)
-    return VersionSummary(folder=folder, manifest=manifest, tables=tuple(tables))
+    return VersionSummary(folder=folder, manifest=manifest, tables=tuple(tables), ids=ids)
+
+
+def _ids_taken(manifest: Manifest, files: Path) -> dict[str, IdSpan]:
+    if manifest.schema is None or not manifest.limits:  # of tables alone, or of ids that may be any
+        return {}
+    schema = Schema.from_json(manifest.schema.read(files))
+    beyond = {each.name: getattr(each, "beyond", None) for each in schema.features}
+    return {each.feature: IdSpan(each.low, each.high, beyond.get(each.feature)) for each in manifest.limits}

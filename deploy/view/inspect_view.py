@@ -11,6 +11,7 @@ from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
 from ringpull.deploy.view.outputs import output_text
 from ringpull.ps.byte_size import size
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.short_form import and_more, most_important
 from ringpull.ps.spec import TableSpec
 
 SHOWN_RANGES = 4
@@ -28,8 +29,12 @@ def version_headline(summary: VersionSummary) -> Text:
     return text.append(f"   outputs {', '.join(output_text(each) for each in manifest.outputs)}")
 
 
-def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
-    """Return a row for each table on disk."""
+def files_table(
+    tables: Sequence[TableSummary], summary: VersionSummary | None = None, *, every: bool = True
+) -> FieldsTable:
+    """Return a row for each table on disk, of a version if they are of one; of many only those with damage and the
+    largest, without `every`."""
+    some = most_important(tables, lambda each: (len(each.bad_blocks), each.bytes), every=every)
     shown = FieldsTable(
         "tables",
         (
@@ -38,21 +43,22 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
             Column("dim", "number"),
             Column("type", rank=1),
             Column("keys", rank=2),
-            Column("default", rank=3),
+            Column("unknown keys", rank=3),
             Column("replicas", rank=4),
             Column("bytes", "number"),
             Column("slots", "wrapped"),
             Column("rows checked", "wrapped"),
         ),
+        below=and_more(len(tables), len(some), f"of {size(sum(each.bytes for each in tables))} in all"),
     )
-    for each in tables:
+    for each in some:
         shown.add(
             each.spec.name,
             f"{each.rows:,}",
             "" if each.spec.is_bytes else str(each.spec.dim),
             each.spec.row_type.value,
             each.spec.key_type.value,
-            _default(each.spec),
+            "refused" if summary is not None and summary.refuses(each.spec.name) else _default(each.spec),
             str(each.spec.replicas),
             size(each.bytes),
             _ranges(each.held),
@@ -61,8 +67,11 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
     return shown
 
 
-def lookups_table(summary: VersionSummary) -> FieldsTable:
-    """Return a row for each look-up of a version."""
+def lookups_table(summary: VersionSummary, *, every: bool = True) -> FieldsTable:
+    """Return a row for each look-up of a version; of many only those in the largest tables, without `every`."""
+    sizes = {table.spec.name: table.bytes for table in summary.tables}
+    lookups = summary.manifest.lookups
+    some = most_important(lookups, lambda each: sizes[each.table], every=every)
     shown = FieldsTable(
         "look-ups",
         (
@@ -71,12 +80,14 @@ def lookups_table(summary: VersionSummary) -> FieldsTable:
             Column("pooling"),
             Column("added to ids", "number", rank=1),
             Column("dropped id", "number", rank=2),
+            Column("ids", "wrapped", rank=3),
         ),
+        below=and_more(len(lookups), len(some)),
     )
-    for lookup in summary.manifest.lookups:
+    for lookup in some:
         pooling = f"{lookup.pooling.value}, weighted" if lookup.weighted else lookup.pooling.value
         dropped = "" if lookup.padding_id is None else str(lookup.padding_id)
-        shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped)
+        shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped, _ids(summary, lookup.feature))
     return shown
 
 
@@ -124,6 +135,14 @@ def _default(spec: TableSpec) -> str:
         return "zeros"
     first = ", ".join(f"{value:.3g}" for value in spec.default[:3])
     return f"[{first}{', ...' if spec.dim > 3 else ''}]"
+
+
+def _ids(summary: VersionSummary, feature: str) -> str:
+    span = summary.ids.get(feature)
+    if span is None:
+        return "any"
+    others = "refused" if span.beyond is None else f"as {span.beyond}"
+    return f"{span.low} to {span.high - 1}, others {others}"
 
 
 def _ranges(held: Sequence[tuple[int, int]]) -> str:

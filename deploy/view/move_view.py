@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.byte_size import size
+from ringpull.ps.short_form import SHOWN, and_more
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.planner import Cost
@@ -49,21 +50,28 @@ class PlannedMove:
             if self.replicas_after[name] != before
         }
 
-    @property
-    def subject(self) -> str:
-        """Summary in one line: `shards 2 -> 4, ranker/item 1 -> 2 copies`."""
+    def subject(self, *, every: bool) -> str:
+        """Return a summary in one line, `shards 2 -> 4, ranker/item 1 -> 2 copies`, of many tables only how many."""
         words = []
         if self.shards_before != self.shards_after:
             words.append(f"shards {self.shards_before} -> {self.shards_after}")
-        words += [f"{name} {before} -> {after} copies" for name, (before, after) in self.replicas_changed.items()]
+        changed = self.replicas_changed
+        if len(changed) > SHOWN and not every:
+            words.append(f"{len(changed):,} tables other copies")
+        else:
+            words += [f"{name} {before} -> {after} copies" for name, (before, after) in changed.items()]
         return ", ".join(words) or "the same shards and copies elsewhere"
 
 
-def move_view(move: PlannedMove) -> RenderableType:
-    """Return a move for printing."""
+def move_view(move: PlannedMove, *, every: bool = True) -> RenderableType:
+    """Return a move for printing.
+
+    Args:
+        every: Whether every table is named; otherwise the first few of those that change.
+    """
     plan = move.moves
     way = f"{size(plan.copied_bytes)} cross the wire" if plan.streamed else "files are opened, nothing crosses the wire"
-    headline = Text.assemble((move.subject, "bold"))
+    headline = Text.assemble((move.subject(every=every), "bold"))
     headline.append(
         f"\n{plan.ranges} ranges get new owners: {size(plan.assigned_bytes)}; for exactly even shares the least"
         f" possible is {size(plan.min_bytes)}; {way}"
@@ -71,7 +79,10 @@ def move_view(move: PlannedMove) -> RenderableType:
     parts: list[RenderableType] = [headline, _shards(move)]
     if move.cost_before is not None and move.cost_after is not None:
         parts.append(_costs(move.cost_before, move.cost_after))
-    parts += [Text(reason) for reason in move.reasons]
+    reasons = move.reasons if every else move.reasons[:SHOWN]
+    parts += [Text(reason) for reason in reasons]
+    if more := and_more(len(move.reasons), len(reasons)):
+        parts.append(Text(more, style="dim"))
     return Group(*parts)
 
 
@@ -79,7 +90,7 @@ def move_fields(move: PlannedMove) -> dict[str, Any]:
     """Return a move as JSON values."""
     plan = move.moves
     return {
-        "subject": move.subject,
+        "subject": move.subject(every=True),
         "shards_before": move.shards_before,
         "shards_after": move.shards_after,
         "replicas": {

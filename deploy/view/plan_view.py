@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,15 +10,17 @@ from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.byte_size import size
-from ringpull.ps.spec import Replicas
-from ringpull.router.control.planner import Cost, Plan, table_bytes
+from ringpull.ps.short_form import and_more, most_important
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.planner import Choice, Cost, Plan, table_bytes
 
 
-def plan_view(plan: Plan, *, assumed: str) -> RenderableType:
+def plan_view(plan: Plan, *, assumed: str, every: bool = True) -> RenderableType:
     """Return a plan for printing.
 
     Args:
         assumed: Note about traffic that was assumed; empty when it was counted.
+        every: Whether every table is shown; otherwise those looked up most.
     """
     layout = plan.layout
     shards = f"{layout.shards} shard{'s' * (layout.shards > 1)}"
@@ -26,8 +28,9 @@ def plan_view(plan: Plan, *, assumed: str) -> RenderableType:
     headline = Text.assemble((f"{shards}{where}", "bold"))
     headline.append(f"  {size(plan.memory_bytes)} of {size(layout.memory_bytes)} each")
     headline.append(f"  (tables {size(plan.table_bytes)}, process {size(layout.process_bytes)})", style="dim")
-    parts: list[RenderableType] = [headline, _tables(plan), _costs(plan)]
-    parts += [Text(choice.reason) for choice in plan.choices]
+    shown = most_important(plan.choices, lambda each: (each.table.load.keys, each.shard_bytes), every=every)
+    parts: list[RenderableType] = [headline, _tables(plan, shown), _costs(plan)]
+    parts += [Text(choice.reason) for choice in shown]
     if assumed:
         parts.append(Text(f"! {assumed}", style="yellow"))
     if plan.factor > 1:
@@ -71,7 +74,10 @@ def replicas_options(plan: Plan, wanted: Mapping[str, Replicas]) -> list[str]:
     return [f"--replicas {name}={copies}" for name, copies in plan.replicas.items() if copies != wanted.get(name)]
 
 
-def _tables(plan: Plan) -> FieldsTable:
+def _tables(plan: Plan, choices: Sequence[Choice]) -> FieldsTable:
+    left_out = len(plan.choices) - len(choices)
+    everywhere = sum(choice.replicas == ALL for choice in plan.choices)
+    total = f"; {everywhere:,} of {len(plan.choices):,} on every shard" if left_out else ""
     shown = FieldsTable(
         "tables",
         (
@@ -83,8 +89,9 @@ def _tables(plan: Plan) -> FieldsTable:
             Column("copies", "number"),
             Column("a shard", "number"),
         ),
+        below=and_more(len(plan.choices), len(choices)) + total,
     )
-    for choice in plan.choices:
+    for choice in choices:
         table = choice.table
         shown.add(
             table.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -14,6 +14,7 @@ from ringpull.deploy.view.outputs import output_text
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.status_warnings import short_of_copies, warnings_seen
 from ringpull.ps.byte_size import size
+from ringpull.ps.short_form import and_more, most_important
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
     pb.INT64: "int64",
@@ -32,6 +33,8 @@ def status_view(
     memory: Callable[[int], int | None],
     change: str = "",
     told: Iterable[str] = (),
+    *,
+    every: bool = True,
 ) -> RenderableType:
     """Return the state of a deployment for printing.
 
@@ -41,10 +44,11 @@ def status_view(
         memory: Returns the memory in bytes of a shard, given its pid; None if that is not known here.
         change: Change under way, in one line; empty if there is none.
         told: Warnings that the head and the coordinator tell of.
+        every: Whether every table is shown; otherwise the largest, and before them those that lack copies.
     """
     parts: list[RenderableType] = [_headline(target, status)]
     if status.requests:
-        parts.append(Text(f"a request: {fan_out(status)}", style="dim"))
+        parts.append(Text(f"a request: {fan_out(status)}{local_share(status.tables)}", style="dim"))
     parts += [Text(recent_line(each)) for each in status.recent[:1] if each.requests]
     if change:
         parts.append(Text(change, style="bold yellow"))
@@ -53,7 +57,7 @@ def status_view(
         parts.append(degrade_table(status.degrade))
     if len(status.heads) > 1:
         parts.append(heads_table(status.heads))
-    parts += [shards_table(status.shards, memory), tables_table(status.tables)]
+    parts += [shards_table(status.shards, memory), tables_table(status.tables, every=every)]
     parts += [Text(f"! {warning}", style="yellow") for warning in (*told, *warnings_seen(status))]
     return Group(*parts)
 
@@ -64,6 +68,13 @@ def fan_out(status: pb.ClusterStatus) -> str:
         total / max(status.requests, 1) for total in (status.messages, status.sent_bytes, status.received_bytes)
     )
     return f"{messages:.1f} messages to shards, {size(round(sent))} sent, {size(round(received))} received"
+
+
+def local_share(tables: Iterable[pb.TableStatus]) -> str:
+    """Return the share of the keys of the last minute that heads answered themselves: `, 94% of keys local`."""
+    rates = [(each.keys_per_s, each.here_per_s) for each in tables]
+    keys, here = sum(rate for rate, _ in rates), sum(own for _, own in rates)
+    return f", {here / keys:.0%} of keys local" if here else ""
 
 
 def recent_line(recent: pb.RecentStatus) -> str:
@@ -206,8 +217,10 @@ def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int |
     return table
 
 
-def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
-    """Return a row for each table, with its copies and look-ups."""
+def tables_table(tables: Sequence[pb.TableStatus], *, every: bool = True) -> FieldsTable:
+    """Return a row for each table, with its copies and look-ups; of many only those that lack copies and the largest,
+    without `every`."""
+    shown = most_important(tables, lambda each: (short_of_copies(each), each.bytes, each.keys), every=every)
     table = FieldsTable(
         "tables",
         (
@@ -220,9 +233,11 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             Column("keys", "number"),
             Column("missing", "number"),
             Column("keys/s", "number", rank=4),
+            Column("local", "number", rank=5),
         ),
+        below=and_more(len(tables), len(shown), f"of {size(sum(each.bytes for each in tables))} in all"),
     )
-    for each in tables:
+    for each in shown:
         replicas = Text(
             f"{each.replicas_effective} of {each.replicas_wanted}", style="yellow" if short_of_copies(each) else ""
         )
@@ -237,6 +252,7 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             f"{each.keys:,}",
             missing,
             f"{each.keys_per_s:,.0f}",
+            f"{each.here_per_s / each.keys_per_s:.0%}" if each.keys_per_s else "",
         )
     return table
 

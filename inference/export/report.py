@@ -14,6 +14,7 @@ from rich.table import Table
 from ringpull.inference.export.kept_weight import KeptWeight
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.byte_size import size
+from ringpull.ps.short_form import SHOWN, and_more, most_important
 
 COLUMNS: Final = ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids")
 NUMBERS: Final = ("rows", "dim", "bytes")
@@ -102,11 +103,13 @@ class ExportReport:
     """Cost of short row types; None when no rows are rounded, or none were to be checked."""
     large: tuple[KeptWeight, ...] = ()
     """Large weights of the dense program that no ids are looked up in, and what uses them."""
+    ids: bool = True
+    """Whether a feature has ids."""
 
     @property
     def without_tables(self) -> str | None:
-        """Why there is no table at all; None if there is one."""
-        if self.tables:
+        """Why there is no table at all; None if there is one, or no feature has ids that could be looked up."""
+        if self.tables or not self.ids:
             return None
         if not self.kept:
             return "NO TABLE came out: no weight is looked up by ids of the request; all of it is in the dense program"
@@ -140,7 +143,8 @@ class ExportReport:
         console.print(f"written to {self.path}", markup=False)
 
     def _print_tables(self, console: Console) -> None:
-        rows = [each.cells() for each in self.tables]
+        shown = most_important(self.tables, lambda each: each.bytes, every=False)
+        rows = [each.cells() for each in shown]
         unused = OF_FEATURES if self.manifest.tables_alone else ()
         columns = [name for name in COLUMNS if name not in unused]
         spared = [name for name in SPARED if name not in unused]
@@ -161,7 +165,10 @@ class ExportReport:
         console.print(tables)
         if left_out:
             console.print(f"not shown at this width: {', '.join(spared[:left_out])}", style="dim")
-        for each in self.tables:
+        more = f"of {size(sum(each.bytes for each in self.tables))} in all"
+        if left := and_more(len(self.tables), len(shown), more, see=f"ringpull inspect {self.path} --all"):
+            console.print(left, style="dim", markup=False, soft_wrap=True)
+        for each in shown:
             if each.computed is not None:
                 console.print(f"{each.name} was computed once, at export: {each.computed}", markup=False)
 
@@ -181,8 +188,10 @@ class ExportReport:
         return [*ranked, *named, *(kept.sentence for kept in (*self.kept, *self.large))]
 
     def _print_dense(self, console: Console) -> None:
-        for sentence in self.sentences:
+        for sentence in self.sentences[:SHOWN]:
             console.print(sentence, markup=False)
+        if left := and_more(len(self.sentences), SHOWN, see="`sentences` of the report"):
+            console.print(left, style="dim", markup=False)
         if self.manifest.program is not None:
             inputs = len(self.manifest.inputs)
             taken = self.manifest.program.bytes + sum(each.bytes for each in self.manifest.program_data)

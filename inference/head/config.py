@@ -38,6 +38,12 @@ def _folders_of_models(option: str, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _local_reads(option: str, given: str) -> bool:
+    if given not in ("auto", "off"):
+        raise InvalidInput(f"{option} is {given!r}; it must be auto or off")
+    return given == "auto"
+
+
 PORT: Final = within(0, 65_535)
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
@@ -215,6 +221,18 @@ class HeadConfig:
     """Certificate of the deployment, and the CA of its clients; of shards too."""
     router: RouterSettings = field(default_factory=RouterSettings)
     """Settings of its router: how patient it is with shards."""
+    local_reads: Annotated[
+        bool,
+        Option(
+            "Whether heads read rows themselves where shards of their machine serve them from files: auto or off.",
+            Group.SHARDS,
+            metavar="auto|off",
+            default="auto",
+            given_as=str,
+            parse=_local_reads,
+        ),
+    ] = False
+    """Whether keys are answered here whose rows a shard of this machine serves from files that can be read here."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
     """Whether calls are counted by stage, and `/metrics` tells it."""
     watch_s: Annotated[

@@ -16,16 +16,26 @@ from functools import partial
 from typing import Final
 
 from ringpull.inference.head.catalog import VersionName
-from ringpull.inference.head.metrics.call_tally import CallTally, Overall, model_counts, overall
+from ringpull.inference.head.metrics.call_tally import CallTally, Overall, keys_here, model_counts, overall
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.router.control.head_counts import GatheredCounts, Growing, HeadCounts, KnownTotals, summed
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import Asker, Operations, Overview
+from ringpull.router.counters import RouterCounters
 
 ASK_EVERY_S: Final = 0.2
 """Shortest time from one question to the next."""
 PATIENCE_S: Final = 2.0
 """Time for the coordinator to answer, after which the sums go without it."""
+
+
+def traffic_of(counted: RouterCounters) -> dict[str, TableTraffic]:
+    """Return what was looked up, by `MODEL/TABLE`, wherever it was answered."""
+    return {
+        f"{model}/{table}": TableTraffic(counts.keys, counts.bags, counts.missing)
+        for (model, table), counts in counted.tables.items()
+    }
 
 
 class DeploymentCounts:
@@ -89,6 +99,10 @@ class DeploymentCounts:
     def overall(self) -> Overall:
         """Return what all heads did in all their lives, as of the last `renew`."""
         return overall(self._known.by_life())
+
+    def keys_here(self, table: str, version: int) -> tuple[int, int]:
+        """Return how many keys of `MODEL/TABLE` heads answered themselves, and how many of these were missing."""
+        return keys_here(self._known.by_life(), table, version)
 
     def recent(self) -> Growing:
         """Return the numbers of the last steps, summed over all heads, as of the last `renew`."""

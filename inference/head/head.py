@@ -22,7 +22,7 @@ from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import NO_LABELS, Catalog, Labels, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.counts import DeploymentCounts
+from ringpull.inference.head.counts import DeploymentCounts, traffic_of
 from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.operators import Operators
@@ -31,6 +31,7 @@ from ringpull.inference.head.frontends.status import HeadView, cluster_status, h
 from ringpull.inference.head.frontends.ways_in import WaysIn
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
+from ringpull.inference.head.local_reads.local_reads import LocalReads
 from ringpull.inference.head.metrics.call_tally import CallTally
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
@@ -51,7 +52,7 @@ from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import PlacedVersion
-from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
+from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Asker, GetChange, Operations
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
@@ -118,12 +119,15 @@ class Head:
         self._asker = Asker(head, self._incarnation)
         self._door_folders = folders_of(deployment or self._incarnation, state)
         self._replaced = replaced
+        self._local = LocalReads(config.local_reads)
         self._router = Router(
             self._connect,
             refresh=None if operations is None else self._newest_map,
             settings=config.router,
             deployment=deployment,
+            local=self._local.files,
         )
+        self._local.begin(self._router)
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
         self._rereading = None if self._tokens is None else asyncio.create_task(self._tokens.follow())
@@ -135,7 +139,7 @@ class Head:
         self._catalog = Catalog()
         self._metrics = self._new_metrics() if config.metrics else None
         calls = None if self._metrics is None else self._metrics.calls
-        self._tally = CallTally(self._router.counters)
+        self._tally = CallTally(self._router.counters, here=self._local.keys)
         watch = CallWatch(calls, tally=self._tally)
         self._predictor = Predictor(self._catalog, config, watch=watch, access=self._tokens)
         self._counts = DeploymentCounts(self._tally, self._asker, operations, self.loaded)
@@ -242,7 +246,7 @@ class Head:
             failed=self._predictor.counts.failed,
             p50_ms=p50_ms,
             p99_ms=p99_ms,
-            traffic=self._traffic(),
+            traffic=traffic_of(self._router.counters()),
             metrics_port=0 if self._metrics is None else self._metrics.port,
             warnings=self._warnings(),
             counts=self._tally.news(),
@@ -262,7 +266,8 @@ class Head:
         watches = [each for each in (self._watch, self._root_watch) if each is not None]
         watched = [warning for each in watches for warning in each.warnings]
         asked = () if self._tokens is None else self._tokens.warnings
-        return (*refused, *unchecked, *watched, *asked, *warnings_of(self._tls), *closed, *self._audit.warnings)
+        others = (*asked, *self._local.warnings, *warnings_of(self._tls), *closed, *self._audit.warnings)
+        return (*refused, *unchecked, *watched, *others)
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -293,6 +298,7 @@ class Head:
         if self._metrics is not None:
             await self._metrics.stop()
         await self._router.close()
+        self._local.close()
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
         self._operators.close()
@@ -331,9 +337,11 @@ class Head:
         )
         self._router.register(*key, loaded.specs(), identity=loaded.manifest.identity)
         try:
+            await self._local.learn(*key, loaded.manifest.identity)
             if loaded.samples is not None:
                 await self._check(served, loaded.samples)
         except BaseException:
+            self._local.forget(*key)
             self._router.retire(*key)
             raise
         self._catalog.add(served)
@@ -413,6 +421,7 @@ class Head:
     async def _let_go(self, version: ServedVersion) -> None:
         await version.close(self.config.max_timeout_s)
         self._router.retire(*version.key)
+        self._local.forget(*version.key)
         if self._catalog.find(version.key) is None:
             self._tally.let_go(*version.key)
 
@@ -488,10 +497,3 @@ class Head:
             leader=self.leader(),
             warnings=self._warnings(),
         )
-
-    def _traffic(self) -> dict[str, TableTraffic]:
-        """Return what was looked up, by `MODEL/TABLE`."""
-        return {
-            f"{model}/{table}": TableTraffic(counts.keys, counts.bags, counts.missing)
-            for (model, table), counts in self._router.counters().tables.items()
-        }

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.schema.kinds import Feature
+from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
 MAX_ROWS: Final = 4096
 """Rows that are read, the first of the file."""
 
 
-def read_check_file(path: Path) -> dict[str, Column]:
+def read_check_file(path: Path, schema: Schema | None = None) -> dict[str, Column]:
     """Return the columns of the first rows of a Parquet file, by name: numbers, strings, or lists of them.
+
+    Args:
+        path: The file.
+        schema: Schema of the features: a null is what stands for a missing value of its feature.
 
     Raises:
         InvalidInput: It is no Parquet file, has no rows, or a column is of another kind.
@@ -33,13 +39,18 @@ def read_check_file(path: Path) -> dict[str, Column]:
     if not batches or not sum(len(each) for each in batches):
         raise InvalidInput(f"--check {path}: has no rows")
     table = pa.Table.from_batches(batches).slice(0, MAX_ROWS)
-    return {name: _column(path, name, table.column(name)) for name in table.column_names}
+    features = {} if schema is None else {each.name: each for each in schema.features}
+    return {name: _column(path, name, table.column(name), features.get(name)) for name in table.column_names}
 
 
-def _column(path: Path, name: str, values: Any) -> Column:
+def _column(path: Path, name: str, values: Any, feature: Feature | None) -> Column:
+    given = values.to_pylist()
     if values.null_count:
-        raise InvalidInput(f"--check {path}: column {name} has {values.null_count:,} nulls; leave such rows out")
+        missing = getattr(feature, "missing", None)
+        if not isinstance(missing, int | float | str) or any(isinstance(each, list) for each in given):
+            raise InvalidInput(f"--check {path}: column {name} has {values.null_count:,} nulls; leave such rows out")
+        given = [missing if each is None else each for each in given]
     try:
-        return as_column(name, values.to_pylist())
+        return as_column(name, given)
     except InvalidInput as exc:
         raise InvalidInput(f"--check {path}: {exc}") from exc

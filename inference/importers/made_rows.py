@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from ringpull.inference.export.made_lists import ids_made, lengths_of, lists, many
 from ringpull.inference.schema.features import Prepared, PreparedFeature
-from ringpull.inference.schema.kinds import Computed, Dense, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Computed, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Fingerprint
 
 Int64Array = NDArray[np.int64]
 
 UNBOUND_IDS = 8
 """Upper bound of ids that are made up where nothing says how large they may be."""
+_TEXTS = 64
+"""Raw values whose fingerprints are taken for ids: nothing gives a value back of its fingerprint."""
 
 
 def made_rows(schema: Schema, rows: int, ids: Mapping[str, Int64Array] | None = None, seed: int = 0) -> Prepared:
@@ -37,7 +40,9 @@ def made_rows(schema: Schema, rows: int, ids: Mapping[str, Int64Array] | None = 
         elif not isinstance(feature, Computed):
             bound = ids_made(feature)
             given = (ids or {}).get(feature.name)
-            if given is None:
+            if (raw := fingerprinted(feature)) is not None:
+                given = Fingerprint().apply(raw)
+            elif given is None:
                 given = np.arange(UNBOUND_IDS) if bound is None else _spread(bound, random)
             deck = _Deck(np.asarray(given, np.int64), random)
             if many(feature):
@@ -52,6 +57,17 @@ def made_rows(schema: Schema, rows: int, ids: Mapping[str, Int64Array] | None = 
                 rows, feature.key.evaluate(*(each for each in parts if each is not None))
             )
     return Prepared(rows, made)
+
+
+def fingerprinted(feature: Feature) -> NDArray[np.object_] | None:
+    """Return raw values for made-up rows of a feature whose ids are fingerprints of them; None: they are not."""
+    transforms = getattr(feature, "transforms", ())
+    if not transforms or not isinstance(transforms[-1], Fingerprint):
+        return None
+    assert isinstance(feature, Sparse | IdSequence)
+    if feature.dtype == "string":
+        return np.array(["", *(f"text {number}" * (1 + number % 11) for number in range(1, _TEXTS))], object)
+    return np.array([-1, -(2**31), 2**31 - 1, *range(_TEXTS - 3)], object)  # as many bits as the source may have
 
 
 @dataclass(frozen=True, slots=True, eq=False)

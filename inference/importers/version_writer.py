@@ -42,6 +42,7 @@ from ringpull.inference.model.onnx_program import OnnxProgram
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.model.samples import RELATIVE_TOLERANCE, differences
 from ringpull.inference.schema.features import Prepared
+from ringpull.inference.schema.kinds import Dense
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput
 from ringpull.ps.spec import Float32Array
@@ -142,6 +143,7 @@ def write_onnx_version(
         large=parts.large,
         check=checked,
         cost=cost,
+        ids=not all(isinstance(each, Dense) for each in parts.schema.features),
     )
     if console is not None:
         report.print(console)

@@ -41,7 +41,7 @@ class RuntimeFacts:
     threads: int | None
     """CPU threads of the program; None: as many as the runtime takes by itself."""
     eager_because: str = ""
-    """Why torch runs it operator by operator from Python; empty: it is one script, or a graph that onnxruntime holds."""
+    """Why torch runs it operator by operator from Python; empty: it is a script, or a graph of onnxruntime."""
 
 
 class DenseProgram(Protocol):

@@ -531,7 +531,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., alive: bool = ..., error: _Optional[str] = ..., epoch: _Optional[int] = ..., ranges: _Optional[int] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[ShardTable, _Mapping]]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class TableStatus(_message.Message):
-    __slots__ = ("model", "version", "table", "rows", "bytes", "dim", "replicas_wanted", "replicas_effective", "keys", "missing", "keys_per_s", "missing_per_s")
+    __slots__ = ("model", "version", "table", "rows", "bytes", "dim", "replicas_wanted", "replicas_effective", "keys", "missing", "keys_per_s", "missing_per_s", "here_per_s")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
@@ -544,6 +544,7 @@ class TableStatus(_message.Message):
     MISSING_FIELD_NUMBER: _ClassVar[int]
     KEYS_PER_S_FIELD_NUMBER: _ClassVar[int]
     MISSING_PER_S_FIELD_NUMBER: _ClassVar[int]
+    HERE_PER_S_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     table: str
@@ -556,7 +557,8 @@ class TableStatus(_message.Message):
     missing: int
     keys_per_s: float
     missing_per_s: float
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ..., keys_per_s: _Optional[float] = ..., missing_per_s: _Optional[float] = ...) -> None: ...
+    here_per_s: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ..., keys_per_s: _Optional[float] = ..., missing_per_s: _Optional[float] = ..., here_per_s: _Optional[float] = ...) -> None: ...
 
 class DegradeStep(_message.Message):
     __slots__ = ("step", "replies")

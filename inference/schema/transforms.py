@@ -139,6 +139,28 @@ class Vocabulary:
         return keys[order], order + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Take TensorFlow's fingerprint of a text, FarmHash64, or of an integer's digits, bit for bit an int64."""
+
+    KIND: ClassVar[str] = "fingerprint"
+
+    def accepts(self, value_type: ValueType) -> bool:
+        return value_type != "float32"
+
+    def gives(self, value_type: ValueType) -> ValueType:
+        return "int64"
+
+    def apply(self, values: NDArray[Any]) -> NDArray[Any]:
+        from ringpull.inference.schema.fingerprint_kernels import map_fingerprints  # a client has no compiler
+
+        texts = [str(value).encode() for value in values.tolist()]
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        out = np.empty(len(texts), np.uint64)
+        map_fingerprints(np.frombuffer(b"".join(texts), np.uint8), ends, out)
+        return out.view(np.int64)
+
+
 @dataclass(frozen=True)
 class Bucketize:
     """Number the interval a number lies in: the count of boundaries <= x, so `len(boundaries) + 1` ids from 0."""
@@ -256,8 +278,16 @@ class Normalize:
         return np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
 
 
-Transform = Hash | Vocabulary | Bucketize | Log | Clip | Normalize
-TRANSFORMS: Final[tuple[type[Transform], ...]] = (Hash, Vocabulary, Bucketize, Log, Clip, Normalize)
+Transform = Hash | Vocabulary | Fingerprint | Bucketize | Log | Clip | Normalize
+TRANSFORMS: Final[tuple[type[Transform], ...]] = (
+    Hash,
+    Vocabulary,
+    Fingerprint,
+    Bucketize,
+    Log,
+    Clip,
+    Normalize,
+)
 
 
 def keys_of_values(values: NDArray[Any]) -> NDArray[np.uint64]:

@@ -41,6 +41,8 @@ BENCHES = (
     "tls_cost",
     "doors",
     "onnx_served",
+    "trees_served",
+    "savedmodel_served",
     "e2e",
     "overload",
     "growth",

@@ -138,7 +138,9 @@ class Report:
         self.row(what, figure, f"{base} {other}", samples.ratio(name, base), key=key)
 
     def key(self, name: str, value: Any) -> None:
-        self._keys[name] = round(value, 4) if isinstance(value, float) else value
+        if isinstance(value, float):
+            value = round(value, 4) if abs(value) >= 0.01 else float(f"{value:.2g}")  # a difference may be 1e-7
+        self._keys[name] = value
 
     def absent(self, what: str, why: str, *keys: str) -> None:
         """Say that something was not measured, and why; its keys are null."""

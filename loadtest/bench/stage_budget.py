@@ -57,7 +57,7 @@ SERVER_STAGES = ("decode_us", "features_us", "queue_us", "lookup_us", "dense_us"
 def main() -> None:
     requests = make_requests(32, ROWS)
     folder = dlrm_folder(ROWS)
-    with deployed(folder, SHARDS) as ours:
+    with deployed(folder, SHARDS, "--local-reads", "off") as ours:  # the way of a key that another machine has
         alone = uvloop.run(served_budget(ours.target, requests, 1))
         loaded = uvloop.run(served_budget(ours.target, requests, IN_FLIGHT))
     parts = InProcess(folder / "1", SHARDS).budget(requests)

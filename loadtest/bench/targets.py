@@ -54,6 +54,7 @@ TARGETS = (
     Target("merge_ns_per_partial", "merge, ns per partial of dim 64", ""),
     Target("e2e_vs_inprocess", "DLRM over gRPC, samples/s", "the model in process, no server", minimum=0.4, aim=0.8),
     Target("e2e_vs_grpc_torch", "the same", "plain grpc.aio around it", minimum=0.7),
+    Target("e2e_remote_vs_grpc_torch", "the same, local reads off", "plain grpc.aio around it", minimum=0.7),
     Target("e2e_vs_redis_torch", "the same", "Redis + torch", minimum=10),
     Target("e2e_vs_ray_serve", "the same", "Ray Serve gRPC", minimum=2),
     Target("cpu_us_per_sample", "CPU us per sample, head + shards", ""),

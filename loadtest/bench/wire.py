@@ -20,6 +20,7 @@ from ringpull.loadtest.process import server
 from ringpull.ps.memory import reuse_freed_memory
 from ringpull.ps.wire.codec import encode_reply, encode_request
 from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
@@ -84,6 +85,9 @@ class NoTables:
         return PullReply(values, np.zeros(len(request.lookups), np.uint32), np.empty(0, np.uint8))
 
     def describe(self, request: DescribeRequest) -> DescribeReply:
+        raise NotImplementedError
+
+    def files(self, request: FilesRequest) -> FilesReply:
         raise NotImplementedError
 
     def range_pull(self, request: RangePullRequest) -> RangePullReply:

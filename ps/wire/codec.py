@@ -16,6 +16,7 @@ import numpy as np
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
+from ringpull.ps.wire.files_messages import MAX_FILES_BYTES, FilesReply, FilesRequest
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.messages import (
     ANY_SHARD,
@@ -54,6 +55,9 @@ padding."""
 MAX_SPEC_BYTES: Final = 1 << 20
 """Size that no description of a table exceeds: a name, and a default vector."""
 
+NO_TABLE: Final = ""
+"""Name that no table has: a `DESCRIBE` of it asks for files (`ringpull.ps.wire.files_messages`)."""
+
 CONNECTION_ID: Final = 0
 """Request id of what concerns the connection, not one request: the hello, and the error that it ends with."""
 
@@ -82,6 +86,20 @@ def decode_hello(frame: Frame, kind: Kind) -> Hello:
     hello = Hello(fields.text("deployment"), fields.number("shard", lowest=ANY_SHARD), fields.text("incarnation"))
     fields.end()
     return hello
+
+
+def encode_cancel(request_id: int) -> list[bytes | memoryview]:
+    """Return the frame that says that nobody waits any more for the answer to a request."""
+    return encode(Kind.CANCEL, request_id, [], limits=REQUEST_LIMITS)
+
+
+def check_cancel(frame: Frame) -> None:
+    """Check that a `CANCEL` says no more than whose it is.
+
+    Raises:
+        ProtocolError: It does.
+    """
+    _Fields(frame).end()
 
 
 def encode_request(
@@ -116,6 +134,9 @@ def encode_request(
         case DescribeRequest():
             kind, arrays = Kind.DESCRIBE, ()
             fields = [request.model, request.version, request.table, request.begin, request.end, request.identity]
+        case FilesRequest():
+            kind, arrays = Kind.DESCRIBE, ()
+            fields = [request.model, request.version, NO_TABLE, 0, 0, 0]
         case TopKRequest():
             kind, arrays = Kind.TOP_K, (request.vectors, request.ranges, request.lengths, request.positions)
             fields = [request.model, request.version, request.epoch, request.table, request.k, request.count]
@@ -151,6 +172,8 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
         case DescribeReply():
             fields = [reply.identity, reply.rows, *([reply.rows_bytes] if reply.rows_bytes else [])]
             return encode(Kind.DESCRIBE_REPLY, request_id, fields, (reply.spec,), limits=limits)
+        case FilesReply():
+            return encode(Kind.FILES_REPLY, request_id, [], (reply.packed(),), limits=limits)
         case TopKReply():
             arrays = (reply.counts, reply.positions, reply.scores)
             return encode(Kind.TOP_K_REPLY, request_id, [], arrays, limits=limits)
@@ -195,7 +218,7 @@ def decode_request(frame: Frame) -> Request:
         case Kind.STATISTICS:
             request = StatisticsRequest()
         case Kind.DESCRIBE:
-            request = DescribeRequest(
+            request = described = DescribeRequest(
                 model=fields.text("model"),
                 version=fields.number("version"),
                 table=fields.text("table"),
@@ -203,6 +226,8 @@ def decode_request(frame: Frame) -> Request:
                 end=fields.number("end", SLOTS),
                 identity=fields.number("identity", _MAX_UINT),
             )
+            if described.table == NO_TABLE:
+                request = FilesRequest(described.model, described.version)
         case Kind.TOP_K:
             request = _top_k_request(fields, frame.arrays)
         case _:
@@ -242,6 +267,8 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
                 reply = replace(reply, rows_bytes=fields.number("bytes of rows"))
         case Kind.TOP_K_REPLY:
             reply = TopKReply(*frame.arrays)
+        case Kind.FILES_REPLY:
+            reply = FilesReply.unpacked(frame.arrays[0])
         case Kind.ERROR:
             reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
             if fields.left:
@@ -274,6 +301,8 @@ def max_reply_bytes(request: Request) -> int:
             return 0
         case DescribeRequest():
             return MAX_SPEC_BYTES
+        case FilesRequest():
+            return MAX_FILES_BYTES
         case TopKRequest():
             rows = request.count * request.k
             return rows * (POSITION_BYTES + _FLOAT_BYTES) + request.count * _LENGTH_BYTES + 3 * ALIGNMENT
@@ -427,4 +456,5 @@ _ANSWERS: Final[dict[type, type]] = {
     StatisticsRequest: ShardStatistics,
     DescribeRequest: DescribeReply,
     TopKRequest: TopKReply,
+    FilesRequest: FilesReply,
 }

@@ -2,8 +2,9 @@
 
 Invariants: every request gets exactly one outcome: its reply, the shard's error, DeadlineExceeded, or ConnectionLost
 when the connection ends first. Requests may follow the hello at once, but nothing counts as a reply before the shard
-has said who it is; a stranger is hung up on. A reply after its request gave up is dropped by its id. A connection that
-broke, or broke the protocol, stays closed: the next request to that shard connects anew.
+has said who it is; a stranger is hung up on. A reply after its request gave up is dropped by its id; of a scan that
+gave up before its deadline the shard is told. A connection that broke, or broke the protocol, stays closed: the next
+request to that shard connects anew.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ringpull.ps.wire.codec import (
     CONNECTION_ID,
     decode_hello,
     decode_reply,
+    encode_cancel,
     encode_hello,
     encode_request,
     max_reply_bytes,
@@ -27,6 +29,7 @@ from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits, 
 from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
 from ringpull.ps.wire.tls_layer import reason_of, shake_hands
+from ringpull.ps.wire.top_k_messages import TopKRequest
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -142,7 +145,9 @@ class Connection(FrameProtocol):
             reply = await future
         finally:
             timer.cancel()
-            self._waiting.pop(request_id, None)
+            if self._waiting.pop(request_id, None) is not None and isinstance(message, TopKRequest):
+                # Its caller gave up, as a hedge that lost does; the shard would look at rows until the deadline.
+                self.send(encode_cancel(request_id))
         if isinstance(reply, ErrorReply):
             raise error_of(reply)
         return reply

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from ringpull.ps.errors import (
+    Cancelled,
     CorruptData,
     DeadlineExceeded,
     InvalidInput,
@@ -31,6 +32,7 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "CORRUPT_DATA": CorruptData,
     "OTHER_CONTENT": OtherContent,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "CANCELLED": Cancelled,
     "UNAVAILABLE": Unavailable,
     "NOT_OWNER": NotOwner,
     "PROTOCOL_ERROR": ProtocolError,

@@ -72,6 +72,8 @@ class Kind(IntEnum):
     DESCRIBE = 4
     HELLO = 5
     TOP_K = 6
+    CANCEL = 7
+    """Nobody waits any more for the answer to the `TOP_K` of this request id. It has no answer of its own."""
     PULL_REPLY = 129
     RANGE_PULL_REPLY = 130
     STATISTICS_REPLY = 131
@@ -84,6 +86,8 @@ class Kind(IntEnum):
     ABSENT_REPLY = 136
     """`BYTES_REPLY`, or one without such rows, that tells which keys are absent."""
     TOP_K_REPLY = 137
+    FILES_REPLY = 138
+    """Answer to a `DESCRIBE` of a table without a name."""
     ERROR = 255
 
 
@@ -99,6 +103,7 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.DESCRIBE: (),
     Kind.HELLO: (),
     Kind.TOP_K: (_F4, _U4, _U4, _U8),  # vectors, ranges, lengths, positions
+    Kind.CANCEL: (),
     Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
     Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
     Kind.STATISTICS_REPLY: (),
@@ -108,6 +113,7 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.RANGE_BYTES_REPLY: (_U8, _U1, _U4),  # positions, rows, lengths
     Kind.ABSENT_REPLY: (_F4, _U4, _U1, _U4, _U1, _U4),  # values, missing, found, lengths, data, absent
     Kind.TOP_K_REPLY: (_U4, _U8, _F4),  # counts, positions, scores
+    Kind.FILES_REPLY: (_U1,),  # packed
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 ANY_SHARD: Final = -1
@@ -259,5 +260,5 @@ class ErrorReply:
     """Ranges [begin, end) of slots."""
 
 
-Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest | TopKRequest
-Reply = PullReply | RangePullReply | ShardStatistics | DescribeReply | TopKReply | ErrorReply
+Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest | TopKRequest | FilesRequest
+Reply = PullReply | RangePullReply | ShardStatistics | DescribeReply | TopKReply | FilesReply | ErrorReply

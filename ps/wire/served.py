@@ -13,14 +13,30 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, LimitExceeded, RingpullError, Stranger, Unavailable
+from ringpull.ps.errors import (
+    Cancelled,
+    ConnectionLost,
+    DeadlineExceeded,
+    LimitExceeded,
+    RingpullError,
+    Stranger,
+    Unavailable,
+)
 from ringpull.ps.service_rate import Work
-from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
+from ringpull.ps.wire.codec import (
+    CONNECTION_ID,
+    check_cancel,
+    decode_hello,
+    decode_request,
+    encode_hello,
+    encode_reply,
+)
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REQUESTS, Frame, Kind, Limits, Prelude, Refusal
 from ringpull.ps.wire.ledger import FREE_HEADER_BYTES, Replies, overhead
 from ringpull.ps.wire.messages import Request
 from ringpull.ps.wire.protocol import FrameProtocol
+from ringpull.ps.wire.top_k_messages import TopKRequest
 
 if TYPE_CHECKING:
     from ringpull.ps.wire.server import ShardServer
@@ -37,7 +53,17 @@ Pieces = list[bytes | memoryview]
 class Job:
     """Request that was taken."""
 
-    __slots__ = ("connection", "deadline_s", "overhead", "received_s", "request", "request_id", "size", "work")
+    __slots__ = (
+        "cancelled",
+        "connection",
+        "deadline_s",
+        "overhead",
+        "received_s",
+        "request",
+        "request_id",
+        "size",
+        "work",
+    )
 
     def __init__(
         self,
@@ -62,6 +88,7 @@ class Job:
         self.deadline_s = deadline_s
         self.size = size
         self.overhead = overhead
+        self.cancelled = False
         self.work: Work | None = None
         """Work of a pull or a scan, as admission counts it; None for other verbs."""
 
@@ -70,10 +97,13 @@ class Job:
 
         Raises:
             DeadlineExceeded: The time is up.
+            Cancelled: The caller has said that it does not wait.
             ConnectionLost: The connection has ended.
         """
         if time.monotonic() >= self.deadline_s:
             raise DeadlineExceeded("the request's time was up before all rows were looked at")
+        if self.cancelled:
+            raise Cancelled("the caller does not wait any more")
         if self.connection.gone:
             raise ConnectionLost("the caller is gone")
 
@@ -105,6 +135,8 @@ class ServedConnection(FrameProtocol):
         """Bytes of replies that the peer had taken then."""
         self._parked: deque[Job] = deque()
         """Requests that wait until the peer reads."""
+        self._scans: dict[int, Job] = {}
+        """Scans that wait or run, by their request ids."""
         self.replies: Final = Replies()
         self.in_flight = 0
 
@@ -126,6 +158,7 @@ class ServedConnection(FrameProtocol):
 
     def answered(self, job: Job, pieces: Pieces, sent_bytes: int) -> None:
         """Send the reply to a request."""
+        self._forget_scan(job)
         self.in_flight -= 1
         self._in_flight_bytes -= job.size + job.overhead
         self.replies.handed += sent_bytes
@@ -176,6 +209,11 @@ class ServedConnection(FrameProtocol):
         if not self._greeted:
             self._greet(frame)
             return
+        if frame.kind is Kind.CANCEL:
+            check_cancel(frame)
+            if frame.request_id in self._scans:  # else it was answered meanwhile
+                self._scans[frame.request_id].cancelled = True
+            return
         request = decode_request(frame)
         now = self._asked_s = time.monotonic()
         size = sum(array.nbytes for array in frame.arrays)
@@ -189,6 +227,8 @@ class ServedConnection(FrameProtocol):
                 self._note_unsent()
                 self._pace()
             return
+        if isinstance(request, TopKRequest):
+            self._scans[frame.request_id] = job
         self.in_flight += 1
         self._in_flight_bytes += size + more
         self._pace()
@@ -354,11 +394,16 @@ class ServedConnection(FrameProtocol):
         elif before >= ledger.largest_unsent:
             ledger.largest_unsent = size  # or another's, which is noted when that is looked at
 
+    def _forget_scan(self, job: Job) -> None:
+        if self._scans.get(job.request_id) is job:
+            del self._scans[job.request_id]
+
     def _resume_one(self) -> None:
         """Have one request go on that waited, if the peer has read."""
         if self.replies.unread <= self._server.ledger.unread_limit:
             self._server.resume(self._parked.popleft())
 
     def _drop(self, job: Job) -> None:
+        self._forget_scan(job)
         self.in_flight -= 1
         self._server.dropped(job)

@@ -30,6 +30,7 @@ from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
 from ringpull.ps.wire.handshakes import MAX_HANDSHAKES, Handshakes
 from ringpull.ps.wire.ledger import REQUEST_BYTES, Patience
@@ -65,6 +66,7 @@ class Verbs(Protocol):
     def range_pull(self, request: RangePullRequest) -> RangePullReply: ...
     def statistics(self) -> ShardStatistics: ...
     def describe(self, request: DescribeRequest) -> DescribeReply: ...
+    def files(self, request: FilesRequest) -> FilesReply: ...
     def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply: ...
     def top_k_cost(self, request: TopKRequest) -> float: ...
 
@@ -382,6 +384,8 @@ class ShardServer:
         request = job.request
         if time.monotonic() >= job.deadline_s:
             raise DeadlineExceeded("the request's time was up before a look-up began")
+        if job.cancelled:
+            job.check_wanted()
         if self.ledger.replies_full and not isinstance(request, StatisticsRequest):
             raise self._replies_full()
         match request:
@@ -393,6 +397,8 @@ class ShardServer:
                 return self._shard.statistics()
             case DescribeRequest():
                 return self._shard.describe(request)
+            case FilesRequest():
+                return self._shard.files(request)
             case TopKRequest():
                 return self._shard.top_k(request, job.check_wanted)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ringpull.ps.histogram import SECONDS, Histogram
+from ringpull.ps.wire.files_messages import FilesRequest
 from ringpull.ps.wire.frames import Kind
 from ringpull.ps.wire.messages import (
     DescribeRequest,
@@ -28,6 +29,7 @@ VERBS: Final[Mapping[type[Request], str]] = {
     StatisticsRequest: "statistics",
     DescribeRequest: "describe",
     TopKRequest: "top_k",
+    FilesRequest: "files",
 }
 
 _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
@@ -37,6 +39,7 @@ _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
     Kind.DESCRIBE: "describe",
     Kind.HELLO: "hello",
     Kind.TOP_K: "top_k",
+    Kind.CANCEL: "cancel",
 }
 
 OK: Final = "OK"

@@ -19,7 +19,7 @@ from typing import Final
 Numbers = tuple[int, ...]
 
 Growing = Mapping[tuple[str, int], Numbers]
-"""Numbers by model and version, or by model and step."""
+"""Numbers by model and version, or by model and step; those of a table are under `MODEL/TABLE` in place of a model."""
 
 STEP_S: Final = 15
 """Length of a step in seconds. Step n begins n * STEP_S seconds after 1970 began."""
@@ -42,7 +42,7 @@ class HeadCounts:
     """Counts of one life of a head, as it reports them."""
 
     totals: Growing = field(default_factory=dict)
-    """(model, version) -> numbers since it began, of every version that is loaded, and `OVERALL`."""
+    """(model, version) -> numbers since it began, of all versions that are loaded and their tables, and `OVERALL`."""
     recent: Growing = field(default_factory=dict)
     """(model, step) -> numbers of a step; calls without a known model have an empty name."""
 
@@ -75,8 +75,14 @@ class KnownTotals:
             del self._lives[next(iter(self._lives))]
 
     def keep_only(self, versions: Collection[tuple[str, int]]) -> None:
-        """Forget the numbers of all other versions but the last `LET_GO_KEPT` that were let go of."""
+        """Forget the numbers of all other versions but the last `LET_GO_KEPT` that were let go of; of tables all."""
         loaded = {*versions, OVERALL}
+        for totals in self._lives.values():
+            for key in [key for key in totals if "/" in key[0]]:
+                if (key[0].partition("/")[0], key[1]) in loaded:
+                    loaded.add(key)
+                else:
+                    del totals[key]
         known = {key: None for totals in self._lives.values() for key in totals if key not in loaded}
         let_go = list({key: None for key in self._let_go if key in known} | known)
         self._let_go = dict.fromkeys(let_go[-LET_GO_KEPT:])

@@ -1,12 +1,15 @@
 """Move plan: which rows get new owners when one spec follows another, and how many bytes that copies.
 
-Masks of slots are compared table by table, so the numbers hold for any two specs, whether shards or copies differ.
+Masks of slots are compared for each pair of numbers of copies, before and after, so the numbers hold for any two specs,
+whether shards or copies differ. Each table's rows are then counted once, at all bounds of the ranges that it is asked
+for: the work is linear in tables, and there may be a thousand, each a few files on a disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +19,13 @@ from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, minus, runs
 from ringpull.ps.spec import ALL, Replicas
-from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable
 
-RowsIn = Callable[[PlacedTable, SlotRange], int]
-"""Function that counts a table's rows in a range: exactly, by its index (`ringpull.ps.store.base.Base.row_range`), or
-by an estimate."""
+Slots = NDArray[np.int64]
+Rows = NDArray[np.int64]
+RowsBelow = Callable[[PlacedTable, Slots], Rows]
+"""Function that counts a table's rows below each of some slots, (N,): exactly, by its positions
+(`ringpull.ps.store.slot_rows`), or by an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,60 +109,115 @@ class MoveSummary:
 
 
 def move_plan(
-    before: DeploymentSpec, after: DeploymentSpec, *, streamed: bool, rows_in: RowsIn | None = None
+    before: DeploymentSpec, after: DeploymentSpec, *, streamed: bool, rows_below: RowsBelow | None = None
 ) -> MovePlan:
     """Return what has to move.
 
     Args:
         streamed: See `MovePlan.streamed`.
-        rows_in: Counts rows; None: rows are assumed to be spread evenly, which is right to about 1 / sqrt(rows).
+        rows_below: Counts rows; None: rows are assumed to be spread evenly, which is right to about 1 / sqrt(rows).
     """
-    count = rows_in or evenly
-    return MovePlan(
-        moves=tuple(_moves(before, after, count)),
-        streamed=streamed,
-        min_bytes=round(sum(_min_bytes(before, after, version, name) for version, name in _tables(before, after))),
-        shard_bytes_before=_shard_bytes(before, count),
-        shard_bytes_after=_shard_bytes(after, count),
-    )
-
-
-def evenly(table: PlacedTable, slots: SlotRange) -> int:
-    """Return the rows of a range, assuming that keys are spread evenly."""
-    return round(table.rows * len(slots) / SLOTS)
-
-
-def _tables(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[tuple[PlacedVersion, str]]:
-    """Yield every table of the versions that are open before and after; new versions are opened, not moved."""
-    for version in after.versions:
-        if before.version(version.model, version.version) is not None:
-            for name in version.tables:
-                yield version, name
-
-
-def _moves(before: DeploymentSpec, after: DeploymentSpec, rows_in: RowsIn) -> Iterator[TableMove]:
+    count = rows_below or evenly
     had, wants = _Owners(before), _Owners(after)
-    gains: dict[tuple[int, Replicas, Replicas], tuple[SlotRange, ...]] = {}
-    for version, name in _tables(before, after):
-        table = version.tables[name]
-        copies = had.copies(version.model, name), wants.copies(version.model, name)
-        for shard in after.shards:
-            ranges = gains.get((shard, *copies))
-            if ranges is None:
-                gained = minus(wants.mask(shard, copies[1]), had.mask(shard, copies[0]))
-                ranges = gains[shard, *copies] = tuple(runs(gained))
-            if ranges:
-                rows = sum(rows_in(table, slots) for slots in ranges)
-                yield TableMove(
-                    shard, version.model, version.version, name, ranges, rows, rows * (POSITION_BYTES + table.row_bytes)
-                )
+    cuts: dict[tuple[Replicas | None, Replicas | None], _Cut] = {}
+    moves: list[TableMove] = []
+    held, kept, min_bytes = dict.fromkeys(before.shards, 0), dict.fromkeys(after.shards, 0), 0.0
+    for model, number, name, table in _tables(before, after):
+        stays = before.version(model, number) is not None, after.version(model, number) is not None
+        copies = (had.copies(model, name) if stays[0] else None, wants.copies(model, name) if stays[1] else None)
+        cut = cuts.get(copies)
+        if cut is None:
+            cut = cuts[copies] = _Cut.of(had, wants, *copies)
+        row_bytes = POSITION_BYTES + table.row_bytes
+        for part, rows in zip(cut.parts, cut.rows(count(table, cut.bounds)), strict=True):
+            match part.what:
+                case _What.BEFORE:
+                    held[part.shard] += rows * row_bytes
+                case _What.AFTER:
+                    kept[part.shard] += rows * row_bytes
+                case _What.GAINED:
+                    moves.append(TableMove(part.shard, model, number, name, part.ranges, rows, rows * row_bytes))
+        if all(stays):
+            min_bytes += _min_bytes(before, after, table, model, name)
+    return MovePlan(tuple(moves), streamed, round(min_bytes), held, kept)
 
 
-def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, version: PlacedVersion, name: str) -> float:
+def evenly(table: PlacedTable, slots: Slots) -> Rows:
+    """Return the rows below each slot, assuming that keys are spread evenly."""
+    below: Rows = np.rint(slots * (table.rows / SLOTS)).astype(np.int64)
+    return below
+
+
+def _tables(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[tuple[str, int, str, PlacedTable]]:
+    """Yield every table of the versions that are open before or after, as model, version, name and table."""
+    for version in {(each.model, each.version): each for each in (*before.versions, *after.versions)}.values():
+        for name, table in version.tables.items():
+            yield version.model, version.version, name, table
+
+
+class _What(StrEnum):
+    """What slots of a shard are counted for."""
+
+    BEFORE = "before"
+    AFTER = "after"
+    GAINED = "gained"
+    """Of a version that is open before and after; a new one is opened, not moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Slots of one shard that are counted."""
+
+    what: _What
+    shard: int
+    ranges: tuple[SlotRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """All that is counted of a table with so many copies before, and so many after."""
+
+    parts: tuple[_Part, ...]
+    """Parts that have a slot."""
+    bounds: Slots
+    """Begin and end of each range of each part, (2 x ranges,)."""
+    part: NDArray[np.int64]
+    """Part of each range, (ranges,)."""
+
+    @classmethod
+    def of(cls, had: _Owners, wants: _Owners, before: Replicas | None, after: Replicas | None) -> _Cut:
+        """Return the cut for these numbers of copies; None: the table is not open then."""
+        parts = []
+        if before is not None:
+            parts += [_Part(_What.BEFORE, shard, had.ranges(shard, before)) for shard in had.shards]
+        if after is not None:
+            parts += [_Part(_What.AFTER, shard, wants.ranges(shard, after)) for shard in wants.shards]
+        if before is not None and after is not None:
+            gained = ((shard, minus(wants.mask(shard, after), had.mask(shard, before))) for shard in wants.shards)
+            parts += [_Part(_What.GAINED, shard, tuple(runs(mask))) for shard, mask in gained]
+        parts = [each for each in parts if each.ranges]
+        return cls(
+            parts=tuple(parts),
+            bounds=np.array([(slots.begin, slots.end) for each in parts for slots in each.ranges], np.int64).reshape(
+                -1
+            ),
+            part=np.repeat(np.arange(len(parts)), [len(each.ranges) for each in parts]),
+        )
+
+    def rows(self, below: Rows) -> list[int]:
+        """Return the rows of each part, given those below each bound."""
+        rows = np.zeros(len(self.parts), np.int64)
+        np.add.at(rows, self.part, below[1::2] - below[::2])
+        counted: list[int] = rows.tolist()
+        return counted
+
+
+def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, table: PlacedTable, model: str, name: str) -> float:
     """Return the bytes that must get a new owner if every shard is to have an even share."""
-    whole = version.tables[name].rows * (POSITION_BYTES + version.tables[name].row_bytes)
-    had, wants = _share(before, version.model, name), _share(after, version.model, name)
-    return whole * sum(max(0.0, wants - (had if shard in before.shards else 0.0)) for shard in after.shards)
+    whole = table.rows * (POSITION_BYTES + table.row_bytes)
+    had, wants = _share(before, model, name), _share(after, model, name)
+    shards = frozenset(before.shards)
+    return whole * sum(max(0.0, wants - (had if shard in shards else 0.0)) for shard in after.shards)
 
 
 def _share(spec: DeploymentSpec, model: str, name: str) -> float:
@@ -165,25 +225,12 @@ def _share(spec: DeploymentSpec, model: str, name: str) -> float:
     return 1.0 if replicas == ALL else min(replicas, spec.ring.ranks) / len(spec.shards)
 
 
-def _shard_bytes(spec: DeploymentSpec, rows_in: RowsIn) -> dict[int, int]:
-    owners = _Owners(spec)
-    return {
-        shard: sum(
-            rows_in(table, slots) * (POSITION_BYTES + table.row_bytes)
-            for version in spec.versions
-            for name, table in version.tables.items()
-            for slots in owners.ranges(shard, owners.copies(version.model, name))
-        )
-        for shard in spec.shards
-    }
-
-
 class _Owners:
     """Slots of the shards of a spec. Tables with as many copies have the same, which are looked up once."""
 
     def __init__(self, spec: DeploymentSpec) -> None:
         self._spec = spec
-        self._shards = frozenset(spec.shards)
+        self.shards = spec.shards
         self._tables: dict[int, OwnerTable] = {}
         self._ranges: dict[tuple[int, Replicas], tuple[SlotRange, ...]] = {}
 
@@ -194,7 +241,7 @@ class _Owners:
     def mask(self, shard: int, copies: Replicas) -> SlotMask:
         """Return which slots a shard owns of a table with so many copies: see `Ring.owned_mask`."""
         if copies == ALL:
-            return np.full(SLOTS, shard in self._shards, np.uint8)
+            return np.full(SLOTS, shard in self.shards, np.uint8)
         table = self._tables.get(copies)
         if table is None:
             table = self._tables[copies] = self._spec.ring.owner_table(copies)

@@ -10,7 +10,7 @@ import numpy as np
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import RangeSource, TablePlacement, VersionPlacement
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.slot_mask import SlotMask, runs
+from ringpull.ps.slot_mask import runs
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.shard_map import ShardAddress
@@ -37,6 +37,27 @@ def placements_of(
         unchecked: Versions whose rows it has to check, as (model, version).
     """
     placed = {(version.model, version.version): version for spec in specs for version in spec.versions}
+    # Tables with as many copies have the same slots and sources, of which there may be a thousand times a thousand.
+    slots_of: dict[tuple[Replicas, ...], tuple[SlotRange, ...]] = {}
+    sources_of: dict[Replicas, tuple[RangeSource, ...]] = {}
+
+    def slots(model: str, table: str) -> tuple[SlotRange, ...]:
+        """Return the union over all specs, even one without this version: a shard serves the same slots of every
+        version that it has open."""
+        copies = tuple(spec.replicas.get((model, table), 1) for spec in specs)
+        if copies not in slots_of:
+            masks = [spec.ring.owned_mask(shard, each) for spec, each in zip(specs, copies, strict=True)]
+            slots_of[copies] = tuple(runs(np.bitwise_or.reduce(masks)))
+        return slots_of[copies]
+
+    def range_sources(model: str, number: int, table: str) -> tuple[RangeSource, ...]:
+        if sources is None or sources.spec.version(model, number) is None:
+            return ()
+        copies = sources.spec.replicas.get((model, table), 1)
+        if copies not in sources_of:
+            sources_of[copies] = _sources(sources, copies)
+        return sources_of[copies]
+
     return tuple(
         VersionPlacement(
             model,
@@ -44,10 +65,8 @@ def placements_of(
             {
                 table: TablePlacement(
                     folder=where.folder,
-                    # The union over all specs, even one without this version: a shard serves the same slots of every
-                    # version it has open.
-                    slots=tuple(runs(np.bitwise_or.reduce([owned_mask(spec, shard, model, table) for spec in specs]))),
-                    sources=_sources(sources, model, number, table),
+                    slots=slots(model, table),
+                    sources=range_sources(model, number, table),
                     identity=where.identity,
                 )
                 for table, where in version.tables.items()
@@ -60,18 +79,9 @@ def placements_of(
     )
 
 
-def owned_mask(spec: DeploymentSpec, shard: int, model: str, table: str) -> SlotMask:
-    """Return which slots of a table a shard owns in a spec."""
-    replicas: Replicas = spec.replicas.get((model, table), 1)
-    return spec.ring.owned_mask(shard, replicas)
-
-
-def _sources(sources: StreamSources | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:
-    """Return the live owners of every range of a table, ordered by slots, then by rank."""
-    if sources is None or sources.spec.version(model, version) is None:
-        return ()
+def _sources(sources: StreamSources, replicas: Replicas) -> tuple[RangeSource, ...]:
+    """Return the live owners of every range of a table with so many copies, ordered by slots, then by rank."""
     spec, live = sources.spec, sources.live
-    replicas = spec.replicas.get((model, table), 1)
     whole = SlotRange(0, SLOTS)
     if replicas == ALL:
         return tuple(_source(whole, address) for address in live.values())

@@ -25,10 +25,12 @@ however many copies there are.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
@@ -36,6 +38,7 @@ from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.store.format import BLOCK_BYTES, BLOCK_ENTRY_BYTES, index_bits, index_entry_bytes
 from ringpull.router.control.deployment_spec import MAX_SHARDS
+from ringpull.router.control.plan_search import Floats, Option, cheapest
 from ringpull.router.control.traffic import TableLoad
 
 LENGTH_BYTES: Final = 4
@@ -48,11 +51,6 @@ WAIT_BYTES: Final = 256
 
 MAX_COPIES: Final = 16
 """Upper bound on copies tried for a hot key; beyond it only `all` is tried."""
-
-MAX_STATES: Final = 2_048
-"""Upper bound on partial plans kept by the search. Up to that many the plan is the optimum; see `Plan.factor`."""
-FIRST_ROUNDING: Final = 0.0005
-"""Relative difference within which partial plans are first merged when there are more; doubled until they are not."""
 
 # -- input and output --------------------------------------------------------------------------------------------------
 
@@ -208,7 +206,12 @@ def fewest_shards(
     """
     if memory_bytes <= process_bytes:
         raise InvalidInput(_no_room(memory_bytes, process_bytes))
+    rows = np.array([float(table.versions * table.rows * (table.row_bytes + POSITION_BYTES)) for table in tables])
+    copies = np.array([1 if shared else table.min_copies for table in tables])
     for shards in range(1, MAX_SHARDS + 1):
+        # By their rows alone first: a plan of thousands of tables would take seconds to count exactly for each number.
+        if float((rows * np.minimum(copies, shards)).sum()) / shards * (1 - 1e-9) + process_bytes > memory_bytes:
+            continue
         if min_memory(tables, shards, shared=shared) + process_bytes <= memory_bytes:
             return shards
     needed = min_memory(tables, MAX_SHARDS, shared=shared) + process_bytes
@@ -235,13 +238,11 @@ def partials(load: TableLoad, shards: int, replicas: Replicas) -> float:
 
 def predicted_cost(tables: Sequence[PlannedTable], replicas: Mapping[str, Replicas], shards: int) -> Cost:
     """Return the cost of a request with these copies."""
+    partitioned_keys = sum(table.load.keys for table in tables if replicas[table.name] != ALL)
+    all_keys = sum(table.load.keys for table in tables)
     return Cost(
         bytes=sum(_bytes(table, replicas[table.name], shards) for table in tables),
-        messages=_messages(
-            sum(table.load.keys for table in tables if replicas[table.name] != ALL),
-            sum(table.load.keys for table in tables),
-            shards,
-        ),
+        messages=float(_messages(np.array([partitioned_keys]), all_keys, shards)[0]),
         waiting_keys=sum(_waiting(table.load, replicas[table.name], shards) for table in tables),
     )
 
@@ -256,14 +257,16 @@ def _waiting(load: TableLoad, replicas: Replicas, shards: int) -> float:
     return load.keys * load.hottest_share * (1 / copies - 1 / shards)
 
 
-def _messages(partitioned_keys: float, all_keys: float, shards: int) -> float:
-    """Return the expected number of shards that a request asks.
+def _messages(partitioned_keys: Floats, all_keys: float, shards: int) -> Floats:
+    """Return the expected number of shards that a request asks, for each number of keys in partitioned tables.
 
     Look-ups in tables on every shard go together to one shard, which is often asked anyway. That counts like one more
     key of a partitioned table.
     """
-    replicated = min(1.0, all_keys - partitioned_keys)
-    return shards * (1 - (1 - 1 / shards) ** (partitioned_keys + replicated)) if shards > 1 else min(1.0, all_keys)
+    if shards == 1:
+        return np.full(partitioned_keys.shape, min(1.0, all_keys))
+    replicated = np.clip(all_keys - partitioned_keys, 0.0, 1.0)
+    return shards * (1 - (1 - 1 / shards) ** (partitioned_keys + replicated))
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
@@ -278,32 +281,29 @@ def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
         InvalidInput: No tables, a name given twice, or tables that do not fit; the message says what would fit.
     """
     _check(tables, layout)
-    front, factor = _best_choices(tables, layout)
     all_keys = sum(table.load.keys for table in tables)
-    fitting = [state for state in front if state.memory <= layout.table_memory_bytes]
 
-    def cost_of(state: _State) -> float:
-        return state.cost + MESSAGE_BYTES * _messages(state.partitioned_keys, all_keys, layout.shards)
+    def price(partitioned_keys: Floats) -> Floats:
+        return MESSAGE_BYTES * _messages(partitioned_keys, all_keys, layout.shards)
 
-    best = min(fitting, key=lambda state: (cost_of(state), state.memory))
-    chosen = {table.name: replicas for table, replicas in zip(tables, best.replicas(), strict=True)}
+    found = cheapest([_options(table, layout) for table in tables], price, layout.table_memory_bytes)
+    chosen = {table.name: replicas for table, replicas in zip(tables, found.replicas, strict=True)}
     fewest = {table.name: min(table.min_copies, layout.shards) for table in tables}
     return Plan(
         layout=layout,
-        choices=tuple(_choice(table, chosen[table.name], all_keys, layout, best.memory) for table in tables),
+        choices=tuple(_choice(table, chosen[table.name], all_keys, layout, found.memory) for table in tables),
         cost=predicted_cost(tables, chosen, layout.shards),
         fewest_copies_cost=predicted_cost(tables, fewest, layout.shards),
-        factor=factor,
+        factor=found.factor,
     )
 
 
 def _check(tables: Sequence[PlannedTable], layout: Layout) -> None:
-    names = [table.name for table in tables]
-    if not names:
+    if not tables:
         raise InvalidInput("there are no tables to plan for")
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInput(f"table {name} is named twice")
+    [(name, count)] = Counter(table.name for table in tables).most_common(1)
+    if count > 1:
+        raise InvalidInput(f"table {name} is named twice")
     needed = min_memory(tables, layout.shards, shared=layout.shared)
     if needed > layout.table_memory_bytes:
         raise InvalidInput(_too_small(tables, layout, needed + layout.process_bytes))
@@ -323,58 +323,20 @@ def _too_small(tables: Sequence[PlannedTable], layout: Layout, needed: int) -> s
     return f"{copies} not fit {shards} shard{'s' * (shards > 1)} of {size(memory)} each: {would}"
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Partial plan, for the first few tables: its memory, cost, and the keys looked up in partitioned tables."""
-
-    memory: int
-    cost: float
-    partitioned_keys: float
-    last: Replicas | None = None
-    before: _State | None = None
-
-    def replicas(self) -> list[Replicas]:
-        found: list[Replicas] = []
-        state: _State | None = self
-        while state is not None and state.last is not None:
-            found.append(state.last)
-            state = state.before
-        return found[::-1]
-
-
-def _best_choices(tables: Sequence[PlannedTable], layout: Layout) -> tuple[list[_State], float]:
-    """Return the Pareto front of plans by memory, cost and partitioned keys, and the factor by which it is rounded.
-
-    The number of messages only grows with the keys of partitioned tables, so the optimum is on the front. The memory
-    limit plays no part here.
-    """
-    states, factor = [_State(0, 0.0, 0.0)], 1.0
-    for table in tables:
-        options = _options(table, layout.shards)
-        grown = [
-            _State(
-                state.memory + shard_bytes(table, replicas, layout.shards, shared=layout.shared),
-                state.cost
-                + _bytes(table, replicas, layout.shards)
-                + WAIT_BYTES * _waiting(table.load, replicas, layout.shards),
-                state.partitioned_keys + (0.0 if replicas == ALL else table.load.keys),
-                replicas,
-                state,
-            )
-            for state in states
-            for replicas in options
-        ]
-        states = _unbeaten(grown)
-        rounding = FIRST_ROUNDING
-        while len(states) > MAX_STATES:
-            factor *= 1 + rounding
-            states = _unbeaten(_rounded(states, 1 + rounding))
-            rounding *= 2
-    return states, factor
-
-
-def _options(table: PlannedTable, shards: int) -> list[Replicas]:
+def _options(table: PlannedTable, layout: Layout) -> list[Option]:
     """Return the numbers of copies worth trying: the smallest allowed, `all`, and those between where a key is hot."""
+    return [
+        Option(
+            replicas,
+            shard_bytes(table, replicas, layout.shards, shared=layout.shared),
+            _bytes(table, replicas, layout.shards) + WAIT_BYTES * _waiting(table.load, replicas, layout.shards),
+            0.0 if replicas == ALL else table.load.keys,
+        )
+        for replicas in _copies_tried(table, layout.shards)
+    ]
+
+
+def _copies_tried(table: PlannedTable, shards: int) -> list[Replicas]:
     min_copies = min(table.min_copies, shards)
     if shards == 1:
         return [1]
@@ -384,39 +346,6 @@ def _options(table: PlannedTable, shards: int) -> list[Replicas]:
         else ()
     )
     return [min_copies, *between, ALL]
-
-
-def _unbeaten(states: Sequence[_State]) -> list[_State]:
-    """Return the states that no other state equals or beats in everything, sorted by memory, then cost."""
-    kept: list[_State] = []
-    # Costs of the states kept so far, ascending, and their partitioned keys, which therefore descend.
-    costs: list[float] = []
-    partitioned_keys: list[float] = []
-    for state in sorted(states, key=lambda each: (each.memory, each.cost, each.partitioned_keys)):
-        at = bisect_right(costs, state.cost)
-        if at and partitioned_keys[at - 1] <= state.partitioned_keys:
-            continue
-        beaten = at
-        while beaten < len(costs) and partitioned_keys[beaten] >= state.partitioned_keys:
-            beaten += 1
-        costs[at:beaten] = [state.cost]
-        partitioned_keys[at:beaten] = [state.partitioned_keys]
-        kept.append(state)
-    return kept
-
-
-def _rounded(states: Sequence[_State], factor: float) -> list[_State]:
-    """Return one state of each group whose cost and partitioned keys are equal within `factor`: the smallest."""
-    smallest: dict[tuple[int, int], _State] = {}
-    for state in states:
-        at = (_level(state.cost, factor), _level(state.partitioned_keys, factor))
-        if at not in smallest or state.memory < smallest[at].memory:
-            smallest[at] = state
-    return list(smallest.values())
-
-
-def _level(value: float, factor: float) -> int:
-    return math.floor(math.log(value) / math.log(factor)) if value > 0 else -(1 << 30)
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------

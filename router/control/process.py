@@ -34,7 +34,7 @@ from ringpull.router.control.losses import Losses, LossOf
 from ringpull.router.control.model_changes import FindVersions
 from ringpull.router.control.model_roots import ModelRoots
 from ringpull.router.control.model_search import ModelSearch
-from ringpull.router.control.moves import MoveSummary, RowsIn
+from ringpull.router.control.moves import MoveSummary, RowsBelow
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
     VERBS,
@@ -85,8 +85,8 @@ class Settings:
     """Versions of a model that stay open behind the live one."""
     streamed: bool = False
     """Whether shards keep copies of their own, so that rows have to be streamed to them."""
-    rows_in: RowsIn | None = None
-    """Counts the rows of a range, for plans; None: taken to lie evenly. A function of a module: another process may be
+    rows_below: RowsBelow | None = None
+    """Counts the rows below slots, for plans; None: taken to lie evenly. A function of a module: another process may be
     given it."""
     loss_of: LossOf | None = None
     """Tells why a version that is open cannot be opened again; None: nobody looks."""
@@ -203,7 +203,7 @@ class CoordinatorProcess:
     def plan(self, request: PlanRebalance) -> MoveSummary:
         self._check_runs()
         rebalancing = self._rebalancing(request.rebalance)
-        plan = partial(rebalancing.plan, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
+        plan = partial(rebalancing.plan, streamed=self._settings.streamed, rows_below=self._settings.rows_below)
         # Anybody may ask for plans: they have a process of their own, so that an operator's rebalance waits for none.
         return self._plans.run(plan, wait=False, within_s=self._left_s()) if rebalancing.large else plan()
 

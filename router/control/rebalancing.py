@@ -13,7 +13,7 @@ from typing import Final
 from ringpull.router.control.changes import rebalance_of
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Begin
-from ringpull.router.control.moves import MoveSummary, RowsIn, move_plan
+from ringpull.router.control.moves import MoveSummary, RowsBelow, move_plan
 from ringpull.router.control.operations import Rebalance
 
 SMALL_SHARDS: Final = 16
@@ -43,6 +43,6 @@ class Rebalancing:
         """Return the event that begins it. Raises what `rebalanced` does."""
         return rebalance_of(self.spec, self.request, nodes=self.nodes, free_nodes=self.free_nodes)
 
-    def plan(self, *, streamed: bool, rows_in: RowsIn | None) -> MoveSummary:
+    def plan(self, *, streamed: bool, rows_below: RowsBelow | None) -> MoveSummary:
         """Return what it moves, in short: see `move_plan`. Raises what `rebalanced` does."""
-        return move_plan(self.spec, self.begin().target, streamed=streamed, rows_in=rows_in).summary()
+        return move_plan(self.spec, self.begin().target, streamed=streamed, rows_below=rows_below).summary()

@@ -72,13 +72,17 @@ def status_of(environment: dict[str, str]) -> StatusOf:
 
 @pytest.fixture(scope="module")
 def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
-    """Start a foreground `serve` on free ports and wait for its ready line; whatever is left at the end is killed."""
+    """Start a foreground `serve` on free ports and wait for its ready line; whatever is left at the end is killed.
+
+    As if shards were on machines of their own: with local reads what is done to them here would not be felt by heads.
+    """
     started: list[subprocess.Popen[str]] = []
     logs = tmp_path_factory.mktemp("log")
 
     def start(*arguments: object) -> Serving:
         log = logs / f"stderr-{len(started)}"
-        command = [sys.executable, "-m", "ringpull", "serve", *map(str, arguments)]
+        reads = () if "--local-reads" in arguments else ("--local-reads", "off")
+        command = [sys.executable, "-m", "ringpull", "serve", *map(str, arguments), *reads]
         with log.open("w") as sink:
             process = subprocess.Popen(
                 [*command, "--grpc-port", "0", "--http-port", "0"],

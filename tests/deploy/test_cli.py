@@ -20,7 +20,9 @@ from ringpull.deploy.commands.serve import serve
 from ringpull.deploy.process_identity import own_identity
 from ringpull.deploy.served import ServedRecord
 from ringpull.inference.degrade.steps import CapCandidates, UseVersion
-from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.manifest import FileEntry, IdLimit, Manifest
+from ringpull.inference.schema.kinds import Sparse
+from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import StartupError
 from tests.deploy.folders import flip_byte, write_version
 from tests.deploy.running import Ran
@@ -84,6 +86,22 @@ def test_inspect_shows_what_is_left_out_under_load(ringpull, tmp_path: Path) -> 
         {"kind": "cap_candidates", "most": 64},
         {"kind": "use_version", "version": 2},
     ]
+
+
+def test_inspect_says_which_ids_are_refused(ringpull, tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "ranker", 3)
+    shown = ringpull("inspect", folder).out
+    assert "zeros" in shown
+    assert "refused" not in shown
+    manifest = Manifest.load(folder)
+    (folder / "schema.json").write_text(Schema([Sparse("user_id")]).to_json())
+    schema = FileEntry.of(folder, "schema.json")
+    replace(manifest, schema=schema, limits=(IdLimit(feature="user_id", low=0, high=100),)).save(folder)
+    shown = ringpull("inspect", folder).out
+    assert "zeros" not in shown
+    assert "refused" in shown
+    [lookup] = json.loads(ringpull("inspect", folder, "--json").out)["lookups"]
+    assert lookup["ids"] == {"low": 0, "high": 100, "beyond": "refused"}
 
 
 def test_inspect_finds_damaged_rows_only_when_asked_to_read_them(ringpull, tmp_path: Path) -> None:

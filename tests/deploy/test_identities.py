@@ -6,21 +6,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xxhash
 
-from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, rows_in
+from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, rows_below
 from ringpull.deploy.view.folder_summary import read_version
 from ringpull.ps.errors import CorruptData, NotFound, OtherContent, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.ring import SlotRange
 from ringpull.ps.store.base import Base
 from ringpull.router.control.changes import published
 from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
 from ringpull.router.control.operations import Publish
 from tests.deploy.folders import flip_byte, write_version
-
-WHOLE = SlotRange(0, SLOTS)
 
 
 @pytest.fixture
@@ -169,13 +167,11 @@ def test_a_manifest_that_is_half_written_is_no_other_content(folder: Path, share
 def test_plans_count_the_rows_of_what_serves(folder: Path) -> None:
     """Not those of other files that lie there by now, and without keeping a deleted file on the disk."""
     [first, table] = sorted(place(folder).tables.values(), key=lambda each: each.folder)
-    half = SlotRange(0, SLOTS // 2)
-    counted = rows_in(table, half)
-    assert counted == Base.open(Path(table.folder)).row_range(0, SLOTS // 2)[1]
-    assert rows_in(table, WHOLE) == 100
+    half = np.array([SLOTS // 2, SLOTS])
+    counted, rows = rows_below(table, half).tolist()
+    assert (counted, rows) == (Base.open(Path(table.folder)).row_range(0, SLOTS // 2)[1], 100)
     export_anew(folder, value=0.25, rows=90)
-    assert rows_in(table, half) == counted, "what was counted of that content stays right"
-    assert rows_in(first, half) == 50, "an even spread, where the files are others"
+    assert rows_below(first, half).tolist() == [50, 100], "an even spread, where the files are others"
     assert f"{folder}" not in Path("/proc/self/maps").read_text()
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.medium
 def test_a_document_is_imported_and_checked(tmp_path: Path) -> None:
     """Rows of one's own are scored; where their scores are others, nothing is written."""
     path, out, rows = written(tmp_path, clustering()), tmp_path / "model", tmp_path / "rows.parquet"
-    columns = {"x": [0.5, -0.5], "y": [-1.25, 2.0], "n": [3.0, 1.0]}
+    columns = {"x": [0.5, -0.5], "y": [-1.25, 2.0], "n": [3.0, None]}
     for cluster, version in (([0.0, 1.0], 1), ([0.0, 2.0], 2)):
         pq.write_table(pa.table({**columns, "cluster": cluster}), rows)
         arguments = ["import", "pmml", str(path), str(out), "--check", str(rows), "--json"]

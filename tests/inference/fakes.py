@@ -13,6 +13,7 @@ from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.router.lookup import Absent, Lookup, LookupResult
 from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
+from ringpull.router.top_k_merge import merge_bytes
 from tests.reference import ReferenceTable
 
 
@@ -26,6 +27,7 @@ class ReferenceRouter:
         """Table -> keys that its look-ups report as lost."""
         self.ranked: list[TopKQuery] = []
         self.lost_slots = 0
+        self.shards = 1
 
     async def pull(
         self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
@@ -49,6 +51,9 @@ class ReferenceRouter:
             for at, (score, key) in enumerate(best):
                 result.keys[place, at], result.scores[place, at] = key, score
         return replace(result, counts=np.array(counts, np.int64), lost=self.lost_slots)
+
+    def top_k_bytes(self, rows: int, queries: int, k: int) -> int:
+        return merge_bytes(self.shards, rows, queries, k)
 
     def _answer(self, lookup: Lookup) -> LookupResult:
         table = self.tables[lookup.table]

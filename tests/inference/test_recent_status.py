@@ -65,7 +65,7 @@ def test_keys_a_second_are_of_the_last_minute_and_no_model(clock: Clock) -> None
     keys = 0
 
     def routed() -> RouterCounters:
-        return RouterCounters(tables={("ranker", "user"): TableCounters(keys=keys, missing=keys // 10)})
+        return RouterCounters(tables={("ranker", "user"): TableCounters(keys=keys, missing=keys // 10, here=keys // 2)})
 
     tally = CallTally(routed, lambda: clock.now_s)
     for _ in range(120):
@@ -73,7 +73,8 @@ def test_keys_a_second_are_of_the_last_minute_and_no_model(clock: Clock) -> None
         tally.news()
         clock.now_s += 1
     recent = tally.counts().recent
-    rate, missing = keys_per_s(recent, "ranker/user", clock.now_s)
+    rate, missing, here = keys_per_s(recent, "ranker/user", clock.now_s)
     assert rate == pytest.approx(100, rel=0.02)
     assert missing == pytest.approx(10, rel=0.02)
+    assert here == pytest.approx(50, rel=0.02)
     assert [each.model for each in recent_statuses(recent, [], clock.now_s)] == [""]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringpull.inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+from ringpull.inference.schema.transforms import Bucketize, Clip, Fingerprint, Hash, Log, Normalize, Vocabulary
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import key_of_string, positions_of
 
@@ -114,6 +114,33 @@ def test_normalize_one_or_each_column() -> None:
     assert each.apply(values).tolist() == [[0, 0], [2, 2]]
     assert each.apply(values).dtype == np.float32
     assert each.widths == {2}
+
+
+@pytest.mark.medium
+def test_a_fingerprint_is_tensorflows() -> None:
+    """Values that TensorFlow 2.21 gives (`tf.fingerprint`), of every way that a length is hashed."""
+    golden = {
+        "": 11160318154034397263,
+        "a": 12917804110809363939,
+        "abcd": 1897425971756105985,
+        "Köln": 18397101426071041002,
+        "12345678": 3430003927990384362,
+        "b" * 16: 16034981547450048569,
+        "c" * 17: 9927998640271667786,
+        "y" * 33: 8610735037765521150,
+        "q" * 64: 17062660539388978295,
+        "r" * 65: 8125297036318867178,
+        "t" * 128: 15034229540971743227,
+        "u" * 129: 15021529140033089332,
+        "text " * 100: 15441975256493276423,
+    }
+    found = Fingerprint().apply(np.array(list(golden), object))
+    assert found.dtype == np.int64
+    assert found.view(np.uint64).tolist() == list(golden.values())
+    digits = Fingerprint().apply(np.array([-5, 12345678]))
+    assert digits.tolist() == Fingerprint().apply(np.array(["-5", "12345678"])).tolist()
+    assert Fingerprint().accepts("uint64")
+    assert not Fingerprint().accepts("float32")
 
 
 @pytest.mark.parametrize("transform", [Hash(7), Vocabulary([1, 2]), Bucketize([1.5]), Clip(0, 1)])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
-from ringpull.deploy.model_folders import find_version, rows_in
+from ringpull.deploy.model_folders import find_version, rows_below
 from ringpull.inference.client.client import Client
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
@@ -22,7 +22,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.kinds import KINDS, Computed
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import TRANSFORMS
+from ringpull.inference.schema.transforms import TRANSFORMS, Fingerprint
 from ringpull.inference.wire.request_json import call_from_json
 from ringpull.ps.spec import VECTOR_TYPES, KeyType, OnUnavailable, Pooling
 from ringpull.router.control.change import Kind, Phase
@@ -84,8 +84,8 @@ def test_its_model_has_everything_that_a_model_can_have() -> None:
     transforms = {type(each) for feature in schema.features for each in getattr(feature, "transforms", ())}
     steps = {type(step) for step in manifest.degrade}
     assert {type(feature) for feature in schema.features} == set(KINDS) - {Computed}  # exports make that since
-    # A Vocabulary has become the keys of its table.
-    assert transforms == set(TRANSFORMS) - {Vocabulary}
+    # A Vocabulary has become the keys of its table; imports make Fingerprints since.
+    assert transforms == set(TRANSFORMS) - {Vocabulary, Fingerprint}
     assert steps == {CutBags, UseDefault, CapCandidates, UseVersion}
     specs = [entry.spec for entry in manifest.tables]
     assert {spec.row_type for spec in specs} == set(VECTOR_TYPES)
@@ -189,7 +189,7 @@ def carry_on(path: Path, tmp_path: Path, *, elsewhere: bool) -> None:
         StateStore(open_files(str(state_folder))),
         members,
         owner=Owner(saved["deployment"]),
-        settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
+        settings=Settings(place=find_version, streamed=True, rows_below=rows_below),
         timing=Timing(heartbeat_s=0.05),
     )
     try:

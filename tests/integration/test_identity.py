@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ringpull import Client
-from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, rows_in
+from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, rows_below
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.fenced import FencedHead
 from ringpull.inference.head.process import HeadProcess
@@ -141,7 +141,7 @@ def deployed(models: list[Path], folder: Path, *, data_dir: Path | None) -> Iter
         StateStore(open_files(str(folder / "state"))),
         members,
         owner=Owner("test"),
-        settings=Settings(place=find_version, streamed=data_dir is not None, rows_in=rows_in, loss_of=loss_of),
+        settings=Settings(place=find_version, streamed=data_dir is not None, rows_below=rows_below, loss_of=loss_of),
         timing=Timing(heartbeat_s=0.05, files_s=0.1),
     )
     try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ringpull.deploy.model_folders import choose_versions, find_version, rows_in
+from ringpull.deploy.model_folders import choose_versions, find_version, rows_below
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.fenced import FencedHead
 from ringpull.inference.head.process import HeadProcess
@@ -92,7 +92,7 @@ def live_cluster(model_dir: Path, folder: Path, *, shards: int, replicas: list[s
         StateStore(open_files(str(folder / "state"))),
         members,
         owner=Owner("test"),
-        settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
+        settings=Settings(place=find_version, streamed=True, rows_below=rows_below),
         timing=Timing(heartbeat_s=POLL_S),
     )
     try:

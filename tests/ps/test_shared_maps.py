@@ -10,6 +10,7 @@ import pytest
 
 from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
@@ -109,3 +110,24 @@ def test_a_base_with_known_damage_is_no_model_for_another(scrubbed: Scrubbed) ->
     assert not same_map(base, scrubbed.base)
     with pytest.raises(Unavailable):
         ask(scrubbed.shard, scrubbed.table, OTHER)
+
+
+def test_equal_masks_are_one_mask(tmp_path: Path) -> None:
+    """Of many tables and versions, in whichever order they were opened; another number of copies has another one."""
+    ring, count = Ring.even(range(3), 2), 10
+    table = write_table(tmp_path / "users", rows=20)
+    shard, versions = Shard(0), [(MODEL, version) for version in range(1, count + 1)]
+    for epoch, (model, version) in enumerate(versions, 1):
+        shard.open(model, version, {"users": table.folder})
+        shard.assign(epoch, [ServedRanges(ring, {})], versions[:epoch])
+    shard.open(OTHER, 1, {"users": table.folder})
+    shard.assign(count + 1, [ServedRanges(ring, {(OTHER, "users"): 2})], [*versions, (OTHER, 1)])
+    opened = shard._state.versions
+    masks = {id(opened[version].tables["users"].mask) for version in versions}
+    assert len(masks) == 1
+    other = opened[OTHER, 1].tables["users"].mask
+    assert other is not None
+    assert id(other) not in masks
+    assert np.array_equal(other, ring.owned_mask(0, 2))
+    shard.retire(OTHER, 1)
+    assert all(np.array_equal(opened[version].tables["users"].mask, ring.owned_mask(0, 1)) for version in versions)

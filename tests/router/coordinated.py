@@ -46,7 +46,6 @@ from ringpull.router.control.events import (
     member_of,
 )
 from ringpull.router.control.lacking import version_names
-from ringpull.router.control.placements import owned_mask
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 TABLES = {"one": 1, "two": 2, "all": ALL}
@@ -309,7 +308,8 @@ class MiniDeployment:
         for shard, mini in self.shards.items():
             assert {(model, number) for model, number, _ in mini.answers} == names, self._story("versions are left")
             for (model, number, table), mask in mini.answers.items():
-                assert (mask == owned_mask(spec, shard, model, table)).all(), self._story(f"shard {shard}: {number}")
+                owned = spec.ring.owned_mask(shard, spec.replicas.get((model, table), 1))
+                assert (mask == owned).all(), self._story(f"shard {shard}: {number}")
             assert mini.address == next(each for each in state.map.shards if each.shard == shard)
             assert mini.bytes_per_s is None, self._story(f"shard {shard} is throttled still")
         for mini in self.heads.values():

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, Unavailable
 from ringpull.router.control.deployment_spec import PlacedTable, initial_spec
@@ -170,12 +172,12 @@ def test_stopping_ends_what_runs(gate: Path) -> None:
 # -- the coordinator ---------------------------------------------------------------------------------------------------
 
 
-def rows_held(table: PlacedTable, _: object) -> int:
-    """Rows of a range, counted by somebody who takes long: the first of them, until the gate opens."""
+def rows_held(table: PlacedTable, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows below slots, counted by somebody who takes long: the first of them, until the gate opens."""
     if (gate := Path(table.folder) / "gate").exists():
         held(table.folder)
         gate.unlink()
-    return 1
+    return slots
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def coordinator(gate: Path) -> Iterator[CoordinatorProcess]:
     (gate / "state").mkdir()
     store = StateStore(LocalFiles(gate / "state"))
     members = FakeMembers()
-    settings = Settings(place=lambda request, spec: version(2), rows_in=rows_held)
+    settings = Settings(place=lambda request, spec: version(2), rows_below=rows_held)
     running = CoordinatorProcess(store, members, owner=Owner("this one"), settings=settings, timing=FAST)
     placed = version(1)
     table = PlacedTable(str(gate), 1, 100, 16)
@@ -261,8 +263,8 @@ def test_a_rebalance_that_was_planned_too_late_is_not_begun(
 def test_a_plan_is_told_in_short() -> None:
     spec = initial_spec(range(4), [version(1)])
     rebalancing = Rebalancing(spec, Rebalance(shards=7), {}, ())
-    plan = rebalancing.plan(streamed=True, rows_in=evenly)
-    direct = move_plan(spec, rebalancing.begin().target, streamed=True, rows_in=evenly)
+    plan = rebalancing.plan(streamed=True, rows_below=evenly)
+    direct = move_plan(spec, rebalancing.begin().target, streamed=True, rows_below=evenly)
     assert sum(plan.shard_bytes_gained.values()) == direct.assigned_bytes == plan.copied_bytes
     assert set(plan.shard_bytes_gained) == set(range(7))
     assert (plan.ranges, plan.assigned_bytes) == (direct.ranges, direct.assigned_bytes)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
@@ -96,11 +97,30 @@ def test_files_that_can_be_opened_cross_no_wire() -> None:
     assert plan.ranges == sum(len(move.ranges) for move in plan.moves)
 
 
-def test_rows_are_counted_exactly_where_the_index_can_be_read() -> None:
+def test_rows_are_counted_exactly_where_the_positions_can_be_read() -> None:
     old = spec(2, 1)
-    plan = move_plan(old, moved(old, [0, 1, 2], 1), streamed=True, rows_in=lambda table, slots: 1)
-    assert plan.assigned_bytes == plan.ranges * (8 + ROW_BYTES)
-    assert evenly(PlacedTable("", 1, 1000, 4), SlotRange(0, SLOTS // 2)) == 500
+    plan = move_plan(old, moved(old, [0, 1, 2], 1), streamed=True, rows_below=lambda table, slots: 2 * slots)
+    assert plan.assigned_bytes == 2 * sum(len(slots) for move in plan.moves for slots in move.ranges) * (8 + ROW_BYTES)
+    slots = np.array([0, SLOTS // 2, SLOTS])
+    assert evenly(PlacedTable("", 1, 1000, 4), slots).tolist() == [0, 500, 1000]
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_a_table_is_counted_once_however_many_shards_there_are(shards: int) -> None:
+    """Counting for each shard by itself took most of `rebalance --auto`."""
+    tables = {f"t{i}": PlacedTable(f"/m/t{i}", 1, 100 + i, 4) for i in range(7)}
+    old = initial_spec(range(shards), [PlacedVersion("m", 1, "/m", tables)])
+    counted: list[str] = []
+
+    def below(table: PlacedTable, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        counted.append(table.folder)
+        return evenly(table, slots)
+
+    after = replace(moved(old, list(range(shards + 1)), 2), replicas={("m", "t3"): ALL, ("m", "t5"): 2})
+    plan = move_plan(old, after, streamed=True, rows_below=below)
+    assert counted == [table.folder for table in tables.values()]
+    assert {move.table for move in plan.moves} == set(tables)
+    assert plan.shard_bytes_after.keys() == set(range(shards + 1))
 
 
 def test_bytes_by_shard_add_up_to_the_copies() -> None:

@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import SLOT_SHIFT, keys_of, positions_of
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import Pooling
 from ringpull.ps.wire.messages import Op, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch
+from ringpull.router.here import Here, layer_id
 from ringpull.router.lookup import Lookup
 from ringpull.router.partition import STICKINESS_KEYS, Part, partition
 from ringpull.router.replicas import DOWN, Loads, Placement, least_loaded
 from ringpull.router.shard_map import ShardAddress, ShardMap
-from tests.router.cases import lookups
+from tests.router.cases import LISTS, lookups, some_lookups
 
 
 def placement(shards: int, ranks: int = 1) -> Placement:
@@ -210,3 +211,43 @@ def test_offsets_that_do_not_add_up_are_refused_by_table(offsets):
     bad = Lookup("bad", Pooling.MEAN, THREE, np.array(offsets))
     with pytest.raises(InvalidInput, match="look-up in bad: offsets must ascend from 0 to the number of keys, 3"):
         cut(Batch.of([good, bad, good]), placement(2))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_all_here_is_cut_as_one_part_like_any_other(seed):
+    """The short way for a batch of one layer gives what the long one gives, of a batch and of a part of one."""
+    batch = Batch.of(some_lookups(["users", LISTS], 30, seed))
+    count = len(batch.tables)
+    whole, some = np.zeros(count, np.int64), np.full(count, -1, np.int64)
+    every, owners, waiting = np.ones((1, SLOTS), np.uint8), np.zeros((SLOTS, 1), np.uint16), np.zeros(2, np.int64)
+    for each in (batch, *[part.as_batch() for part in cut(batch, placement(3))]):
+        ones = np.ones(count, np.int64)
+        [short] = partition(each, ones, 0, owners, waiting, Here(whole, some, every, 1))
+        [long] = partition(each, ones, 0, owners, waiting, Here(some, np.zeros(count, np.int64), every, 1))
+        assert (short.shard, long.shard) == (layer_id(0), layer_id(0))
+        for name in ("keys", "bags", "positions", "lengths", "weights", "targets"):
+            first, second = getattr(short, name), getattr(long, name)
+            assert first.dtype == second.dtype
+            np.testing.assert_array_equal(first, second)
+    assert not waiting.any()
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_every_key_goes_to_its_layer_or_else_to_an_owner(layers):
+    rng = np.random.default_rng(layers)
+    batch = Batch.of(some_lookups(["users"], 60, layers))
+    count = len(batch.tables)
+    mask = rng.integers(0, layers + 1, SLOTS).astype(np.uint8)
+    ring, waiting = Ring.even(range(3)), np.array([0, 0, 0, DOWN])
+    here = Here(np.full(count, -1, np.int64), np.zeros(count, np.int64), mask[None], layers)
+    owners = ring.owner_table(1)
+    parts = partition(batch, np.ones(count, np.int64), 0, owners, waiting, here)
+    assert sum(part.size for part in parts) == batch.keys.size
+    for part in parts:
+        slots = (part.positions >> np.uint64(SLOT_SHIFT)).astype(np.int64)
+        if part.shard >= 0:
+            assert (mask[slots] == 0).all()
+            assert (owners[slots, 0] == part.shard).all()
+        else:
+            assert (layer_id(0) - part.shard + 1 == mask[slots]).all()
+    assert waiting[:3].sum() == sum(part.size for part in parts if part.shard >= 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ from ringpull.router.client import Router
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
-from ringpull.router.top_k_merge import merged
+from ringpull.router.top_k_merge import merge_bytes, merged
 from tests.ps.tables import WrittenTable, write_table
 from tests.reference import ReferenceTable
 from tests.router.fakes import PATIENT
@@ -459,3 +460,24 @@ async def test_no_query_is_an_empty_answer(items) -> None:
 def test_a_merge_of_nothing_has_no_rows() -> None:
     result = merged([], 2, 3, lost=4, epoch=5)
     assert (found(result), result.lost, result.epoch) == ([[], []], 4, 5)
+
+
+def test_replies_take_no_more_memory_than_is_said_until_they_are_merged() -> None:
+    shards, queries, k = 32, 4, 500
+
+    def reply(shard: int) -> TopKReply:
+        scores = np.sort(np.random.default_rng(shard).standard_normal((queries, k), np.float32))[:, ::-1]
+        positions = np.arange(queries * k, dtype=np.uint64) + np.uint64(shard * queries * k)
+        return TopKReply(np.full(queries, k, np.uint32), positions, scores.reshape(-1).copy())
+
+    merged([reply(0)], queries, k, lost=0, epoch=1)  # compiles
+    tracemalloc.start()
+    try:
+        result = merged([reply(shard) for shard in range(shards)], queries, k, lost=0, epoch=1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    own = result.keys.nbytes + result.scores.nbytes
+    said = merge_bytes(shards, 10**9, queries, k)
+    assert 0.8 * said < peak < said + own + 100_000
+    assert merge_bytes(shards, 700, queries, k) == merge_bytes(1, 10**9, queries, 700)

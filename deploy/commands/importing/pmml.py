@@ -32,7 +32,6 @@ def pmml(
     as_folder("OUT_DIR", out_dir)
     with needing("import", "ringpull import pmml"):
         from ringpull.inference.export.table_options import TableOptions
-        from ringpull.inference.importers.check_file import read_check_file
         from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES
         from ringpull.inference.importers.pmml.model import import_pmml
     from ringpull.inference.model.manifest import versions
@@ -44,7 +43,7 @@ def pmml(
         number,
         tables={table: TableOptions(row_type=wanted) for table, wanted in row_types_of(row_type or []).items()},
         max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
-        check_columns=None if check is None else read_check_file(check),
+        check_file=check,
         quiet=as_json,
     )
     print_import(report, out_dir, as_json=as_json)

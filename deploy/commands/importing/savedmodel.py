@@ -36,7 +36,7 @@ Texts = Annotated[
     list[str] | None,
     typer.Option(
         metavar="INPUT=FILE",
-        help="Texts that an input may have, one a line, where the model hashes them; repeatable.",
+        help="Texts that an input may have, one a line, where the model changes them or salts their hash; repeatable.",
     ),
 ]
 Python = Annotated[

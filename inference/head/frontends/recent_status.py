@@ -15,6 +15,7 @@ from ringpull.inference.head.metrics.call_tally import (
     CALL_NUMBERS,
     FAILED,
     FIRST_BUCKET,
+    HERE,
     KEYS,
     MISSING,
     TABLE_NUMBERS,
@@ -44,8 +45,9 @@ def recent_statuses(recent: Growing, models: Iterable[str], now_s: float) -> lis
     return [_recent(model, numbers, steps, now_s) for model, numbers in {"": every, **by_model}.items()]
 
 
-def keys_per_s(recent: Growing, table: str, now_s: float) -> tuple[float, float]:
-    """Return how many keys of a table are looked up a second, and how many of these are missing, over the last minute.
+def keys_per_s(recent: Growing, table: str, now_s: float) -> tuple[float, float, float]:
+    """Return how many keys of a table are looked up a second, and how many of these are missing and are answered by
+    heads themselves, over the last minute.
 
     Args:
         recent: Numbers by `MODEL/TABLE` and step, over all heads.
@@ -55,7 +57,7 @@ def keys_per_s(recent: Growing, table: str, now_s: float) -> tuple[float, float]
     newest = int(now_s) // STEP_S
     numbers = _sum([recent.get((table, newest - back), ()) for back in range(RATE_STEPS)], TABLE_NUMBERS)
     seconds = _rate_seconds(now_s)
-    return numbers[KEYS] / seconds, numbers[MISSING] / seconds
+    return numbers[KEYS] / seconds, numbers[MISSING] / seconds, numbers[HERE] / seconds
 
 
 def percentile_s(buckets: Sequence[int], share: float) -> float:

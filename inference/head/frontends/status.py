@@ -105,7 +105,9 @@ async def cluster_status(
         head_number=view.head,
         epoch=view.shard_map.epoch,
         shards=shard_statuses(view.shard_map, statistics),
-        tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served], recent, now_s),
+        tables=table_statuses(
+            view.shard_map, statistics, [each.loaded for each in served], recent, now_s, counts.keys_here
+        ),
         models=[describe_served(each, catalog) for each in served],
         requests=counted.requests,
         failed=counted.failed,
@@ -167,12 +169,15 @@ def table_statuses(
     versions: Iterable[LoadedVersion],
     recent: Growing,
     now_s: float,
+    keys_here: Callable[[str, int], tuple[int, int]],
 ) -> list[pb.TableStatus]:
     """Return one status per table of every version.
 
     Args:
         recent: Numbers of the last minutes, over all heads.
         now_s: Seconds since 1970.
+        keys_here: Returns how many keys of a table (`MODEL/TABLE`, version) heads answered themselves, and of these
+            missing ones.
     """
     keys: defaultdict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0, 0])
     for answer in statistics.values():
@@ -186,7 +191,8 @@ def table_statuses(
         for entry in version.manifest.tables:
             wanted = shard_map.replicas.get((model, entry.spec.name), 1)
             looked_up, missing = keys[model, number, entry.spec.name]
-            rate, missing_rate = keys_per_s(recent, f"{model}/{entry.spec.name}", now_s)
+            rate, missing_rate, here_rate = keys_per_s(recent, f"{model}/{entry.spec.name}", now_s)
+            here, missing_here = keys_here(f"{model}/{entry.spec.name}", number)
             found.append(
                 pb.TableStatus(
                     model=model,
@@ -197,10 +203,11 @@ def table_statuses(
                     dim=entry.spec.dim,
                     replicas_wanted=str(wanted),
                     replicas_effective=_effective(wanted, len(shard_map.shards)),
-                    keys=looked_up,
-                    missing=missing,
+                    keys=looked_up + here,
+                    missing=missing + missing_here,
                     keys_per_s=rate,
                     missing_per_s=missing_rate,
+                    here_per_s=here_rate,
                 )
             )
     return found

@@ -35,8 +35,13 @@ version that began again would stand still until it had caught up."""
 
 KEYS: Final = 0
 MISSING: Final = 1
-TABLE_NUMBERS: Final = 2
-"""The same of the step of a table, which is named `MODEL/TABLE`: keys looked up, and keys of these that it has not."""
+HERE: Final = 2
+TABLE_NUMBERS: Final = 3
+"""The same of the step of a table, which is named `MODEL/TABLE`: keys looked up, keys of these that it has not, and
+keys that the head answered itself. Of its totals only the latter count: `KEYS` and `MISSING` of keys answered here."""
+
+KeysHere = Mapping[tuple[str, int], Mapping[str, tuple[int, int]]]
+"""Keys that a head answered itself, and how many of these were missing: (model, version) -> table -> both."""
 
 
 @dataclass(slots=True)
@@ -88,18 +93,23 @@ class CallTally:
     """Counts of one head. Owned by the event loop."""
 
     def __init__(
-        self, routed: Callable[[], RouterCounters] = RouterCounters, now: Callable[[], float] = time.time
+        self,
+        routed: Callable[[], RouterCounters] = RouterCounters,
+        now: Callable[[], float] = time.time,
+        here: Callable[[], KeysHere] = dict,
     ) -> None:
         """Begin with nothing.
 
         Args:
             routed: Returns what the head has asked of the shards.
+            here: Returns what it answered itself.
             now: Seconds since 1970.
         """
         self._routed = routed
         self._now = now
-        self._keys: dict[str, tuple[int, int]] = {}
-        """`MODEL/TABLE` -> keys looked up and missing, as of the last look."""
+        self._here = here
+        self._keys: dict[str, tuple[int, int, int]] = {}
+        """`MODEL/TABLE` -> keys looked up, missing and answered here, as of the last look."""
         self._totals: dict[tuple[str, int], _Sums] = {}
         self._let_go: dict[tuple[str, int], _Sums] = {}
         """The same of versions that are not loaded any more, in the order in which they were let go of."""
@@ -181,7 +191,11 @@ class CallTally:
             sent_bytes=routed.sent_bytes,
             received_bytes=routed.received_bytes,
         )
-        return {OVERALL: astuple(overall), **{key: astuple(sums) for key, sums in self._totals.items()}}
+        totals: dict[tuple[str, int], Numbers] = {OVERALL: astuple(overall)}
+        totals |= {key: astuple(sums) for key, sums in self._totals.items()}
+        for (model, version), tables in self._here().items():
+            totals |= {(f"{model}/{table}", version): keys for table, keys in tables.items()}
+        return totals
 
     def counts(self) -> HeadCounts:
         """Return all that is counted."""
@@ -204,12 +218,13 @@ class CallTally:
         """Take what was looked up since the last look, half a second ago, for a part of this step."""
         for (model, table), counts in self._routed().tables.items():
             name = f"{model}/{table}"
-            keys, missing = self._keys.get(name, (0, 0))
+            keys, missing, here = self._keys.get(name, (0, 0, 0))
             if counts.keys != keys:
                 step = self._step(name, self._now(), TABLE_NUMBERS)
                 step[KEYS] += counts.keys - keys
                 step[MISSING] += counts.missing - missing
-                self._keys[name] = counts.keys, counts.missing
+                step[HERE] += counts.here - here
+                self._keys[name] = counts.keys, counts.missing, counts.here
 
     def _step(self, name: str, now_s: float, numbers: int = CALL_NUMBERS) -> list[int]:
         key = (name, int(now_s) // STEP_S)
@@ -230,8 +245,19 @@ def model_counts(totals: Growing) -> dict[tuple[str, int], ModelCounts]:
     return {
         key: ModelCounts(**dict(zip(_NAMES, numbers, strict=False)))
         for key, numbers in totals.items()
-        if key != OVERALL
+        if key != OVERALL and "/" not in key[0]
     }
+
+
+def keys_here(lives: Mapping[str, Growing], table: str, version: int) -> tuple[int, int]:
+    """Return how many keys of a table all lives of heads answered themselves, and how many of these were missing.
+
+    Args:
+        table: Its name, `MODEL/TABLE`.
+    """
+    numbers = summed({(table, version): each.get((table, version), ())} for each in lives.values())
+    keys, missing = (*numbers.get((table, version), ()), 0, 0)[:2]
+    return keys, missing
 
 
 def overall(totals: Mapping[str, Growing]) -> Overall:

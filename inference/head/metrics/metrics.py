@@ -223,10 +223,17 @@ def _of_router(counted: RouterCounters) -> Iterator[Family]:
     yield total("ringpull_pull_hedges_total", "Late parts of pulls asked of other owners too.", counted.hedges)
     yield total("ringpull_pull_hedges_won_total", "Of these, those answered first by them.", counted.hedges_won)
     yield total("ringpull_ejections_total", "Times that a sick shard was left out of the choice.", counted.ejections)
+    yield total(
+        "ringpull_local_refused_total",
+        "Parts of pulls that local files were to answer and did not, so that shards were asked.",
+        counted.here_refused,
+    )
     keys = {table: counts.keys for table, counts in counted.tables.items()}
     missing = {table: counts.missing for table, counts in counted.tables.items()}
     lost = {table: counts.lost for table, counts in counted.tables.items()}
     yield counter("ringpull_keys_total", "Keys looked up.", TABLE, keys)
+    here = {table: counts.here for table, counts in counted.tables.items()}
+    yield counter("ringpull_local_keys_total", "Keys that this head answered itself, from local files.", TABLE, here)
     yield counter("ringpull_missing_keys_total", "Keys looked up that the table does not have.", TABLE, missing)
     yield counter(
         "ringpull_lost_keys_total", "Keys that no live shard could answer for, given default vectors.", TABLE, lost

@@ -43,7 +43,7 @@ class RankPlan:
     rows: int
     """Rows that are looked at, each as often as there are queries for it."""
     room: int
-    """Bytes of the reply, and of the lists as shards have them."""
+    """Bytes of the reply, of the lists as shards have them, and of what shards answer until it is merged."""
     cost: float
     """Work of the shards, in bytes of a request's message that take a head as long."""
 
@@ -118,7 +118,8 @@ class Ranker:
                 f"k: {request.k} rows for each of {queries} queries have {reply} bytes; max_message_bytes is"
                 f" {max_reply_bytes}, of the reply, too; ask for fewer"
             )
-        return RankPlan(entry, query_table, output, rows, reply + KEY_BYTES * listed, cost / BYTES_OF_COST)
+        room = reply + KEY_BYTES * listed + self._router.top_k_bytes(entry.rows, queries, request.k)
+        return RankPlan(entry, query_table, output, rows, room, cost / BYTES_OF_COST)
 
     def _query_table(self, request: TopKRequest, ranked: TableEntry) -> TableEntry:
         assert request.like is not None

@@ -30,6 +30,8 @@ class Puller(Protocol):
 
     async def top_k(self, model: str, version: int, query: TopKQuery, *, deadline_s: float) -> TopKResult: ...
 
+    def top_k_bytes(self, rows: int, queries: int, k: int) -> int: ...
+
 
 class RowReader:
     """Reads rows of one version. Owned by the event loop."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ringpull.inference.export.keys import RowKeys
 from ringpull.inference.export.made_lists import ids_made
 from ringpull.inference.export.ranges import IdRange, telling_ids
-from ringpull.inference.importers.made_rows import made_rows
+from ringpull.inference.importers.made_rows import fingerprinted, made_rows
 from ringpull.inference.importers.onnx.cutting import Use
 from ringpull.inference.schema.features import Prepared, PreparedFeature
 from ringpull.inference.schema.key_expressions import KeyExpression
@@ -43,7 +43,7 @@ def ids_of(
     found = {}
     random = np.random.default_rng(0)
     for name, own in ranges.items():
-        if schema.get(name) is None or isinstance(schema[name], Dense):
+        if schema.get(name) is None or isinstance(schema[name], Dense) or fingerprinted(schema[name]) is not None:
             continue
         telling = {id_ for each in own if each.key is not None for id_ in telling_ids(each.key, each.rows)}
         most = min(each.rows for each in own)

@@ -64,7 +64,11 @@ def linear_inputs(node: NodeProto, readings: Sequence[Reading]) -> list[str]:
 
 
 def taken_back(
-    nodes: Sequence[NodeProto], readings: Sequence[Reading], through: Mapping[int, NodeProto], tensor: str, weight: Array
+    nodes: Sequence[NodeProto],
+    readings: Sequence[Reading],
+    through: Mapping[int, NodeProto],
+    tensor: str,
+    weight: Array,
 ) -> ColumnParts:
     """Return what the columns of a tensor times a weight (n, D) are the sum of.
 

@@ -62,6 +62,7 @@ def import_onnx(
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_scores: Mapping[str, Array] | None = None,
+    telling_columns: Mapping[str, Column] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     quiet: bool = False,
 ) -> ExportReport:
@@ -86,6 +87,7 @@ def import_onnx(
         check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
             them, and compared; others that are no feature are let be.
         check_scores: More scores of these rows, by output.
+        telling_columns: More rows by feature, without scores, that an importer made of its source's own numbers.
         classes: Names of the classes by output, one for each of the C scores of a row, as in `export_model`.
         quiet: Print no report, no progress and no guess.
 
@@ -108,6 +110,10 @@ def import_onnx(
         reference = GraphReference(source, split.bound, split.outputs)
     given, scores = _given(split, check_columns or {})
     check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})
+    if telling_columns:
+        telling, _ = _given(split, telling_columns)
+        assert telling is not None
+        check.append(_check(split, telling, "rows at the source's own values", None))
     with _explained(split):
         parts = split.parts()
         return write_onnx_version(parts, out_dir, version, reference=reference, check=check, name=name, quiet=quiet)

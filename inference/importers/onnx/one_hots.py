@@ -203,6 +203,7 @@ class _Writer:
         """The graph, with the constants that were written."""
         self._readings = readings
         self._hots = hots
+        self._makers = {name: node for node in source.graph.node for name in node.output}
         self._count = 0
         self._names = set(readings[0].values)
 
@@ -237,10 +238,16 @@ class _Writer:
 
     def _rows(self, editor: GraphEditor, hot: _OneHot, weight: Array) -> str:
         """Return rows (B, K) of a weight (n, K) by what a one-hot vector is made of, zeros where it is of zeros."""
-        table = self._name(f"{hot.given.removeprefix('ringpull/')}_weights")
+        table = self._name(f"{self._source_of(hot.given).removeprefix('ringpull/')}_weights")
         self.source = add_weight(self.source, table, np.concatenate([weight, np.zeros_like(weight[:1])]))
         column = editor.node("Reshape", [hot.given, editor.numbers([-1])])
         return editor.node("Gather", [table, self._codes(editor, hot, column)], axis=0)
+
+    def _source_of(self, tensor: str) -> str:
+        """Return what a tensor is but another type of."""
+        while (maker := self._makers.get(tensor)) is not None and maker.op_type == "Cast":
+            tensor = maker.input[0]
+        return tensor
 
     def _codes(self, editor: GraphEditor, hot: _OneHot, column: str) -> str:
         """Return the row (B,) of each category: of none the last, or where that is an error one that there is not."""

@@ -28,7 +28,8 @@ from ringpull.ps.spec import Pooling
 Array = NDArray[Any]
 
 _SEEDS: Final = (1, 2)
-_ROWS: Final = 9
+_ROWS: Final = 24
+"""Rows of a run: so many that ids of one a row, too, are all there that tell rules apart."""
 _POOLINGS: Final = (Pooling.SUM, Pooling.MEAN, Pooling.MAX)
 
 
@@ -121,10 +122,10 @@ class _Run:
         low, high = limit if limit is not None else (-(2**40), 2**40)
         telling = [feature.pad, 0, 1, 2, 3, -1, low, high - 1, use.rows - 1, feature.pad + 1]
         fitting = sorted({each for each in telling if low <= each < high})
-        ids = self.random.choice(np.array(fitting, np.int64), (_ROWS, length))
         lengths = np.resize(np.array([length, 1, 0, length - 1, max(1, length // 2)]), _ROWS)
         mask = sequence_mask(lengths, feature)
-        ids = np.where(mask, ids, feature.pad)
+        ids = np.full((_ROWS, length), feature.pad)
+        ids[mask] = np.resize(self.random.permutation(np.array(fitting, np.int64)), mask.sum())
         ids[-1] = feature.pad  # a bag of padding alone, which were ids
         lengths[-1] = length
         mask[-1] = True

@@ -113,6 +113,8 @@ class DerivedField:
     expression: Expression
     numeric: bool
     """Whether its values are numbers, or true and false."""
+    single: bool
+    """Whether its numbers are float32."""
     line: int
 
 
@@ -134,7 +136,10 @@ def read_derived(parent: Element | None) -> dict[str, DerivedField]:
         if data_type not in (*NUMBER_TYPES, "string", "boolean"):
             raise element.refusal(f"has dataType={data_type[:80]!r}, which is not known here")
         name = element.attribute("name")
-        found[name] = DerivedField(name, read_expression(inner[0], data_type), data_type != "string", element.line)
+        if name in found:
+            raise element.refusal(f"is the second one called {name[:80]!r}")
+        expression, single = read_expression(inner[0], data_type), data_type == "float"
+        found[name] = DerivedField(name, expression, data_type != "string", single, element.line)
     return found
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, overload
+
+import numpy as np
 
 from ringpull.inference.importers.pmml.document import Element
 
 NUMBER_TYPES: Final = ("integer", "float", "double")
 _TYPES: Final = (*NUMBER_TYPES, "string", "boolean")
+TIMES: Final = (
+    *("date", "time", "dateTime", "dateDaysSince[0]", "dateDaysSince[1960]", "dateDaysSince[1970]", "timeSeconds"),
+    *("dateDaysSince[1980]", "dateTimeSecondsSince[0]", "dateTimeSecondsSince[1960]", "dateTimeSecondsSince[1970]"),
+    "dateTimeSecondsSince[1980]",
+)
+"""Types of fields that no model that is read may take."""
 _INPUTS: Final = ("active", "supplementary", "group", "order", "frequencyWeight", "analysisWeight")
 _TARGETS: Final = ("predicted", "target")
 
@@ -37,6 +45,22 @@ class Interval:
         above = self.low is None or number > self.low or (self.low_closed and number == self.low)
         return above and (self.high is None or number < self.high or (self.high_closed and number == self.high))
 
+    def single(self) -> Interval:
+        """Return it with margins of float32, as float32 numbers are compared with."""
+        return Interval(as_single(self.low), as_single(self.high), self.low_closed, self.high_closed)
+
+
+@overload
+def as_single(number: float) -> float: ...
+@overload
+def as_single(number: float | None) -> float | None: ...
+def as_single(number: float | None) -> float | None:
+    """Return the float32 nearest to a number; None of None."""
+    if number is None:
+        return None
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
+
 
 @dataclass(frozen=True, slots=True)
 class DataField:
@@ -46,8 +70,9 @@ class DataField:
     line: int
     categorical: bool
     """Whether its values are compared as they are: categories, in an order or none."""
+    ordinal: bool
     data_type: str
-    """One of string, boolean, integer, float, double."""
+    """One of string, boolean, integer, float, double, or of `TIMES`."""
     valid: tuple[str, ...]
     """Values that are valid, as texts; none: all are, but for `invalid` and what lies outside of `intervals`."""
     texts: tuple[str, ...]
@@ -70,6 +95,8 @@ class MiningField:
     line: int
     missing: str | None
     """Value that stands in for a missing one."""
+    missing_refused: bool
+    """Whether a row is invalid that has none."""
     invalid: Invalid
     invalid_value: str | None
     outliers: Outliers
@@ -130,7 +157,9 @@ def read_dictionary(pmml: Element) -> dict[str, DataField]:
 
 def _data_field(element: Element) -> DataField:
     kind = element.choice("optype", ("categorical", "ordinal", "continuous"))
-    data_type = element.choice("dataType", _TYPES)
+    data_type = element.choice("dataType", (*_TYPES, *TIMES))
+    if data_type in TIMES:
+        kind = "categorical"  # a model that takes it is refused, others may be of the same dictionary
     if kind == "continuous" and data_type not in NUMBER_TYPES:
         raise element.refusal(f"is continuous, and of type {data_type}")
     values: dict[str, dict[str, str]] = {"valid": {}, "missing": {}, "invalid": {}}
@@ -148,6 +177,7 @@ def _data_field(element: Element) -> DataField:
         name=element.attribute("name"),
         line=element.line,
         categorical=kind != "continuous",
+        ordinal=kind == "ordinal",
         data_type=data_type,
         valid=tuple(values["valid"]),
         texts=tuple(values["valid"].values()),
@@ -182,8 +212,6 @@ def _mining_field(element: Element) -> MiningField:
     outliers: Outliers = element.choice(  # type: ignore[assignment]
         "outliers", ("asIs", "asMissingValues", "asExtremeValues"), "asIs"
     )
-    if element.get("missingValueTreatment") == "returnInvalid":
-        raise element.refusal("has missingValueTreatment='returnInvalid', which is not known here")
     instead = element.attribute("invalidValueReplacement") if treatment == "asValue" else None
     low, high = element.maybe("lowValue"), element.maybe("highValue")
     if outliers != "asIs" and (low is None or high is None):
@@ -192,6 +220,7 @@ def _mining_field(element: Element) -> MiningField:
         name=element.attribute("name"),
         line=element.line,
         missing=element.attributes.get("missingValueReplacement"),
+        missing_refused=element.get("missingValueTreatment") == "returnInvalid",
         invalid=treatment,
         invalid_value=instead,
         outliers=outliers,
@@ -206,7 +235,9 @@ def mentioned_values(pmml: Element, dictionary: Mapping[str, DataField]) -> dict
     A superset does no harm: what is not mentioned is a value that nothing tells from others.
     """
     found: dict[str, dict[str, None]] = {
-        name: dict.fromkeys(each.valid) for name, each in dictionary.items() if each.categorical
+        name: dict.fromkeys(("false", "true") if each.data_type == "boolean" else each.valid)
+        for name, each in dictionary.items()
+        if each.categorical
     }
 
     made_of = {

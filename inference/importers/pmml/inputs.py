@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.importers.pmml.document import Element
-from ringpull.inference.importers.pmml.evaluator.fields import OTHER, Given
-from ringpull.inference.importers.pmml.fields import DataField, MiningSchema
+from ringpull.inference.importers.pmml.evaluator.fields import OTHER
+from ringpull.inference.importers.pmml.evaluator.values import Given, Single
+from ringpull.inference.importers.pmml.fields import TIMES, DataField, MiningSchema
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.kinds import Dense, Feature, Sparse
 from ringpull.inference.schema.schema import Schema
@@ -49,7 +50,7 @@ class Input:
     def given(self, prepared: NDArray[Any]) -> list[Given]:
         """Return the values of rows, as an argument of the schema has them."""
         if self.values is None:
-            return [None if np.isnan(each) else float(each) for each in prepared.reshape(-1)]
+            return [None if np.isnan(each) else Single(each) for each in prepared.reshape(-1)]
         texts: list[Given] = [OTHER, *self.values, None]
         return [texts[each] for each in prepared.tolist()]
 
@@ -72,6 +73,10 @@ def inputs_of(
         data = dictionary.get(each.name)
         if data is None:
             raise InvalidInput(f"line {each.line}: <MiningField> {each.name!r} is in no data dictionary")
+        if data.data_type in TIMES:
+            raise InvalidInput(
+                f"line {data.line}: <DataField> {each.name!r} has dataType={data.data_type!r}, not known here"
+            )
         name = _STRANGE.sub("_", each.name).strip("_.-")[:128] or f"field_{len(found)}"
         if name in found:
             raise InvalidInput(

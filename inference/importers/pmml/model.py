@@ -7,7 +7,7 @@ the same document evaluated a row at a time (evaluator).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +18,12 @@ from rich.console import Console
 
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.table_options import TableOptions
+from ringpull.inference.importers.check_file import read_check_file
 from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
 from ringpull.inference.importers.pmml.document import Element, read_document
 from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row
 from ringpull.inference.importers.pmml.evaluator.models import Prediction, predicted
-from ringpull.inference.importers.pmml.expressions import DerivedField, read_derived
+from ringpull.inference.importers.pmml.expressions import read_derived
 from ringpull.inference.importers.pmml.fields import LARGE, DataField, mentioned_values, read_dictionary
 from ringpull.inference.importers.pmml.inputs import (
     Input,
@@ -52,7 +53,6 @@ class PmmlModel:
     """A model of a document, read."""
 
     dictionary: Mapping[str, DataField]
-    derived: Mapping[str, DerivedField]
     model: Model
     inputs: tuple[Input, ...]
     numbers: Mapping[str, list[float]]
@@ -81,11 +81,11 @@ class PmmlModel:
         for each in self.inputs:
             if each.values is None:
                 given = graph.input(each.name, TensorProto.FLOAT, ["batch", 1])
-                fields[each.field.name] = Number(graph.cast(given))
+                fields[each.field.name] = Number(graph.cast(given), single=True)
             else:
                 given = graph.input(each.name, TensorProto.INT64, ["batch"])
                 fields[each.field.name] = Category.of(given, each.values, each.field.data_type)
-        outer = Scope(graph, self.dictionary, fields=fields, derived=self.derived)
+        outer = Scope(graph, self.dictionary, fields=fields)
         result, outputs = build_model(outer, self.model)
         served: dict[str, tuple[str, list[int]]] = {}
         if self.model.function == "classification":
@@ -100,7 +100,9 @@ class PmmlModel:
             served["prediction"] = graph.full_column(result.value), [1]
         for name, field in _named_outputs(self.model).items():
             value = outputs[field]
-            assert isinstance(value, Number)
+            if not isinstance(value, Number):
+                line = next(each.line for each in self.model.outputs if each.name == field)
+                raise InvalidInput(f"line {line}: <OutputField> {field!r} is a text, and its dataType that of a number")
             served[name] = graph.full_column(value.name), [1]
         return graph.model(served)
 
@@ -113,7 +115,7 @@ class PmmlModel:
         memory: dict[int, Any] = {}
         for place in range(rows):
             values = {name: each[place] for name, each in columns.items()}
-            row = Row(self.dictionary, values, self.derived, large=large, memory=memory)
+            row = Row(self.dictionary, values, {}, large=large, memory=memory)
             try:
                 with np.errstate(all="ignore"):
                     prediction = predicted(self.model, row)
@@ -155,12 +157,17 @@ def _clusters(model: Model) -> int:
 
 def _named_outputs(model: Model) -> dict[str, str]:
     """Return the outputs that are computed of others and are numbers, by the names that they are served under."""
-    found = {}
+    found: dict[str, str] = {}
     for each in model.outputs:
         if each.feature in ("transformedValue", "decision") and each.numeric:
             name = "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in each.name)
-            if name not in ("prediction", "probabilities", "label", "cluster", "distances"):
-                found[name] = each.name
+            if name in ("prediction", "probabilities", "label", "cluster", "distances"):
+                name = f"output_{name}"  # the model's own is called so
+            if name in found:
+                raise InvalidInput(
+                    f"line {each.line}: outputs {found[name]!r} and {each.name!r} would both be {name}; rename one"
+                )
+            found[name] = each.name
     return found
 
 
@@ -190,6 +197,12 @@ def _read(document: Element) -> PmmlModel:
     if models[0].tag not in MODELS:
         raise models[0].refusal(f"is a model not known here; known are {', '.join(MODELS)}")
     model = read_model(models[0], dictionary)
+    shared = read_derived(document.first("TransformationDictionary"))
+    for field in [*shared.values(), *model.derived.values()]:  # what derives of fields takes them as the model does
+        given = {each.name for each in model.schema.inputs}
+        if field.name in given or (field.name in shared and field.name in model.derived):
+            raise InvalidInput(f"line {field.line}: <DerivedField> {field.name[:80]!r} is a name of another field, too")
+    model = replace(model, derived={**shared, **model.derived})
     inputs = inputs_of(model.schema, dictionary, mentioned_values(document, dictionary))
     notes = [f"output {each!r} is of a kind that is left out" for each in model.unserved]
     notes += [
@@ -197,7 +210,6 @@ def _read(document: Element) -> PmmlModel:
     ]
     return PmmlModel(
         dictionary=dictionary,
-        derived=read_derived(document.first("TransformationDictionary")),
         model=model,
         inputs=tuple(inputs),
         numbers=mentioned_numbers(document),
@@ -214,6 +226,7 @@ def import_pmml(
     tables: Mapping[str, TableOptions] | None = None,
     max_dense_bytes: int = MAX_DENSE_BYTES,
     check_columns: Mapping[str, Column] | None = None,
+    check_file: Path | None = None,
     quiet: bool = False,
 ) -> ExportReport:
     """Write a model of PMML as `out_dir/VERSION/`, held against the document evaluated a row at a time.
@@ -226,6 +239,7 @@ def import_pmml(
         tables: Options of tables, by name: of coefficients of categories with many values.
         max_dense_bytes: The largest table that may stay in the dense program.
         check_columns: Rows of your own, by feature, to check; columns called like an output are scores of them.
+        check_file: The same from a Parquet file, where a null is a missing value.
         quiet: Print no report and no progress.
 
     Raises:
@@ -253,7 +267,8 @@ def import_pmml(
         tables=tables,
         max_dense_bytes=max_dense_bytes,
         reference=read.evaluate,
-        check_columns=check_columns or rows,
+        check_columns=check_columns if check_file is None else read_check_file(check_file, read.schema),
+        telling_columns=rows,
         classes={"probabilities": read.classes} if read.classes else None,
         quiet=quiet,
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import Hash, Transform, Vocabulary
+from ringpull.inference.schema.transforms import Fingerprint, Hash, Transform, Vocabulary
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import check_name
 
@@ -41,22 +41,37 @@ class ModelInput:
     """Texts or ids that codes stand for, from code 1 on; None: it is given as it is."""
     pad: int | None
     """Code or id that stands for none in a bag; None: it is not known."""
+    hashed: bool = False
+    """Whether the graph takes fingerprints of its values."""
 
     @property
     def width(self) -> int:
         """Number of values a row, where that is said."""
         return math.prod(each or 1 for each in self.shape[1:])
 
-    def values(self, argument: NDArray[Any], rows: int) -> NDArray[Any]:
-        """Return what the SavedModel takes of an argument of the schema."""
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes any number of values a row, and is needed."""
+        return self.shape[1:] == (None,) and self.tensor is not None
+
+    def values(self, argument: NDArray[Any], rows: int, raw: Mapping[int, Any]) -> NDArray[Any]:
+        """Return what the SavedModel takes of an argument of the schema.
+
+        Args:
+            raw: What a fingerprint is of.
+        """
         if self.tensor is None:
             shape = (rows, *(each or 1 for each in self.shape[1:]))
             return np.full(shape, "") if self.dtype == "string" else np.zeros(shape, self.dtype)
+        if self.hashed:
+            dtype = np.str_ if self.dtype == "string" else self.dtype
+            values = [raw[each] for each in argument.reshape(-1).tolist()]
+            argument = np.array(values, dtype).reshape(argument.shape)
         wide = -1 if self.shape[1:] == (None,) else self.width
         shaped = argument.reshape(rows) if len(self.shape) == 1 else argument.reshape(rows, wide)
         if len(self.shape) > 2:
             shaped = argument.reshape(rows, *(each or 1 for each in self.shape[1:]))
-        return shaped if self.known is not None else shaped.astype(self.dtype)
+        return shaped if self.known is not None or self.hashed else shaped.astype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,7 @@ class Description:
                 tuple(each["shape"]),
                 None if each["known"] is None else tuple(each["known"]),
                 each["pad"],
+                each["hashed"],
             )
             for each in told["inputs"]
         )
@@ -129,16 +145,17 @@ class Description:
         if unknown := sorted(given.keys() - {each.name for each in self.inputs}):
             there = ", ".join(each.name for each in self.inputs)
             raise InvalidInput(f"--length {unknown[0]}: there is no such input; there are: {there}")
+        if free := [each.name for each in self.inputs if each.is_free and each.name not in given]:
+            options = " ".join(f"--length {name}=NUMBER" for name in free)
+            raise InvalidInput(
+                f"input {', '.join(free)}: takes any number of values a row; say how many at most: {options}"
+            )
         return Schema([_feature(each, given.get(each.name)) for each in self.inputs])
 
 
 def _feature(given: ModelInput, length: int | None) -> Feature:
     if None in given.shape[2:] or (None in given.shape[1:] and len(given.shape) > 2):
         raise InvalidInput(f"input {given.name}: has the shape {given.shape}; at most its second dimension may be free")
-    if given.shape[1:] == (None,) and length is None and given.tensor is not None:
-        raise InvalidInput(
-            f"input {given.name}: takes any number of values a row; say how many at most: --length {given.name}=NUMBER"
-        )
     try:
         check_name("feature", given.name)
     except InvalidInput as exc:
@@ -174,6 +191,8 @@ def _empty_text(given: ModelInput) -> int:
 
 
 def _transforms(given: ModelInput) -> tuple[Transform, ...]:
+    if given.hashed:
+        return (Fingerprint(),)
     if given.known is None:
         return ()
     return (Vocabulary(given.known),) if given.known else (Hash(1),)  # of no known text every one is unknown: code 0

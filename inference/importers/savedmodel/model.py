@@ -21,10 +21,13 @@ from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.version_folder import new_version
+from ringpull.inference.importers.made_rows import fingerprinted
 from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
 from ringpull.inference.importers.savedmodel.description import BigVariable, Description
 from ringpull.inference.importers.savedmodel.process import TIMEOUT_S, Converter
-from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Fingerprint
 from ringpull.ps.errors import ExportError, InvalidInput
 
 Score = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
@@ -61,7 +64,7 @@ def import_savedmodel(
         signatures: Signatures to serve; default: `serving_default`, and all that take the same inputs.
         tags: Tags of the graph; default: `serve`.
         lengths: Number of values a row, by input, where the SavedModel takes any.
-        texts: Texts that an input may have, where the graph does not say so, as it hashes them.
+        texts: Texts that an input may have, where the graph changes them, or salts their hash, and so does not say so.
         tables: Options per table.
         max_dense_bytes: The largest table that may stay in the dense program.
         check_rows: Made-up rows for the check.
@@ -123,20 +126,37 @@ def import_converted(
         version,
         arguments={each.tensor: each.name for each in description.inputs if each.tensor is not None},
         outputs={each.tensor: each.served_as for each in description.outputs},
-        reference=_reference(description, score),
+        reference=_reference(description, score, _raw_of_fingerprints(schema, options.get("check_columns") or {})),
         folder=Path("/"),  # where files of variables lie is told by our own converter
         **options,
     )
 
 
+def _raw_of_fingerprints(schema: Schema, columns: Mapping[str, Column]) -> dict[int, Any]:
+    """Return what the fingerprints in rows of a check are of: made-up values, and those of rows that are given."""
+    raw: dict[int, Any] = {}
+    for feature in schema.features:
+        made = fingerprinted(feature)
+        if made is None:
+            continue
+        values = made.tolist()
+        if feature.name in columns:
+            given = as_column(feature.name, columns[feature.name])
+            values += (given if isinstance(given, np.ndarray) else given.values).reshape(-1).tolist()
+        raw |= zip(Fingerprint().apply(np.array(values, np.object_)).tolist(), values, strict=True)
+    return raw
+
+
 def _reference(
-    description: Description, score: Score
+    description: Description, score: Score, raw: Mapping[int, Any]
 ) -> Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]:
     def reference(arguments: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         needed = next(each.name for each in description.inputs if each.tensor is not None)
         rows = len(arguments[needed])
         nothing = np.zeros(0)
-        found = score({each.name: each.values(arguments.get(each.name, nothing), rows) for each in description.inputs})
+        found = score(
+            {each.name: each.values(arguments.get(each.name, nothing), rows, raw) for each in description.inputs}
+        )
         scores = {}
         for output, values in zip(description.outputs, found, strict=True):
             if values.shape[:1] != (rows,):

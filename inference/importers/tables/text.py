@@ -1,14 +1,15 @@
 """Text: CSV and its kin, word2vec's and GloVe's; as it is or compressed by gzip, one file or many part files.
 
-Arrow's reader makes columns of it, block by block; a line is at most a block.
+Kernels of our own, or Arrow's reader, make rows of it, block by block; a line is at most a block.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from ringpull.inference.importers.tables import text_blocks
 from ringpull.inference.importers.tables.arrow_columns import At, bytes_of, keys_of, numbers_of
 from ringpull.inference.importers.tables.columns import Chosen, Kind, choose
 from ringpull.inference.importers.tables.files import SourceFile, find_files, fingerprint_of
 from ringpull.inference.importers.tables.parquet import arrow_errors
 from ringpull.inference.importers.tables.source import PieceKeys, ReadOptions, TablePiece, skipped
+from ringpull.inference.importers.tables.text_blocks import Block, blocks_of
 from ringpull.inference.importers.tables.text_layout import (
     BRACKETS,
     SAMPLE_LINES,
@@ -30,11 +33,10 @@ from ringpull.inference.importers.tables.text_layout import (
     is_integer,
     numbers_in,
 )
+from ringpull.inference.importers.tables.text_rows import RowParser, nearest_float32
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import MAX_DIM, Float32Array, KeyType, RowType
 
-BLOCK_BYTES: Final = 8 << 20
-"""Bytes of text that are read at a time, and of the longest line."""
 _FIRST_BYTES: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
 _ROW: Final = re.compile(r"Row #(\d+)")
@@ -105,23 +107,41 @@ class TextTable:
     def _of_file(self, file: SourceFile) -> Iterator[tuple[TablePiece, int]]:
         layout = self.layout
         self._check_first_line(file)
-        first = line = 1 + layout.skip_lines
+        line = 1 + layout.skip_lines
         spaced = _SpacedWords(file.path, self.dim)
         place = f"{file.name}: {'row' if layout.line_ends else 'line'}"
-        with _text(file) as (text, raw):
-            with _text_errors(file):
-                batches = pa_csv.open_csv(text, *self._options(spaced))
-            while True:
-                with _text_errors(file):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                line += spaced.count_before(line - first)
-                if batch.num_rows:
-                    yield self._piece(batch, place, line), raw.tell()
-                line += batch.num_rows
+        parser = RowParser(layout, self.chosen, self.dim, self.key_type)
+        with _text(file) as (text, raw), closing(parser.parsed(blocks_of(file, text, raw, layout))) as parsed:
+            for block, rows in parsed:
+                if rows is not None:
+                    yield TablePiece(*rows, place, line), block.read_bytes
+                    line += len(rows[1])
+                    continue
+                for piece in self._by_arrow(file, block, place, line, spaced):
+                    yield piece, block.read_bytes
+                line += spaced.rows_of_block
         if spaced.lines:
             yield spaced.piece(f"{file.name}: word with blanks, number"), file.size
+
+    def _by_arrow(
+        self, file: SourceFile, block: Block, place: str, line: int, spaced: _SpacedWords
+    ) -> Iterator[TablePiece]:
+        """Yield the rows of a block as Arrow reads them, lines of words with blanks left out."""
+        spaced.begin_block()
+        if not block.data.tobytes().strip():
+            return
+        with _text_errors(file, line):
+            table = pa_csv.read_csv(pa.BufferReader(block.data), *self._options(spaced, len(block.data)))
+        spaced.rows_of_block += table.num_rows
+        [batch] = table.combine_chunks().to_batches() or [None]
+        if batch is None:
+            return
+        done = 0
+        for before, number in enumerate([*spaced.numbers, spaced.rows_of_block + 1]):
+            count = number - 1 - before - done
+            if count:
+                yield self._piece(batch.slice(done, count), place, line + done + before)
+            done += count
 
     def _check_first_line(self, file: SourceFile) -> None:
         if file == self.files[0] or not self.layout.skip_lines:
@@ -130,22 +150,20 @@ class TextTable:
         if own != [self.layout.first_line]:
             raise InvalidInput(f"{file.path}: its first line is not that of {self.files[0].name}")
 
-    def _options(self, spaced: _SpacedWords) -> tuple[Any, Any, Any]:
+    def _options(self, spaced: _SpacedWords, size: int) -> tuple[Any, Any, Any]:
         """Return how Arrow is to read and parse the text, and to convert its columns."""
         layout, chosen = self.layout, self.chosen
         names = [column.name for column in layout.columns]
-        kinds = {column.name: column.kind for column in layout.columns}
         types = {chosen.id: pa.string()}
         if chosen.value is not None:
             types[chosen.value] = pa.string()
         for name in chosen.vector:
-            types[name] = pa.string() if kinds[name] in (Kind.VECTOR, Kind.OTHER) else pa.float32()
+            types[name] = pa.string() if layout.is_vector(name) else pa.float32()
         return (
             pa_csv.ReadOptions(
-                block_size=BLOCK_BYTES,
-                skip_rows=layout.skip_lines,
+                block_size=max(size, 1 << 10),
                 column_names=[*names, ""] if layout.trailing else names,
-                use_threads=False,  # so that errors say the row; more threads read a stream no faster
+                use_threads=False,  # so that errors say the row
             ),
             pa_csv.ParseOptions(
                 delimiter=layout.delimiter,
@@ -195,6 +213,7 @@ def open_table(where: str, options: ReadOptions) -> TextTable:
     if not files:
         raise InvalidInput(f"{where}: its files are empty")
     path = files[0].path
+    _check_alike(where, files)
     layout = find_layout(first_lines(files[0]), options, path)
     # Without names, keys are in the first column: so all write them who write no names.
     chosen = choose(layout.columns, options if layout.named or options.id else replace(options, id="0"), path)
@@ -203,29 +222,45 @@ def open_table(where: str, options: ReadOptions) -> TextTable:
     return TextTable(where, files, layout, chosen, dim, _key_type(layout.values(chosen.id), options))
 
 
+def _check_alike(where: str, files: Sequence[SourceFile]) -> None:
+    """Refuse a folder of several things, such as data and a description of it.
+
+    Raises:
+        InvalidInput: It has files of several suffixes.
+    """
+    suffixes = {PurePosixPath(file.name.removesuffix(".gz")).suffix for file in files}
+    if len(suffixes) > 1:
+        names = ", ".join(file.name for file in files[:8])
+        raise InvalidInput(
+            f"{where}: its files are of several kinds: {names}{', ...' if len(files) > 8 else ''}; name the one that is"
+            " the table, or a pattern that fits its parts, such as 'FOLDER/part-*'"
+        )
+
+
 class _SpacedWords:
     """Lines of words with blanks in them, as GloVe's largest file has some dozens: kept until the others are read."""
 
     def __init__(self, where: str, dim: int) -> None:
         self.lines: list[str] = []
+        self.numbers: list[int] = []
+        """Numbers of those in the block that is read, from 1."""
+        self.rows_of_block = 0
+        """Rows of that block, these included."""
         self._where = where
         self._dim = dim
-        self._counted = 0
-        self._numbers: list[int] = []
+
+    def begin_block(self) -> None:
+        """Note that another block is read."""
+        self.numbers, self.rows_of_block = [], 0
 
     def take(self, row: Any) -> Literal["skip", "error"]:
         """Keep a line of more columns than all others, as Arrow's reader asks; it refuses others."""
         if row.actual_columns <= row.expected_columns or len(self.lines) == _MAX_SPACED:
             return "error"
         self.lines.append(row.text)
-        self._numbers.append(row.number)
+        self.numbers.append(row.number)
+        self.rows_of_block += 1
         return "skip"
-
-    def count_before(self, row: int) -> int:
-        """Return how many lines were taken before a row, of those that were not counted yet."""
-        found = sum(number <= row + 1 for number in self._numbers[self._counted :])
-        self._counted += found
-        return found
 
     def piece(self, place: str) -> TablePiece:
         """Return all these lines.
@@ -233,7 +268,8 @@ class _SpacedWords:
         Raises:
             InvalidInput: One does not end with the numbers of a vector.
         """
-        words, rows = [], []
+        words: list[str] = []
+        rows: list[str] = []
         for number, line in enumerate(self.lines, 1):
             word, *texts = line.removesuffix(" ").rsplit(" ", self._dim)
             numbers = [numbers_in(text) == [text] for text in (*word.split(" ")[-1:], *texts)]
@@ -242,9 +278,8 @@ class _SpacedWords:
                     f"{self._where}: {place} {number}: {line[:80]!r} is no word and {self._dim} numbers, between blanks"
                 )
             words.append(word)
-            rows.append(texts)
-        with np.errstate(over="ignore"):
-            return TablePiece(np.array(words, object), np.array(rows, np.float64).astype(np.float32), place, 1)
+            rows += texts
+        return TablePiece(np.array(words, object), nearest_float32(rows).reshape(len(words), self._dim), place, 1)
 
 
 def _check_keys(layout: TextLayout, chosen: Chosen, options: ReadOptions, path: str) -> None:
@@ -280,7 +315,7 @@ def _dim(layout: TextLayout, chosen: Chosen, path: str) -> int:
         if kinds[name] is Kind.TEXT or (many and kinds[name] in (Kind.VECTOR, Kind.OTHER)):
             raise InvalidInput(f"{path}: column {name} has {layout.values(name)[0][:80]!r}, which is no number")
     dim = len(chosen.vector)
-    if kinds[chosen.vector[0]] in (Kind.VECTOR, Kind.OTHER):
+    if layout.is_vector(chosen.vector[0]):
         found = (numbers_in(value) for value in layout.values(chosen.vector[0]))
         dim = next(len(numbers) for numbers in found if numbers)
     if dim > MAX_DIM:
@@ -297,7 +332,7 @@ def first_lines(file: SourceFile) -> list[str]:
     """
     with arrow_errors(file.path), _text(file) as (text, _):
         head = b""
-        for size in (_FIRST_BYTES, BLOCK_BYTES):
+        for size in (_FIRST_BYTES, text_blocks.BLOCK_BYTES):
             head += text.read(size - len(head))
             whole = len(head) < size
             if head.count(b"\n") > SAMPLE_LINES or whole:
@@ -306,7 +341,7 @@ def first_lines(file: SourceFile) -> list[str]:
     if not whole:
         lines = lines[:-1]
     if not lines:
-        raise InvalidInput(f"{file.path}: its first line is longer than {BLOCK_BYTES:,} bytes")
+        raise InvalidInput(f"{file.path}: its first line is longer than {text_blocks.BLOCK_BYTES:,} bytes")
     try:
         decoded = [
             line.decode("utf-8-sig" if not place else "utf-8", "strict" if place < SAMPLE_LINES else "replace")
@@ -350,7 +385,7 @@ def parse_vectors(texts: pa.StringArray, dim: int, column: str, at: At) -> Float
         rows = _evenly_separated(pc.replace_substring_regex(inner, r"\s+", " "), dim)
     if rows is not None:
         return rows
-    numbers: list[list[str]] = []
+    numbers: list[str] = []
     for row, text in enumerate(texts.to_pylist()):
         found = numbers_in(text)
         if found is None:
@@ -359,9 +394,8 @@ def parse_vectors(texts: pa.StringArray, dim: int, column: str, at: At) -> Float
             raise InvalidInput(
                 f"{at(row)}: the vector (column {column}) has {len(found)} numbers; the first one has {dim}"
             )
-        numbers.append(found)
-    with np.errstate(over="ignore"):
-        return np.array(numbers, np.float64).astype(np.float32)
+        numbers += found
+    return nearest_float32(numbers).reshape(len(texts), dim)
 
 
 def _evenly_separated(texts: pa.StringArray, dim: int) -> Float32Array | None:
@@ -416,16 +450,14 @@ def _text(file: SourceFile) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def _text_errors(file: SourceFile) -> Iterator[None]:
-    """Translate Arrow's errors of parsing a text: they are of its lines."""
+def _text_errors(file: SourceFile, line: int) -> Iterator[None]:
+    """Translate Arrow's errors of parsing lines, the first of which has this number."""
     with arrow_errors(file.path):
         try:
             yield
         except pa.ArrowInvalid as exc:
             why = str(exc).splitlines()[0]
-            if "straddling" in why:
-                why = f"a line is longer than {BLOCK_BYTES:,} bytes, or a quote is not closed"
-            elif len(why) > 300:
+            if len(why) > 300:
                 why = f"{why[:300]}..."
-            why = _ROW.sub(lambda found: f"line {found[1]}", why)
+            why = _ROW.sub(lambda found: f"line {int(found[1]) + line - 1}", why)
             raise InvalidInput(f"{file.path}: {why}") from exc

@@ -57,6 +57,10 @@ class TextLayout:
         """Whether the first line names the columns."""
         return self.skip_lines > 0 and self.counts is None
 
+    def is_vector(self, name: str) -> bool:
+        """Return whether the texts of a column are whole vectors, should they be numbers at all."""
+        return next(each.kind for each in self.columns if each.name == name) in (Kind.VECTOR, Kind.OTHER)
+
     def values(self, name: str) -> list[str]:
         """Return what the first rows have in a column."""
         place = [column.name for column in self.columns].index(name)

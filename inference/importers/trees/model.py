@@ -91,7 +91,8 @@ def import_estimator(
         try:
             _hold(converted, each, scores if each is given else {})
         except ValueError as exc:  # of the estimator
-            raise ExportError(f"{type(estimator).__name__} fails on made-up rows, so it cannot be checked: {exc}") from exc
+            which = "the rows given" if each is given else "made-up rows"
+            raise ExportError(f"{type(estimator).__name__} fails on {which}, so it cannot be checked: {exc}") from exc
     return import_onnx(
         converted.graph,
         converted.schema,

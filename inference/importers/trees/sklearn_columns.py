@@ -60,8 +60,10 @@ class InputColumn:
             known = self.vocabulary.ids[: len(self.vocabulary.ids) - len(self.missing)]
             texts = np.empty(1 + len(self.vocabulary.ids), object)
             texts[:] = [UNKNOWN_TEXT, *known, *self.missing]
-            return texts[values]
-        return self.integers[values]
+        else:
+            texts = self.integers
+        taken: NDArray[Any] = texts[values]
+        return taken
 
     @property
     def integers(self) -> NDArray[np.int64]:
@@ -110,10 +112,7 @@ def named_columns(estimator: Any) -> list[InputColumn] | None:
         missing = own.missing and (before is None or before.missing)
         categories[column] = _Categories(own.values, strict, missing)
     features = feature_names(names)
-    return [
-        _column(str(name), feature, categories.get(name))
-        for name, feature in zip(names, features, strict=True)
-    ]
+    return [_column(str(name), feature, categories.get(name)) for name, feature in zip(names, features, strict=True)]
 
 
 def matrix_columns(estimator: Any) -> tuple[list[str], int]:
@@ -173,8 +172,8 @@ def _refuse_words(encoder: Any, where: str) -> None:
     kind = type(encoder).__name__
     if kind in _TEXT_READERS:
         raise InvalidInput(
-            f"{where}{kind} takes texts apart into words, or hashes them, which a request's vocabulary cannot: make them"
-            " a feature of many ids, and a model that takes those"
+            f"{where}{kind} takes texts apart into words, or hashes them, which a request's vocabulary cannot: make"
+            " them a feature of many ids, and a model that takes those"
         )
 
 

@@ -12,6 +12,7 @@ from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
 from sklearn.base import is_classifier
+from sklearn.ensemble._gb import BaseGradientBoosting
 
 from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET, ML_OPSET_OF_SETS
 from ringpull.inference.importers.trees.boosters import (
@@ -50,6 +51,7 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
     if columns is None:
         names, width = matrix_columns(estimator)
         graph = _graph(estimator, [(MATRIX, FloatTensorType([None, width]))])
+        _send_missing(graph, estimator)
         schema = matrix_schema(names, width, takes_nan=True)
         thresholds = by_feature(names, width, _thresholds(graph))
         arguments = {MATRIX: matrix_argument(schema)}
@@ -79,7 +81,9 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         within=within,
         values=values,
         unknown=frozenset(each.feature.name for each in columns or () if each.takes_unknown),
-        classes={name: [str(each) for each in _last(estimator).classes_] for name in outputs.values() if name in _CLASSES},
+        classes={
+            name: [str(each) for each in _last(estimator).classes_] for name in outputs.values() if name in _CLASSES
+        },
         notes=notes,
     )
 
@@ -133,6 +137,20 @@ def _number(graph: ModelProto, value: ValueInfoProto, integers: NDArray[np.int64
     value.name = f"{own}/numbers"
     graph.graph.initializer.append(numpy_helper.from_array(integers, by))
     graph.graph.node.insert(0, helper.make_node("Gather", [by, value.name], [own], by))
+
+
+def _send_missing(graph: ModelProto, estimator: Any) -> None:
+    """Send NaN the way that plain trees send it, which skl2onnx leaves out; their nodes keep their numbers in it."""
+    last = _last(estimator)
+    trees = [each.tree_ for each in np.ravel(getattr(last, "estimators_", [last])) if hasattr(each, "tree_")]
+    nodes = [each for each in graph.graph.node if each.op_type in _ENSEMBLES]
+    if len(nodes) != 1 or not trees or isinstance(last, BaseGradientBoosting):
+        return
+    given = {each.name: each for each in nodes[0].attribute}
+    left = given["nodes_missing_value_tracks_true"].ints
+    places = zip(given["nodes_treeids"].ints, given["nodes_nodeids"].ints, strict=True)
+    if len(left) == sum(each.node_count for each in trees):
+        left[:] = [int(trees[tree].missing_go_to_left[node]) for tree, node in places]
 
 
 def _type_of(column: InputColumn) -> Any:

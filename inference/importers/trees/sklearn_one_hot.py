@@ -6,7 +6,7 @@ no integers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from ringpull.inference.importers.forest import ML_DOMAIN
 
-_OPSET = 13
+_OPSET: Final = 13
 
 
 def register_one_hot() -> None:
@@ -45,7 +45,12 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
             parts.append(writer.encoded(encoder, place, name, given.type))
             place += 1
     container.add_node(
-        "Concat", parts, operator.outputs[0].full_name, axis=1, op_version=_OPSET, name=scope.get_unique_operator_name("c")
+        "Concat",
+        parts,
+        operator.outputs[0].full_name,
+        axis=1,
+        op_version=_OPSET,
+        name=scope.get_unique_operator_name("c"),
     )
 
 

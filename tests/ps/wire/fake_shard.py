@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
@@ -78,6 +79,9 @@ class FakeShard:
 
     def describe(self, request: DescribeRequest) -> DescribeReply:
         return DescribeReply(np.frombuffer(request.table.encode(), np.uint8), request.begin, request.end)
+
+    def files(self, request: FilesRequest) -> FilesReply:
+        return FilesReply("machine", 1, ((request.model, request.version),))
 
     def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply:
         """Answer each query with itself; at the gate it waits until that is open or it may not go on."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from ringpull.ps.store.file_stamp import FileStamp
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest, TableFiles
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
@@ -103,11 +105,12 @@ requests = st.one_of(
         DescribeRequest,
         model=names,
         version=counts,
-        table=names,
+        table=names.filter(bool),  # without a name it asks for files
         begin=st.integers(0, 65_536),
         end=st.integers(0, 65_536),
         identity=identities,
     ),
+    st.builds(FilesRequest, model=names, version=counts),
 )
 
 replies = st.one_of(
@@ -178,6 +181,25 @@ replies = st.one_of(
             positions=arrays(np.uint64, sum(rows)),
             scores=arrays(np.float32, sum(rows)),
         )
+    ),
+    st.builds(
+        FilesReply,
+        machine=names,
+        change=counts,
+        versions=st.lists(st.tuples(names, counts), max_size=3).map(tuple),
+        identity=identities,
+        tables=st.lists(
+            st.builds(
+                TableFiles,
+                table=names,
+                folder=st.binary(max_size=20),
+                within=st.binary(max_size=20),
+                identity=identities,
+                header=st.builds(FileStamp, counts, counts, counts, counts, counts),
+                unanswered=st.sampled_from([(), ((0, 1), (5, 65_536))]),
+            ),
+            max_size=3,
+        ).map(tuple),
     ),
     st.builds(ErrorReply, code=names, message=names, epoch=counts),
 )

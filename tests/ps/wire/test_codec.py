@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from ringpull.ps.wire.codec import (
     encode_request,
     max_reply_bytes,
 )
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
 from ringpull.ps.wire.messages import (
     ErrorReply,
@@ -340,3 +342,28 @@ def test_the_checksum_of_a_range_is_fixed() -> None:
     received = decode_reply(frame)
     assert isinstance(received, RangePullReply)
     assert range_checksum(received.positions, received.rows) == received.checksum
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb(("machine", 1, [], 5)),
+        msgpack.packb(("machine", "1", [], 5, [])),
+        msgpack.packb(("machine", 1, [("model", 1.5)], 5, [])),
+        msgpack.packb(("machine", 1, [], 5, [("users", "text", b"", 7, (1, 2, 3, 4, 5), ())])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4), ())])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4, 5), ((5, 5),))])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4, 5), ((0, 65_537),))])),
+    ],
+)
+def test_files_that_are_told_wrongly_are_refused(told: bytes) -> None:
+    with pytest.raises(ProtocolError, match="FILES_REPLY"):
+        FilesReply.unpacked(np.frombuffer(told, np.uint8))
+
+
+def test_files_are_asked_for_by_a_table_without_a_name() -> None:
+    """As a shard of an earlier build reads it: a table that it does not have."""
+    [frame] = feed(Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(FilesRequest("model", 3), 9, 5)))
+    assert (frame.kind, frame.fields) == (Kind.DESCRIBE, ["model", 3, "", 0, 0, 0])

@@ -13,6 +13,7 @@ import pytest
 from ringpull.ps.errors import DeadlineExceeded, Unavailable
 from ringpull.ps.service_rate import Work
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
+from ringpull.ps.wire.codec import encode_cancel
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import PullReply
 from ringpull.ps.wire.server import ShardServer
@@ -77,6 +78,24 @@ async def test_a_scan_ends_when_its_caller_is_gone() -> None:
         assert tally.requests["top_k", "OK"] == 1
         assert server.pulls_in_flight is False
         await other.close()
+
+
+@pytest.mark.net
+async def test_a_scan_ends_when_its_caller_gives_up_and_the_connection_goes_on() -> None:
+    async with serving() as (shard, tally, server, address):
+        connection = await Connection.connect(*address)
+        asked = [asyncio.create_task(connection.request(top_k_of(1, GATED), deadline_s=soon())) for _ in range(2)]
+        while not shard.entered.is_set():
+            await asyncio.sleep(0.005)
+        for each in asked:  # one runs, and one waits for its thread
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(await connection.request(top_k_of(), deadline_s=soon()), TopKReply), "its thread is free"
+        assert (tally.requests["top_k", "CANCELLED"], tally.requests["top_k", "OK"]) == (2, 1)
+        assert connection.in_flight == server.in_flight == 0
+        connection.send(encode_cancel(10**6))  # of none that is in flight: it says nothing
+        assert isinstance(await connection.request(top_k_of(), deadline_s=soon()), TopKReply)
+        await connection.close()
 
 
 def test_scans_wait_for_each_other_and_not_for_pulls() -> None:

@@ -8,11 +8,10 @@ from typing import Any, Final
 import numpy as np
 
 from ringpull.inference.importers.pmml.evaluator.expressions import evaluated
-from ringpull.inference.importers.pmml.expressions import DerivedField
+from ringpull.inference.importers.pmml.evaluator.values import Given, Single, as_number, beside, lies_within
+from ringpull.inference.importers.pmml.expressions import DerivedField, FieldRef
 from ringpull.inference.importers.pmml.fields import DataField, MiningField, canonical
 from ringpull.inference.importers.pmml.kinds.model import Model
-
-Given = float | str | None
 
 OTHER: Final = "\x00other"
 """Text that stands for any that a document does not mention."""
@@ -50,7 +49,9 @@ class Row:
         """
         treated = {}
         for field in model.schema.inputs:
-            treated[field.name] = treat(self.get(field.name), field, self.dictionary.get(field.name))
+            treated[field.name] = treat(
+                self.get(field.name), field, self.dictionary.get(field.name), single=self.single(field.name)
+            )
         return Row(self.dictionary, treated, model.derived, self, self._large, self.memory)
 
     def get(self, name: str) -> Given:
@@ -58,11 +59,25 @@ class Row:
         if name not in self.values:
             if name in self._derived:
                 derived = self._derived[name]
-                value = evaluated(derived.expression, self.get)
-                self.values[name] = as_number(value) if derived.numeric else value
+                value = evaluated(derived.expression, self)
+                value = as_number(value) if derived.numeric else value
+                self.values[name] = Single.of(value) if derived.single and isinstance(value, float) else value
             elif self._parent is not None:
                 return self._parent.get(name)
         return self.values[name]
+
+    def single(self, name: str) -> bool:
+        """Return whether a field's numbers are float32: those of requests, and what is derived as such."""
+        if isinstance(self.values.get(name), float):
+            return isinstance(self.values[name], Single)
+        if name in self._derived:
+            derived = self._derived[name]
+            return derived.single or (
+                isinstance(derived.expression, FieldRef) and self.single(derived.expression.field)
+            )
+        if self._parent is not None and name not in self.dictionary:
+            return self._parent.single(name)
+        return name in self.dictionary
 
     def type_of(self, name: str) -> str:
         """Return the type of a field, where a dictionary has it."""
@@ -77,25 +92,15 @@ class Row:
         return as_number(self.get(name))
 
 
-def as_number(value: Given) -> float | None:
-    """Return a value as a number; a text that is none is missing."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float({"true": "1", "false": "0"}.get(value, value))
-    except ValueError:
-        return None
-
-
 def same(value: Given, text: str, data_type: str = "") -> bool:
     """Return whether a value is one that is given as text."""
     if isinstance(value, str):
         return value == canonical(data_type, text)
     number = as_number(text)
-    return value is not None and number is not None and value == number
+    return value is not None and number is not None and value == beside(value, number)
 
 
-def treat(value: Given, field: MiningField, data: DataField | None) -> Given:
+def treat(value: Given, field: MiningField, data: DataField | None, *, single: bool) -> Given:
     """Return a value as a model takes it.
 
     Raises:
@@ -115,19 +120,25 @@ def treat(value: Given, field: MiningField, data: DataField | None) -> Given:
     if isinstance(value, float) and field.outliers != "asIs":
         assert field.low is not None
         assert field.high is not None
-        if not field.low <= value <= field.high:
-            extreme = field.low if value < field.low else field.high
+        low, high = beside(value, field.low), beside(value, field.high)
+        if not low <= value <= high:
+            extreme = low if value < low else high
             value = extreme if field.outliers == "asExtremeValues" else None
+    if value is None and field.missing_refused:
+        raise InvalidRow(field.name)
     if value is None and field.missing is not None:
         if data is not None and data.categorical and data.data_type in ("string", "boolean", "integer"):
             return canonical(kind, field.missing)
         number = as_number(field.missing)
-        return field.missing if number is None else number
+        return Single.of(number) if single and number is not None else number
     return value
 
 
 def _typed(text: str, like: Given, kind: str) -> Given:
-    return canonical(kind, text) if isinstance(like, str) else as_number(text)
+    if isinstance(like, str):
+        return canonical(kind, text)
+    number = as_number(text)
+    return None if number is None else beside(like, number)
 
 
 def _valid(value: Given, data: DataField) -> bool:
@@ -139,4 +150,4 @@ def _valid(value: Given, data: DataField) -> bool:
         return True
     if any(same(value, each, data.data_type) for each in data.valid):
         return True
-    return isinstance(value, float) and any(each.holds(value) for each in data.intervals)
+    return isinstance(value, float) and any(lies_within(each, value) for each in data.intervals)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, median
 from typing import Any, Final
@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from ringpull.inference.importers.pmml.evaluator.expressions import denormalised, evaluated
-from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row, as_number, same
+from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row, same
+from ringpull.inference.importers.pmml.evaluator.values import as_number, beside
 from ringpull.inference.importers.pmml.fields import canonical
 from ringpull.inference.importers.pmml.kinds.clustering import Clustering
 from ringpull.inference.importers.pmml.kinds.general_regression import Beta, Cell, GeneralRegression
@@ -43,6 +44,8 @@ def predicted(model: Model, outer: Row) -> Prediction:
     """
     row = outer.inside(model)
     found = _after_target(_predicted(model, row), model.target)
+    if model.schema.target:
+        row.values[model.schema.target] = found.value
     for each in model.outputs:
         if each.feature == "predictedValue":
             row.values[each.name] = found.value
@@ -56,7 +59,7 @@ def predicted(model: Model, outer: Row) -> Prediction:
                 else probabilities[each.value]
             )
         elif each.expression is not None:
-            row.values[each.name] = evaluated(each.expression, row.get)
+            row.values[each.name] = evaluated(each.expression, row)
         outer.values[each.name] = row.values[each.name]
     return found
 
@@ -91,7 +94,12 @@ def _after_target(found: Prediction, target: Target | None) -> Prediction:
     value = value if target.low is None else max(value, target.low)
     value = value if target.high is None else min(value, target.high)
     value = value * target.factor + target.constant
-    casts = {"": float, "round": lambda x: np.floor(x + 0.5), "ceiling": np.ceil, "floor": np.floor}
+    casts: dict[str, Callable[[float], Any]] = {
+        "": float,
+        "round": lambda x: np.floor(x + 0.5),
+        "ceiling": np.ceil,
+        "floor": np.floor,
+    }
     return Prediction(float(casts[target.cast](value)))
 
 
@@ -273,6 +281,7 @@ def holds(predicate: Predicate, row: Row) -> bool | None:
             number, bound = as_number(value), as_number(text)
             if number is None or bound is None:
                 return None
+            bound = beside(number, bound)
             return {
                 "lessThan": number < bound,
                 "lessOrEqual": number <= bound,
@@ -333,7 +342,7 @@ def _leaf(body: Tree, node: TreeNode) -> Prediction:
 def _network(body: NeuralNetwork, row: Row) -> Prediction:
     signals: dict[str, float] = {}
     for name, expression in body.inputs.items():
-        value = as_number(evaluated(expression, row.get))
+        value = as_number(evaluated(expression, row))
         if value is None:
             return Prediction()
         signals[name] = value
@@ -405,6 +414,8 @@ def _clustering(body: Clustering, row: Row) -> Prediction:
         total = (max(parts) if body.measure == "chebychev" else _total(parts)) * np.float64(every) / there
         distances.append(_powered(total, 1 / power) if body.measure in ("euclidean", "minkowski") else float(total))
     nearest = min(distances)
+    if math.isnan(_total(distances)):
+        return Prediction(distances=distances)
     first = next(place for place, each in enumerate(distances) if each <= nearest + _SAME * nearest)
     return Prediction(first, distances=distances)
 

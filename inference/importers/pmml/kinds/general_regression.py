@@ -96,6 +96,7 @@ def read_general_regression(element: Element, classes: tuple[str, ...]) -> Gener
     elif kind == "ordinalMultinomial":
         link = element.choice("cumulativeLink", _CUMULATIVE, "logit")
     power = element.number("distParameter" if link == "negbin" else "linkParameter", 1.0)
+    classes = _classes(element, betas, classes)
     made = GeneralRegression(
         kind=kind,
         parameters=parameters,
@@ -106,8 +107,8 @@ def read_general_regression(element: Element, classes: tuple[str, ...]) -> Gener
         offset=element.number("offsetValue", 0.0),
         offset_field=element.attributes.get("offsetVariable"),
         trials=element.number("trialsValue", 1.0),
-        reference=element.attributes.get("targetReferenceCategory"),
-        classes=_classes(element, betas, classes),
+        reference=element.attributes.get("targetReferenceCategory", _without_betas(betas, classes)),
+        classes=classes,
         line=element.line,
     )
     _check(element, made)
@@ -134,6 +135,13 @@ def _classes(element: Element, betas: list[Beta], classes: tuple[str, ...]) -> t
     return tuple(dict.fromkeys([*classes, *others]))
 
 
+def _without_betas(betas: list[Beta], classes: tuple[str, ...]) -> str | None:
+    """Return the only class that no coefficient is of."""
+    named = {each.target for each in betas}
+    others = [each for each in classes if each not in named]
+    return others[0] if len(others) == 1 else None
+
+
 def _check(element: Element, made: GeneralRegression) -> None:
     of_classes = element.get("functionName") == "classification"
     if of_classes and made.kind in ("regression", "generalLinear"):
@@ -145,4 +153,4 @@ def _check(element: Element, made: GeneralRegression) -> None:
     if of_classes and made.kind == "generalizedLinear" and len(made.classes) != 2:
         raise element.refusal(f"is generalizedLinear, and has {len(made.classes)} classes")
     if made.kind == "multinomialLogistic" and made.reference is None:
-        raise element.refusal("has no targetReferenceCategory")
+        raise element.refusal("has no targetReferenceCategory, and coefficients of all classes, or of too few")

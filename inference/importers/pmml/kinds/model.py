@@ -146,6 +146,8 @@ def read_model(element: Element, dictionary: Mapping[str, DataField], targets: t
         body: Body = _read_mining(element, dictionary, classes, function)
     else:
         body = _READERS[element.tag](element, classes)
+    if isinstance(body, Regression) and named is not None and named.ordinal and len(body.tables) > 2:
+        raise element.refusal(f"has a target of {len(body.tables)} ordinal classes, which is not known here")
     outputs, unserved = _read_outputs(element.first("Output"))
     return Model(
         function=function,
@@ -168,7 +170,9 @@ def _read_mining(
     if function == "clustering":
         raise element.refusal("joins clusterings, which is not known here")
     method = segmentation.choice("multipleModelMethod", known)
-    segmentation.choice("missingPredictionTreatment", ("continue", "returnMissing"), "continue")
+    treatment = segmentation.choice("missingPredictionTreatment", ("continue", "returnMissing"), "continue")
+    if treatment == "returnMissing" and method.endswith("ajorityVote"):
+        raise segmentation.refusal("has missingPredictionTreatment='returnMissing' of votes, which is not known here")
     segments = []
     for number, each in enumerate(segmentation.only("Segment"), 1):
         inner = each.need(*MODELS) if each.first(*MODELS) else each.children[-1] if each.children else each

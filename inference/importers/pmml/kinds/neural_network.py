@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from ringpull.inference.importers.pmml.document import Element
@@ -84,6 +85,10 @@ def read_neural_network(element: Element, classes: tuple[str, ...]) -> NeuralNet
             outputs.append((neuron, expression.value))
         elif predicted is not None or not isinstance(expression, FieldRef | NormContinuous):
             raise inner.refusal("is an output; one of <FieldRef> or <NormContinuous> is known here")
+        elif isinstance(expression, NormContinuous) and any(
+            after[1] == before[1] for before, after in pairwise(expression.points)
+        ):
+            raise inner.refusal("has one norm twice: no number can be told of it")
         else:
             predicted = neuron, expression if isinstance(expression, NormContinuous) else None
     if element.get("functionName") == "classification" and len(outputs) < 2:
@@ -96,8 +101,11 @@ def _read_layer(network: Element, element: Element, known: set[str]) -> Layer:
     said = Element(element.tag, element.line, {**network.attributes, **element.attributes})
     activation = said.choice("activationFunction", ACTIVATIONS)
     normalization = said.choice("normalizationMethod", _NORMALIZATIONS, "none")
-    names, biases, weights = [], [], []
+    names: list[str] = []
+    biases, weights = [], []
     for neuron in element.only("Neuron"):
+        if neuron.attribute("id") in (*known, *names):
+            raise neuron.refusal(f"is the second one called {neuron.get('id')[:80]!r}")
         names.append(neuron.attribute("id"))
         biases.append(neuron.number("bias", 0.0))
         own = {}

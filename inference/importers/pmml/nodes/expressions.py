@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Final, Protocol
 
@@ -18,8 +19,8 @@ from ringpull.inference.importers.pmml.expressions import (
     NormContinuous,
     NormDiscrete,
 )
-from ringpull.inference.importers.pmml.fields import canonical
-from ringpull.inference.importers.pmml.nodes.functions import SKIPPING, applied
+from ringpull.inference.importers.pmml.fields import Interval, as_single, canonical
+from ringpull.inference.importers.pmml.nodes.functions import COMPARING, SKIPPING, applied
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Truth, Value, constant_number
 from ringpull.ps.errors import InvalidInput
 
@@ -83,7 +84,7 @@ def _filled(graph: Graph, value: Value, text: str, line: int) -> Value:
     """Return a value with another in the place of what is missing."""
     missing = graph.missing(value)
     if isinstance(value, Number):
-        return Number(graph.where(missing, graph.tensor([[as_number(text, line)]]), value.name), value.constant)
+        return replace(value, name=graph.where(missing, graph.beside(value, as_number(text, line)), value.name))
     widened = _widened(graph, value, [text])
     lost = graph.node("Equal", [widened.name, graph.tensor([widened.missing], np.int64)])
     code = widened.code(text)
@@ -128,11 +129,12 @@ def _norm_continuous(graph: Graph, number: Number, norm: NormContinuous) -> Numb
         slope = graph.tensor([[(y1 - y0) / (x1 - x0)]])
         line = graph.node("Mul", [graph.node("Sub", [x, graph.tensor([[x0]])]), slope])
         line = graph.node("Add", [line, graph.tensor([[y0]])])
-        made = line if not made else graph.where(graph.node("Less", [x, graph.tensor([[x1]])]), line, made)
+        made = line if not made else graph.where(graph.node("Less", [x, graph.beside(number, x1)]), line, made)
     if norm.outliers != "asIs":
         ends = [np.nan, np.nan] if norm.outliers == "asMissingValues" else [points[0][1], points[-1][1]]
-        made = graph.where(graph.node("Less", [x, graph.tensor([[points[0][0]]])]), graph.tensor([[ends[0]]]), made)
-        made = graph.where(graph.node("Greater", [x, graph.tensor([[points[-1][0]]])]), graph.tensor([[ends[1]]]), made)
+        low, high = graph.beside(number, points[0][0]), graph.beside(number, points[-1][0])
+        made = graph.where(graph.node("Less", [x, low]), graph.tensor([[ends[0]]]), made)
+        made = graph.where(graph.node("Greater", [x, high]), graph.tensor([[ends[1]]]), made)
     if norm.if_missing is not None:
         lost = graph.node("IsNaN", [x])
         made = graph.where(lost, graph.tensor([[as_number(norm.if_missing, norm.line)]]), made)
@@ -146,7 +148,7 @@ def _discretize(graph: Graph, number: Number, expression: Discretize) -> Value:
     x = number.name
     found = graph.tensor([[made.missing if expression.default is None else made.codes[expression.default]]], np.int64)
     for interval, text in reversed(expression.bins):
-        held = _between(graph, x, interval.low, interval.high, interval.low_closed, interval.high_closed)
+        held = between(graph, number, interval)
         found = graph.where(held, graph.tensor([[made.codes[text]]], np.int64), found)
     lost = made.missing if expression.if_missing is None else made.codes[expression.if_missing]
     found = graph.where(graph.node("IsNaN", [x]), graph.tensor([[lost]], np.int64), found)
@@ -154,12 +156,16 @@ def _discretize(graph: Graph, number: Number, expression: Discretize) -> Value:
     return _typed(graph, Category(ids, made.values, made.data_type, made.codes), expression.numeric)
 
 
-def _between(graph: Graph, x: str, low: float | None, high: float | None, closed: bool, high_closed: bool) -> str:
-    held = [graph.node("Not", [graph.node("IsNaN", [x])])]
-    if low is not None:
-        held.append(graph.node("GreaterOrEqual" if closed else "Greater", [x, graph.tensor([[low]])]))
-    if high is not None:
-        held.append(graph.node("LessOrEqual" if high_closed else "Less", [x, graph.tensor([[high]])]))
+def between(graph: Graph, number: Number, interval: Interval) -> str:
+    """Return where a number lies within margins, bool (B, 1)."""
+    held = [graph.node("Not", [graph.missing(number)])]
+    for margin, closed, strict in (
+        (interval.low, interval.low_closed, "Greater"),
+        (interval.high, interval.high_closed, "Less"),
+    ):
+        if margin is not None:
+            kind = f"{strict}OrEqual" if closed else strict
+            held.append(graph.node(kind, [number.name, graph.beside(number, margin)]))
     return graph.both(held)
 
 
@@ -222,7 +228,10 @@ def _apply(fields: Fields, expression: Apply) -> Value:
     elif function in ("isIn", "isNotIn") or any(isinstance(each, Category) for each in given):
         made = _same(graph, given, expression)
     else:
-        made = applied(graph, function, [graph.number(each).name for each in given])
+        numbers = [graph.number(each) for each in given]
+        if function in COMPARING and any(each.single for each in numbers):
+            numbers = [_as_single(graph, each, own) for each, own in zip(numbers, expression.arguments, strict=True)]
+        made = applied(graph, function, [each.name for each in numbers])
     lost = None if function in (*SKIPPING, "and", "or") else graph.either([graph.missing(each) for each in given])
     if expression.default is not None:
         instead = graph.tensor([[as_number(expression.default, expression.line)]])
@@ -233,6 +242,12 @@ def _apply(fields: Fields, expression: Apply) -> Value:
     if expression.if_missing is not None and lost is not None:
         made = graph.where(lost, graph.tensor([[as_number(expression.if_missing, expression.line)]]), made)
     return Number(made)
+
+
+def _as_single(graph: Graph, number: Number, expression: Expression) -> Number:
+    """Return a number that a float32 is compared with: a constant is rounded to one."""
+    value = expression.value if isinstance(expression, Constant) else None
+    return number if not isinstance(value, float) else replace(number, name=graph.tensor([[as_single(value)]]))
 
 
 def _text(graph: Graph, value: Value, expression: Apply) -> Category:

@@ -36,6 +36,7 @@ COMPARED: Final = {
     "greaterOrEqual": "GreaterOrEqual",
     "threshold": "Greater",
 }
+COMPARING: Final = (*COMPARED, "notEqual")
 SKIPPING: Final = ("min", "max", "sum", "avg", "product")
 """Functions that pass missing arguments over."""
 
@@ -48,7 +49,7 @@ def applied(graph: Graph, function: str, given: Sequence[str]) -> str:
     """
     if function in _NODES:
         return graph.node(_NODES[function], given)
-    if function in COMPARED or function == "notEqual":
+    if function in COMPARING:
         held = graph.node(COMPARED.get(function, "Equal"), given)
         held = graph.node("Not", [held]) if function == "notEqual" else held
         missing = graph.either([graph.node("IsNaN", [each]) for each in given])

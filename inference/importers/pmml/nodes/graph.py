@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET
-from ringpull.inference.importers.pmml.fields import LARGE, canonical
+from ringpull.inference.importers.pmml.fields import LARGE, as_single, canonical
 
 OPSET: Final = 17
 _IR_VERSION: Final = 8
@@ -32,6 +32,8 @@ class Number:
     """Tensor, float64 (B, 1), or (1, 1) of a constant."""
     constant: bool = False
     """Whether it is the same of every row."""
+    single: bool = False
+    """Whether it is a float32, as requests bring them: what it is compared with is rounded to one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +123,10 @@ class Graph:
     def constant(self, number: float) -> Number:
         """Return a number that is the same of every row."""
         return Number(self.tensor([[number]]), True)
+
+    def beside(self, number: Number, value: float) -> str:
+        """Return the name of a constant that a number is compared with, or that takes its place."""
+        return self.tensor([[as_single(value) if number.single else value]])
 
     @property
     def rows(self) -> str:
@@ -224,7 +230,7 @@ class Graph:
             number = constant_number(text)
             if np.isnan(number):
                 return Truth(self.tensor([[False]], np.bool_), self.missing(value))
-            return Truth(self.node("Equal", [value.name, self.tensor([[number]])]), self.missing(value))
+            return Truth(self.node("Equal", [value.name, self.beside(value, number)]), self.missing(value))
         code = value.code(text)
         return self.truth_of(value, [] if code is None else [code])
 

@@ -93,6 +93,8 @@ def _outputs(scope: Scope, model: Model, result: Result) -> dict[str, Value]:
     graph = scope.graph
     made: dict[str, Value] = {}
     data = scope.dictionary.get(model.schema.target or "")
+    if model.outputs and model.schema.target:  # outputs may name it: it is what was predicted
+        scope.define(model.schema.target, result.as_value(graph, "string" if data is None else data.data_type))
     for each in model.outputs:
         value: Value
         if each.feature == "predictedValue":

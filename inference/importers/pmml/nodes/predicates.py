@@ -57,8 +57,9 @@ def _compared(graph: Graph, value: Value, predicate: Compared) -> Truth:
             f"line {predicate.line}: <SimplePredicate> compares {predicate.field!r} with {predicate.value[:80]!r} by"
             f" {predicate.operator}; of texts equal and notEqual are known here"
         )
-    given = graph.number(value).name
-    return Truth(graph.node(ORDERED[predicate.operator], [given, graph.tensor([[number]])]), missing)
+    given = graph.number(value)
+    missing = graph.missing(given)  # of categories those, too, that are no numbers
+    return Truth(graph.node(ORDERED[predicate.operator], [given.name, graph.beside(given, number)]), missing)
 
 
 def _among(graph: Graph, value: Value, predicate: Among) -> Truth:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
+from onnx import TensorProto
 
 from ringpull.inference.importers.pmml.expressions import DerivedField
-from ringpull.inference.importers.pmml.fields import DataField, Interval, MiningField, MiningSchema
-from ringpull.inference.importers.pmml.nodes.expressions import build_expression
+from ringpull.inference.importers.pmml.fields import DataField, MiningField, MiningSchema
+from ringpull.inference.importers.pmml.nodes.expressions import between, build_expression
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Value, constant_number
 from ringpull.ps.errors import InvalidInput
 
@@ -61,7 +63,11 @@ class Scope:
             value = build_expression(self, derived.expression)
             if derived.numeric and isinstance(value, Category):
                 value = self.graph.number(value)
-            elif not derived.numeric and isinstance(value, Number):
+            if derived.single and isinstance(value, Number) and not value.single:
+                value = Number(
+                    self.graph.cast(self.graph.cast(value.name, TensorProto.FLOAT)), value.constant, single=True
+                )
+            if not derived.numeric and isinstance(value, Number):
                 raise InvalidInput(f"line {derived.line}: field {name!r} is text made of a number, which is not known")
             self._fields[name] = value
             return value
@@ -79,38 +85,46 @@ class Scope:
         return self._treated_category(value, field, data)
 
     def _treated_number(self, value: Number, field: MiningField, data: DataField | None) -> Number:
-        graph, name = self.graph, value.name
-        nan = graph.tensor([[np.nan]])
+        graph, nan = self.graph, self.graph.tensor([[np.nan]])
+        made = value
+
+        def given(condition: str, instead: str) -> Number:
+            return replace(made, name=graph.where(condition, instead, made.name))
+
         if data is not None:
             for each in data.missing:
-                name = graph.where(graph.equal(Number(name), each).true, nan, name)
-            refused = [graph.equal(Number(name), each).true for each in data.invalid]
-            taken = [graph.equal(Number(name), each).true for each in data.valid]
-            taken += [_within(graph, name, each) for each in data.intervals]
+                made = given(graph.equal(made, each).true, nan)
+            refused = [graph.equal(made, each).true for each in data.invalid]
+            taken = [graph.equal(made, each).true for each in data.valid]
+            taken += [between(graph, made, each) for each in data.intervals]
             if taken:
-                refused.append(graph.node("Not", [graph.either([*taken, graph.node("IsNaN", [name])])]))
+                refused.append(graph.node("Not", [graph.either([*taken, graph.node("IsNaN", [made.name])])]))
             if refused:
-                name = self._without(name, graph.either(refused), field)
+                made = replace(made, name=self._without(made, graph.either(refused), field))
         if field.outliers != "asIs":
-            low, high = graph.tensor([[field.low]]), graph.tensor([[field.high]])
-            below, above = graph.node("Less", [name, low]), graph.node("Greater", [name, high])
+            assert field.low is not None
+            assert field.high is not None
+            low, high = graph.beside(made, field.low), graph.beside(made, field.high)
+            below, above = graph.node("Less", [made.name, low]), graph.node("Greater", [made.name, high])
             extreme = field.outliers == "asExtremeValues"
-            name = graph.where(below, low if extreme else nan, name)
-            name = graph.where(above, high if extreme else nan, name)
-        if field.missing is not None:
-            instead = graph.tensor([[_number(field.missing, field)]])
-            name = graph.where(graph.node("IsNaN", [name]), instead, name)
-        return Number(name, value.constant)
+            made = given(below, low if extreme else nan)
+            made = given(above, high if extreme else nan)
+        if field.missing_refused:
+            self.invalid.append(graph.missing(made))
+        elif field.missing is not None:
+            made = given(graph.missing(made), graph.beside(made, _number(field.missing, field)))
+        return made
 
-    def _without(self, name: str, invalid: str, field: MiningField) -> str:
+    def _without(self, value: Number, invalid: str, field: MiningField) -> str:
         if field.invalid == "returnInvalid":
             self.invalid.append(invalid)
         elif field.invalid == "asMissing":
-            return self.graph.where(invalid, self.graph.tensor([[np.nan]]), name)
+            return self.graph.where(invalid, self.graph.tensor([[np.nan]]), value.name)
         elif field.invalid == "asValue":
             assert field.invalid_value is not None
-            return self.graph.where(invalid, self.graph.tensor([[_number(field.invalid_value, field)]]), name)
-        return name
+            instead = self.graph.beside(value, _number(field.invalid_value, field))
+            return self.graph.where(invalid, instead, value.name)
+        return value.name
 
     def _treated_category(self, value: Category, field: MiningField, data: DataField | None) -> Category:
         graph, name = self.graph, value.name
@@ -128,7 +142,9 @@ class Scope:
             elif refused and field.invalid == "asValue":
                 assert field.invalid_value is not None
                 name = _instead(graph, name, refused, value.code(field.invalid_value) or 0)
-        if field.missing is not None:
+        if field.missing_refused:
+            self.invalid.append(graph.truth_of(Category.of(name, value.values), [value.missing]).true)
+        elif field.missing is not None:
             name = _instead(graph, name, [value.missing], value.code(field.missing) or 0)
         return Category(name, value.values, value.data_type, value.codes)
 
@@ -139,20 +155,6 @@ def _instead(graph: Graph, name: str, codes: list[int], code: int) -> str:
         return name
     same = [graph.node("Equal", [name, graph.tensor([each], np.int64)]) for each in codes]
     return graph.where(graph.either(same), graph.tensor([code], np.int64), name)
-
-
-def _within(graph: Graph, name: str, interval: Interval) -> str:
-    """Return where a number lies within margins, bool (B, 1)."""
-    found = [graph.node("Not", [graph.node("IsNaN", [name])])]
-    if interval.low is not None:
-        found.append(
-            graph.node("GreaterOrEqual" if interval.low_closed else "Greater", [name, graph.tensor([[interval.low]])])
-        )
-    if interval.high is not None:
-        found.append(
-            graph.node("LessOrEqual" if interval.high_closed else "Less", [name, graph.tensor([[interval.high]])])
-        )
-    return graph.both(found)
 
 
 def _number(text: str, field: MiningField) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from ringpull.inference.importers.forest import ML_DOMAIN
+from ringpull.inference.importers.pmml.fields import as_single
 from ringpull.inference.importers.pmml.kinds.tree import Tree, TreeNode
 from ringpull.inference.importers.pmml.nodes.graph import DOUBLE, Graph, Number, constant_number
 from ringpull.inference.importers.pmml.nodes.predicates import build_predicate, column_of
@@ -186,6 +187,7 @@ class _Walker:
             value = self._scope.value(predicate.field, predicate.line)
             threshold = constant_number(predicate.value)
             if isinstance(value, Number) and not np.isnan(threshold):
+                threshold = as_single(threshold) if value.single else threshold
                 return _Test(value.name, _MODES[predicate.operator], threshold)
         return _Test(column_of(graph, build_predicate(self._scope, predicate)), "BRANCH_GT", 0.5)
 

@@ -42,7 +42,7 @@ class Session:
         return known
 
     def score(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the outputs of rows, as `SIGNATURE/OUTPUT`; inputs with a vocabulary are given as codes."""
+        """Write the outputs of rows, as `SIGNATURE/OUTPUT`; inputs with known values are given as codes."""
         from ringpull.inference.importers.savedmodel.converter import loading
 
         with np.load(job["rows"], allow_pickle=False) as given:
@@ -60,7 +60,7 @@ class Session:
 
     def _values(self, name: str, given: NDArray[Any]) -> NDArray[Any]:
         vocabulary = self._vocabularies.get(name)
-        return given if vocabulary is None else vocabulary.array()[given]
+        return given if vocabulary is None or vocabulary.hashed else vocabulary.array()[given]
 
     def _examples(self, signature: str, function: Any, rows: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Return what a signature takes of rows: themselves, or as examples."""
@@ -71,22 +71,28 @@ class Session:
             return {name: rows[name] for name in inputs_of(function)}
         (only,) = inputs_of(function)
         count = len(rows[features[0]])
-        texts = [_example({name: rows[name][row] for name in features}) for row in range(count)]
+        pads = self._joined.pads
+        texts = [_example({name: rows[name][row] for name in features}, pads) for row in range(count)]
         return {only: np.array(texts, object)}
 
 
-def _example(row: Mapping[str, NDArray[Any]]) -> bytes:
+def _example(row: Mapping[str, NDArray[Any]], pads: Mapping[str, Any]) -> bytes:
+    """Return an example of a row; what stands for none is left out of features that have any number of values."""
     import tensorflow as tf
 
     lists = {}
     for name, values in row.items():
         flat = np.asarray(values).reshape(-1)
+        if name in pads:
+            nothing = ("", b"") if pads[name] == b"" else (pads[name],)
+            flat = flat[[value not in nothing for value in flat.tolist()]]
         if flat.dtype.kind in "iu":
             lists[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=flat.tolist()))
         elif flat.dtype.kind == "f":
             lists[name] = tf.train.Feature(float_list=tf.train.FloatList(value=flat.tolist()))
         else:
-            lists[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=flat.tolist()))
+            texts = [each if isinstance(each, bytes) else each.encode() for each in flat.tolist()]
+            lists[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
     return bytes(tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString())
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
+
+TABLES: Final = frozenset({"HashTableV2"})
+"""Ops that make a table of look-ups, in graphs of TensorFlow 1."""
 
 
 def ask(
@@ -50,6 +53,19 @@ def ask(
     return array
 
 
+def table_of(node: Any) -> Any:
+    """Return the table of look-ups that an op of a graph of TensorFlow 1 makes, by the name that it is shared under.
+
+    Raises:
+        Refused: It has no such name.
+    """
+    shared = node.attr["shared_name"].s
+    if not shared:
+        raise Refused("refused", f"{node.op} ({node.name}): is a table of look-ups that nothing else can read")
+    types = {key: tf.as_dtype(node.attr[key].type) for key in ("key_dtype", "value_dtype")}
+    return tf.raw_ops.HashTableV2(container=node.attr["container"].s, shared_name=shared, **types)
+
+
 def table_keys(handle: Any, find: Any) -> list[Any]:
     """Return the keys of a table of look-ups: bytes, or integers.
 
@@ -68,7 +84,7 @@ def table_keys(handle: Any, find: Any) -> list[Any]:
 
 
 def constants_of(graph: Any) -> dict[str, NDArray[Any]]:
-    """Return the constants of texts and numbers by name, also those that ops pass on as they are."""
+    """Return the constants of texts and numbers by name, also those that ops pass on as they are, or cast."""
     found: dict[str, NDArray[Any]] = {}
     for node in graph.node:
         if node.op == "Const" and _size(node) <= 1 << 20:
@@ -77,8 +93,10 @@ def constants_of(graph: Any) -> dict[str, NDArray[Any]]:
     while grew:
         grew = False
         for node in graph.node:
-            if node.op == "Identity" and node.name not in found and node.input[0].split(":")[0] in found:
-                found[node.name] = found[node.input[0].split(":")[0]]
+            if node.op in ("Identity", "Cast") and node.name not in found and node.input[0].split(":")[0] in found:
+                given = found[node.input[0].split(":")[0]]
+                cast = node.op == "Cast" and given.dtype.kind in "iufb"
+                found[node.name] = given.astype(tf.as_dtype(node.attr["DstT"].type).as_numpy_dtype) if cast else given
                 grew = True
     return found
 

@@ -17,7 +17,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ringpull.inference.importers.savedmodel.converter.codes import Coded
+from ringpull.inference.importers.savedmodel.converter.fingerprints import fingerprints
 from ringpull.inference.importers.savedmodel.converter.flattening import in_order
+from ringpull.inference.importers.savedmodel.converter.id_rules import NO_ROW, IdRule, rule_of
 
 _PASSES: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims"})
 _MAX_PROBES: Final = 50_000
@@ -26,7 +28,8 @@ _BAGS: Final = 257
 """Rows of random ids, by which a combiner is told."""
 _ANY_LENGTH: Final = 3
 """Values of a row where there may be any number."""
-_NO_ROW: Final = -1
+_ABSENT: Final = (b"", -1)
+"""What stands for no value: of texts, and of integers."""
 
 Combiner = Literal["mean", "sum", "sqrtn"]
 
@@ -49,6 +52,7 @@ class Found:
     tensor: str
     rows: NDArray[np.int64]
     """Row of each id that was tried; -1: zeros."""
+    rule: IdRule
     combiner: Combiner | None
     """How the rows of a bag are put together; None: there is one id a row."""
 
@@ -56,24 +60,29 @@ class Found:
 class BagFinder:
     """Looks for the bags of one graph."""
 
-    def __init__(self, coded: Coded, variables: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, coded: Coded, variables: Mapping[str, Any], inputs: Mapping[str, Any], derived: Sequence[str]
+    ) -> None:
         """Prepare for a graph.
 
         Args:
             coded: The graph, no input of which is of texts.
             variables: Big variables by their placeholder.
             inputs: Type and shape of each input, by its placeholder.
+            derived: Tensors of ids that are looked up as an input's are, -1 standing for none.
         """
         self._coded = coded
         self._graph = coded.graph
         self._nodes = in_order(coded.graph)
         self._by_name = {node.name: node for node in self._nodes}
         self._variables = variables
-        self._inputs = inputs
         self._rng = np.random.default_rng(20_251)
         self._imported = tf.Graph()
         with self._imported.as_default():
             tf.import_graph_def(coded.graph, name="")
+        given = {name: self._imported.get_tensor_by_name(f"{name}:0") for name in derived if name in self._by_name}
+        self._derived = {name: tf.TensorSpec(each.shape, each.dtype) for name, each in given.items()}
+        self._inputs = {**inputs, **self._derived}
         self.pads: dict[str, int] = {}
         """Id that stands for none, by placeholder of bags."""
         self.notes: list[str] = []
@@ -120,7 +129,8 @@ class BagFinder:
                 name = each.split(":")[0]
                 if name not in reached:
                     reached.add(name)
-                    due.append(self._by_name[name])
+                    if name not in self._derived:
+                        due.append(self._by_name[name])
         return reached
 
     def _below(self, site: Site, dim: int) -> list[str]:
@@ -142,23 +152,32 @@ class BagFinder:
         return bool(self._imported.get_operation_by_name(name).outputs)
 
     def _find(self, site: Site) -> Found | None:
+        dtype = self._imported.get_tensor_by_name(f"{site.ids}:0").dtype
+        if not dtype.is_integer:
+            return None
         with tf.compat.v1.Session(graph=self._imported) as session:
-            table = self._rows_of(session, site.table)
+            table = self._rows_of(site.table)
             shape = self._inputs[site.ids].shape
             length = 1 if shape.rank in (None, 1) else shape[1] or _ANY_LENGTH
-            tried = self._tried(site.ids, len(table))
             below = self._below(site, table.shape[1])
-            if length == 1:
-                found = self._run(session, site.ids, below, tried)
-                return self._last(below, found, table, tried, None)
-            return self._find_bags(session, site, table, below, tried, length)
+            tries = [each[each <= dtype.max] for each in self._tries(site.ids, len(table))]
+            for tried in tries:
+                try:
+                    if length == 1:
+                        found = self._run(session, site.ids, below, tried)
+                        return self._last(site.ids, below, found, table, tried, None)
+                    return self._find_bags(session, site, table, below, tried, length)
+                except tf.errors.OpError:
+                    if tried is tries[-1]:
+                        raise
+        return None
 
     def _find_bags(
         self, session: Any, site: Site, table: NDArray[Any], below: list[str], tried: NDArray[np.int64], length: int
     ) -> Found | None:
         """Return the tensor that is bags, and the id that stands for none."""
         vocabulary = self._coded.of(site.ids)
-        pads = [-1] if vocabulary is None else [vocabulary.number(b""), 0]
+        pads = [-1] if vocabulary is None else [*map(vocabulary.number, _ABSENT), 0]
         for pad in dict.fromkeys(pads):
             if pad is None:
                 continue
@@ -167,35 +186,47 @@ class BagFinder:
             alone = np.full((len(tried), length), pad)
             alone[:, 0] = tried
             singles = self._run(session, site.ids, below, alone)
-            found = self._last(below, singles, table, tried, "mean")
+            found = self._last(site.ids, below, singles, table, tried, "mean")
             if found is None:
                 continue
             places = self._rng.integers(0, len(tried), (_BAGS, length))
             bags = self._run(session, site.ids, below, tried[places])
             if (combiner := _combiner(bags[found.tensor], table, found.rows[places])) is not None:
                 self.pads[site.ids] = int(pad)
-                return Found(found.tensor, found.rows, combiner)
+                return Found(found.tensor, found.rows, found.rule, combiner)
         return None
 
-    def _tried(self, ids: str, rows: int) -> NDArray[np.int64]:
+    def _tries(self, ids: str, rows: int) -> list[NDArray[np.int64]]:
+        """Return ids to try; those that come first may be such that the graph fails on."""
         vocabulary = self._coded.of(ids)
+        low = np.arange(min(rows, _MAX_PROBES))
+        if vocabulary is not None and vocabulary.hashed:
+            known = fingerprints([*_ABSENT, *vocabulary.known])
+            return [np.concatenate([known, low, self._rng.integers(-(2**63), 2**63 - 1, _BAGS)]).astype(np.int64)]
         if vocabulary is not None:
-            return np.arange(len(vocabulary.values), dtype=np.int64)
+            return [np.arange(len(vocabulary.values), dtype=np.int64)]
         if rows > _MAX_PROBES:
-            middle = self._rng.choice(rows, _MAX_PROBES - 4, replace=False)
-            return np.unique(np.concatenate([middle, [-2, -1, 0, rows - 1]])).astype(np.int64)
-        return np.arange(-2, rows, dtype=np.int64)
+            low = np.unique(np.concatenate([self._rng.choice(rows, _MAX_PROBES - 2, replace=False), [0, rows - 1]]))
+        if ids in self._derived:
+            return [np.concatenate([[-1], low]).astype(np.int64), low.astype(np.int64)]
+        beyond = [rows, rows + 5, 2**31 - 1]
+        return [
+            np.concatenate([[-2, -1], low, beyond]).astype(np.int64),
+            np.concatenate([[-2, -1], low]).astype(np.int64),
+            np.concatenate([[-1], low]).astype(np.int64),
+        ]
 
-    def _rows_of(self, session: Any, table: str) -> NDArray[Any]:
+    def _rows_of(self, table: str) -> NDArray[Any]:
         if table in self._variables:
-            found: NDArray[Any] = self._variables[table].numpy()
+            dtype = self._imported.get_tensor_by_name(f"{table}:0").dtype.as_numpy_dtype
+            found: NDArray[Any] = np.asarray(self._variables[table].numpy(), dtype)
         else:
             found = tf.make_ndarray(self._by_name[table].attr["value"].tensor)
         return found
 
     def _run(self, session: Any, ids: str, below: Sequence[str], values: NDArray[np.int64]) -> dict[str, Any]:
         """Run the graph for ids of one input, the others being as plain as can be."""
-        feeds = {f"{name}:0": variable.numpy() for name, variable in self._variables.items() if name in self._by_name}
+        feeds = {f"{name}:0": self._rows_of(name) for name in self._variables if name in self._by_name}
         for name, spec in self._inputs.items():
             if name not in self._by_name:
                 continue
@@ -208,21 +239,37 @@ class BagFinder:
         outputs = session.run({name: f"{name}:0" for name in below}, feeds)
         return dict(outputs)
 
+    def _rows_by_rule(self, ids: str, tried: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+        """Return the row that each id has by its number, or as a fingerprint; none needs to be one of the table."""
+        vocabulary = self._coded.of(ids)
+        if vocabulary is not None and vocabulary.hashed:
+            return (tried.view(np.uint64) % np.uint64(rows)).view(np.int64)
+        return tried
+
     def _last(
         self,
+        ids: str,
         below: Sequence[str],
         found: Mapping[str, Any],
         table: NDArray[Any],
         tried: NDArray[np.int64],
         combiner: Combiner | None,
     ) -> Found | None:
+        vocabulary = self._coded.of(ids)
+        by_rule = self._rows_by_rule(ids, tried, len(table))
         for name in reversed(below):
             values = found[name]
             if not _shaped(values, len(tried)) or values.size != len(tried) * table.shape[1]:
                 continue
-            rows = _matched(values.reshape(len(tried), -1), table, tried)
-            if rows is not None:
-                return Found(name, rows, combiner)
+            rows = _matched(values.reshape(len(tried), -1), table, by_rule)
+            if rows is None:
+                continue
+            if vocabulary is not None and vocabulary.hashed:
+                rule = rule_of(tried, rows, len(table), known=fingerprints(list(vocabulary.known)))
+            else:
+                rule = rule_of(tried, rows, len(table), codes=vocabulary is not None)
+            if rule is not None:
+                return Found(name, rows, rule, combiner)
         return None
 
     def _put(self, site: Site, found: Found) -> None:
@@ -239,7 +286,7 @@ class BagFinder:
             )
             bag = found.combiner is not None
             flat = tf.cast(given if bag else tf.reshape(given, [-1]), tf.int64)
-            place, there = self._place(site, found, flat)
+            place, there = found.rule.put(flat)
             rows = tf.gather(table, place)
             mask = tf.cast(tf.expand_dims(there, -1), tf.float32)
             if bag:
@@ -271,36 +318,25 @@ class BagFinder:
                 del node.input[:]
                 node.input.extend(taken)
 
-    def _place(self, site: Site, found: Found, ids: Any) -> tuple[Any, Any]:
-        """Return row of each id, 0 where it has none, and whether it has one."""
-        vocabulary = self._coded.of(site.ids)
-        if vocabulary is None:
-            return tf.maximum(ids, 0), ids >= 0
-        first = int(np.argmax(found.rows >= 0)) if (found.rows >= 0).any() else 0
-        with_row = found.rows[first:]
-        if (found.rows[:first] == _NO_ROW).all() and (with_row == with_row[0] + np.arange(len(with_row))).all():
-            return tf.maximum(ids + (int(with_row[0]) - first), 0), ids >= first
-        row = tf.gather(tf.constant(found.rows), ids)
-        return tf.maximum(row, 0), row >= 0
-
 
 def _shaped(values: NDArray[Any], rows: int) -> bool:
     return values.ndim in (2, 3) and values.shape[0] == rows and (values.ndim == 2 or values.shape[1] == 1)
 
 
-def _matched(values: NDArray[Any], table: NDArray[Any], tried: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _matched(values: NDArray[Any], table: NDArray[Any], by_rule: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Return which row of the table each of `values` is, -1 where it is zeros; None: one is neither.
 
-    Where a row of the id's own number is the same, it is that one.
+    Where the row that an id has by rule is the same, it is that one.
     """
-    own = np.where((tried >= 0) & (tried < len(table)), tried, 0)
-    rows = np.where((table[own] == values).all(axis=1) & (tried >= 0) & (tried < len(table)), own, -2)
-    rows[(rows == -2) & ~values.any(axis=1)] = _NO_ROW
+    inside = (by_rule >= 0) & (by_rule < len(table))
+    own = np.where(inside, by_rule, 0)
+    rows = np.where((table[own] == values).all(axis=1) & inside, own, -2)
+    rows[(rows == -2) & ~values.any(axis=1)] = NO_ROW
     if (rows == -2).any():
         known = {row.tobytes(): number for number, row in reversed(list(enumerate(table)))}
         for place in np.flatnonzero(rows == -2):
             rows[place] = known.get(values[place].tobytes(), -2)
-    if (rows == -2).any() or (rows == _NO_ROW).all():
+    if (rows == -2).any() or (rows == NO_ROW).all():
         return None
     return rows.astype(np.int64)
 

@@ -13,101 +13,36 @@ to say which texts there are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ringpull.inference.importers.savedmodel.converter.asking import ask, constants_of, table_keys
+from ringpull.inference.importers.savedmodel.converter.asking import TABLES, ask, constants_of, table_keys, table_of
+from ringpull.inference.importers.savedmodel.converter.crosses import CROSS
+from ringpull.inference.importers.savedmodel.converter.fingerprints import buckets, fingerprints, told
 from ringpull.inference.importers.savedmodel.converter.flattening import in_order
+from ringpull.inference.importers.savedmodel.converter.pieces import become, built
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused
-
-MOVES: Final = frozenset(
-    {
-        "Identity",
-        "Reshape",
-        "ExpandDims",
-        "Squeeze",
-        "GatherNd",
-        "GatherV2",
-        "ConcatV2",
-        "Pack",
-        "Tile",
-        "Transpose",
-        "Slice",
-        "StridedSlice",
-        "Select",
-        "SelectV2",
-        "BroadcastTo",
-        "SparseFillEmptyRows",
-        "SparseToDense",
-        "Fill",
-        "PlaceholderWithDefault",
-        "Unpack",
-        "Split",
-        "SplitV",
-        "ReverseV2",
-        "ScatterNd",
-        "SparseConcat",
-        "SparseReorder",
-        "PadV2",
-        "Unique",
-        "StopGradient",
-        "EnsureShape",
-    }
+from ringpull.inference.importers.savedmodel.converter.text_ops import (
+    BUCKETS,
+    CHANGES,
+    COMPARES,
+    DIGITS,
+    FINDS,
+    HASHES,
+    LOOKS,
+    MOVES,
+    SHAPES,
 )
-"""Ops that move texts and look at none."""
-SHAPES: Final = frozenset({"Shape", "ShapeN", "Size", "Rank"})
-COMPARES: Final = frozenset({"Equal", "NotEqual"})
-FINDS: Final = frozenset({"LookupTableFindV2"})
-HASHES: Final = frozenset({"StringToHashBucketFast", "StringToHashBucketStrong", "StringToHashBucket"})
-CHANGES: Final = frozenset({"StringLower", "StringUpper", "StringStrip", "RegexReplace", "StaticRegexReplace"})
-"""Ops that make another text of each."""
-LOOKS: Final = frozenset({"StringLength", "RegexFullMatch", "StaticRegexFullMatch", "StringToNumber"})
-UNKNOWN_TEXT: Final = "\x1dringpull: no text that a model knows\x1d"
+from ringpull.inference.importers.savedmodel.converter.vocabulary import Vocabulary
+
 _MAX_EXCEPTIONS: Final = 4
+_MAX_COMPARED: Final = 65_536
+"""Known values with which each that is looked up is compared."""
 _STRING, _INT64 = tf.string.as_datatype_enum, tf.int64.as_datatype_enum
-
-
-@dataclass
-class Vocabulary:
-    """The values that inputs with codes may have."""
-
-    inputs: set[str] = field(default_factory=set)
-    """Placeholders that take codes of it."""
-    known: dict[Any, None] = field(default_factory=dict)
-    """Texts as bytes, or integers: those that the model knows."""
-    endless: list[str] = field(default_factory=list)
-    """What makes something else of every text, each op by its name."""
-    texts: bool = True
-
-    @property
-    def values(self) -> list[Any]:
-        """Value of each code; first one that stands for all unknown ones."""
-        unknown: Any = UNKNOWN_TEXT.encode() if self.texts else _unknown_id(self.known)
-        return [unknown, *self.known]
-
-    def number(self, value: Any) -> int | None:
-        """Return the code of a value; None: it is unknown."""
-        return next((number for number, each in enumerate(self.known, 1) if each == value), None)
-
-    def codes_of(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the codes of constants, all of which it has."""
-        numbers = {value: number for number, value in enumerate(self.known, 1)}
-        return np.array([numbers[each] for each in values.reshape(-1).tolist()], np.int64).reshape(values.shape)
-
-    def array(self) -> NDArray[Any]:
-        """Return `values` as TensorFlow takes them."""
-        return np.array(self.values, object if self.texts else np.int64)
-
-
-def _unknown_id(known: Mapping[Any, None]) -> int:
-    number = -(2**31) + 1  # fits the types of 32 bits, too
-    while number in known:
-        number += 1
-    return number
 
 
 @dataclass
@@ -136,8 +71,9 @@ class Coder:
             names: Name of an input by its placeholder, for messages.
         """
         self._nodes = in_order(graph)
+        self._library = graph.library
         self._by_name = {node.name: node for node in self._nodes}
-        self._handles = handles
+        self._handles = dict(handles)
         self._given = given
         self._names = names
         self._constants = constants_of(graph)
@@ -145,7 +81,9 @@ class Coder:
         self._changed: dict[str, tuple[str, ...]] = {}
         self._changes: dict[str, Any] = {}
         self._made: list[Any] = []
-        self._known_keys: dict[str, list[Any]] = {}
+        self._known_keys: dict[int, list[Any]] = {}
+        self._finds: dict[int, Any] = {}
+        """Op that looks in a table, as it was, by the table."""
 
     def coded(self) -> Coded:
         """Return the graph with codes.
@@ -153,6 +91,11 @@ class Coder:
         Raises:
             Refused: An op of texts has no counterpart; the message names op and input.
         """
+        for node in self._nodes:
+            if node.op in FINDS:
+                found = tf.compat.v1.NodeDef()
+                found.CopyFrom(node)
+                self._finds.setdefault(id(self._handle(node)), found)
         for node in self._nodes:
             if node.op == "Placeholder" and (node.attr["dtype"].type == _STRING or node.name in self._found_ids()):
                 self._of[f"{node.name}:0"] = Vocabulary({node.name}, texts=node.attr["dtype"].type == _STRING)
@@ -163,12 +106,15 @@ class Coder:
         for node in self._nodes:
             if f"{node.name}:0" in self._of or any(_tensor(each) in self._of for each in node.input):
                 self._rewrite(node)
+            elif node.op in FINDS and node.attr["Tin"].type == _INT64:
+                self._find_numbers(node)
             elif node.op == "LookupTableSizeV2":
                 size = len(self._keys(node))
                 self._become_constant(node, np.int64(size))
         graph = tf.compat.v1.GraphDef()
         graph.node.extend(self._nodes)
         graph.node.extend(self._made)
+        graph.library.CopyFrom(self._library)  # bodies of loops
         return Coded(graph, self._distinct())
 
     def _found_ids(self) -> set[str]:
@@ -178,7 +124,7 @@ class Coder:
                 node.name
                 for node in self._nodes
                 if node.op == "Placeholder" and node.attr["dtype"].type in (_INT64, tf.int32.as_datatype_enum)
-                if self._only_looked_up(node.name)
+                if self._only_looked_up(node.name) or self._only_hashed(node.name)
             }
         return self._ids
 
@@ -198,10 +144,35 @@ class Coder:
                 return False
         return found
 
+    def _only_hashed(self, placeholder: str) -> bool:
+        """Whether all that is done with integers is to hash their digits, or to compare them."""
+        moved, found = {placeholder}, False
+        for node in self._nodes:
+            places = [place for place, each in enumerate(node.input) if _source(each) in moved]
+            if not places or node.op in SHAPES:
+                continue
+            others = [_source(each) for place, each in enumerate(node.input) if place not in places]
+            if node.op == DIGITS and node.attr["width"].i <= 0:
+                found = True
+            elif node.op in COMPARES:
+                if not set(others) <= self._constants.keys():
+                    return False
+            elif node.op in MOVES | {"Cast"} and places == [0]:
+                if node.op == "Cast" and node.attr["DstT"].type not in (_INT64, tf.int32.as_datatype_enum):
+                    return False
+                moved.add(node.name)
+            else:
+                return False
+        return found
+
     def _meet(self, node: Any) -> None:
         """Note what an op does with coded inputs."""
         coded = [each for each in node.input if _tensor(each) in self._of]
         if node.op in SHAPES:
+            return
+        if node.op == CROSS:
+            for each in coded:
+                self._of[_tensor(each)].endless.append(node)
             return
         mine = self._of[_tensor(coded[0])]
         changed = {self._changed.get(_tensor(each), ()) for each in coded}
@@ -210,10 +181,10 @@ class Coder:
                 mine.known.update(dict.fromkeys(self._keys(node)))
             return
         if node.op in HASHES | LOOKS:
-            mine.endless.append(f"{node.op} ({node.name})")
+            mine.endless.append(node)
             return
         if node.op in CHANGES:
-            mine.endless.append(f"{node.op} ({node.name})")
+            mine.endless.append(node)
             self._of[f"{node.name}:0"] = mine
             self._changes[node.name] = tf.compat.v1.NodeDef()
             self._changes[node.name].CopyFrom(node)
@@ -224,7 +195,7 @@ class Coder:
             if changed == {()}:
                 mine.known.update(dict.fromkeys(texts))
             return
-        if node.op not in MOVES | {"Cast"} or texts is None or len(changed) > 1 or (texts and changed != {()}):
+        if node.op not in MOVES | {"Cast", DIGITS} or texts is None or len(changed) > 1 or (texts and changed != {()}):
             raise Refused(
                 "refused",
                 f"{node.op} ({node.name}) does something with the texts of {self._told(mine)} that only"
@@ -281,10 +252,14 @@ class Coder:
                 dict.fromkeys(each.encode() if isinstance(each, str) else int(each) for each in given)
             )
             vocabulary.endless = [] if given else vocabulary.endless
+        vocabulary.hashed = bool(vocabulary.endless) and all(each.op in (BUCKETS, CROSS) for each in vocabulary.endless)
+        if vocabulary.hashed:
+            return
         if vocabulary.endless:
+            ops = "; ".join(f"{each.op} ({each.name})" for each in vocabulary.endless[:3])
             raise Refused(
                 "refused",
-                f"input {self._told(vocabulary)}: {'; '.join(vocabulary.endless[:3])} makes something of"
+                f"input {self._told(vocabulary)}: {ops} makes something of"
                 " every text there may be, which cannot be done without TensorFlow; say which texts there are:"
                 " --texts INPUT=FILE, one a line (any other will count as unknown)",
             )
@@ -316,24 +291,77 @@ class Coder:
             return
         places = [place for place, each in enumerate(node.input) if _tensor(each) in self._of]
         vocabulary = self._of[_tensor(node.input[places[0]])]
+        if node.op == CROSS:
+            self._rewrite_cross(node, places)
+            return
+        if vocabulary.hashed and node.op in FINDS | HASHES:
+            self._of_fingerprints(node, node.input[places[0]], vocabulary)
+            return
         compared = node.op in COMPARES and _tensor(node.input[places[0]]) not in self._changed
         if node.op in FINDS | HASHES | LOOKS or (node.op in COMPARES and not compared):
             self._become_answers(node, node.input[places[0]], self._asked(node, vocabulary))
             return
-        if node.op in CHANGES | {"Cast"}:
+        if node.op in CHANGES | {"Cast", DIGITS}:
             source = node.input[places[0]]
             node.op = "Identity"
             _clear(node, source)
             node.attr["T"].type = _INT64
             return
         for place, each in enumerate(node.input):
-            if _source(each) in self._constants and self._is_text(_source(each)):
+            if _source(each) in self._constants and (self._is_text(_source(each)) or (vocabulary.hashed and compared)):
                 codes = vocabulary.codes_of(self._constants[_source(each)])
                 node.input[place] = self._constant(f"{node.name}/ringpull_{place}", codes)
         for key, value in node.attr.items():
             if value.type == _STRING or (not vocabulary.texts and key in ("T", "Tparams")):
                 node.attr[key].type = _INT64
         node.attr.pop("_output_shapes", None)
+
+    def _rewrite_cross(self, node: Any, places: Sequence[int]) -> None:
+        """Have a cross take fingerprints, of which `expand_crosses` makes arithmetic."""
+        for place in places:
+            vocabulary, codes = self._of[_tensor(node.input[place])], node.input[place]
+            if not vocabulary.hashed:
+                known = self._constant(f"{node.name}/ringpull_known_{place}", fingerprints(vocabulary.values))
+                pieces = built(
+                    f"{node.name}/ringpull_{place}",
+                    [(known, tf.int64), (codes, tf.int64)],
+                    lambda known, codes: tf.gather(known, codes),
+                )
+                self._made += pieces
+                node.input[place] = f"{node.name}/ringpull_{place}/0"
+            count = node.attr["N"].i
+            key, at = ("sparse_types", place - count) if place < 3 * count else ("dense_types", place - 3 * count)
+            node.attr[key].list.type[at] = _INT64
+
+    def _of_fingerprints(self, node: Any, codes: str, vocabulary: Vocabulary) -> None:
+        """Turn an op into arithmetic on fingerprints."""
+        given = [(codes, tf.int64)]
+        if node.op in HASHES:
+            count = node.attr["num_buckets"].i
+            self._made += built(f"{node.name}/ringpull", given, lambda each: buckets(each, count))
+            become(node, f"{node.name}/ringpull/0", tf.int64)
+            return
+        self._find_one_by_one(node, codes, fingerprints(self._keys(node)), texts=vocabulary.texts)
+
+    def _find_numbers(self, node: Any) -> None:
+        """Turn the look-up of integers that are something else, too, into comparisons with the known ones."""
+        self._find_one_by_one(node, node.input[1], np.array(self._keys(node), np.int64), texts=False)
+
+    def _find_one_by_one(self, node: Any, given: str, known: NDArray[np.int64], *, texts: bool) -> None:
+        """Turn a look-up into comparisons with `known`, which stand for the keys of its table."""
+        if len(known) > _MAX_COMPARED:
+            raise Refused(
+                "refused",
+                f"{node.op} ({node.name}): looks numbers up among {len(known):,} known ones, which without TensorFlow"
+                f" are compared one by one, {_MAX_COMPARED:,} at most; look them up before the model, or"
+                " list all texts: --texts INPUT=FILE",
+            )
+        asked = Vocabulary(known=dict.fromkeys(self._keys(node)), texts=texts).array()
+        answers = ask(node, {1: asked}, self._constants, {_source(node.input[0]): self._handle(node)})
+        self._made += built(
+            f"{node.name}/ringpull", [(given, tf.int64)], lambda each: told(each, known, answers[1:], answers[0])
+        )
+        become(node, f"{node.name}/ringpull/0", answers.dtype)
 
     def _become_answers(self, node: Any, codes: str, answers: NDArray[Any]) -> None:
         """Turn an op into the look-up of what it makes of each code."""
@@ -390,18 +418,21 @@ class Coder:
 
     def _keys(self, node: Any) -> list[Any]:
         """Return the keys of the table that an op looks in."""
-        if node.name not in self._known_keys:
-            finds = [each for each in self._nodes if each.op in FINDS and self._handle(each) is self._handle(node)]
-            if not finds:
+        handle = self._handle(node)
+        if id(handle) not in self._known_keys:
+            if id(handle) not in self._finds:
                 raise Refused("refused", f"{node.op} ({node.name}): nothing is looked up in its table")
-            self._known_keys[node.name] = table_keys(self._handle(node), finds[0])
-        return self._known_keys[node.name]
+            self._known_keys[id(handle)] = table_keys(handle, self._finds[id(handle)])
+        return self._known_keys[id(handle)]
 
     def _handle(self, node: Any) -> Any:
         """Return the table of a look-up."""
         name = _source(node.input[0])
         while name not in self._handles:
             inner = self._by_name.get(name)
+            if inner is not None and inner.op in TABLES:
+                self._handles[name] = table_of(inner)
+                break
             if inner is None or inner.op != "Identity":
                 raise Refused("refused", f"{node.op} ({node.name}): its table cannot be found in the graph")
             name = _source(inner.input[0])

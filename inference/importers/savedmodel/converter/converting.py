@@ -14,20 +14,30 @@ import tf2onnx
 
 from ringpull.inference.importers.savedmodel.converter.bags import BagFinder
 from ringpull.inference.importers.savedmodel.converter.checkpoint import place_of, stored_tensors
-from ringpull.inference.importers.savedmodel.converter.codes import Coder, Vocabulary
+from ringpull.inference.importers.savedmodel.converter.codes import Coder
+from ringpull.inference.importers.savedmodel.converter.crosses import expand_crosses
+from ringpull.inference.importers.savedmodel.converter.dense_again import take_dense
 from ringpull.inference.importers.savedmodel.converter.examples import without_examples
 from ringpull.inference.importers.savedmodel.converter.flattening import (
     Flat,
     flatten,
-    guard_one_hots,
     pruned,
     take_directly,
 )
 from ringpull.inference.importers.savedmodel.converter.loading import inputs_of, outputs_of
+from ringpull.inference.importers.savedmodel.converter.plain_ops import (
+    BUCKETIZE,
+    CHOICES,
+    widen_bfloat16,
+    write_plainly,
+)
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
+from ringpull.inference.importers.savedmodel.converter.vocabulary import Vocabulary
 
 DEFAULT: Final = "serving_default"
 OPSET: Final = 17
+CROSSES_OPSET: Final = 18
+"""The first that has a bitwise xor."""
 _CHUNK_BYTES: Final = 64 << 20
 
 
@@ -47,6 +57,8 @@ class Joined:
     handles: dict[str, Any] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """Features of the examples that a signature takes."""
+    pads: dict[str, Any] = field(default_factory=dict)
+    """What stands for none in a feature of an example that has any number of values."""
     signatures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is left out, and why."""
@@ -68,7 +80,7 @@ def join(signatures: Mapping[str, Any], wanted: Sequence[str] | None, big_bytes:
     for place, name in enumerate(wanted or signatures):
         try:
             flat = flatten(name, signatures[name], big_bytes)
-            flat, parsed = without_examples(name, flat)
+            flat, parsed, pads = without_examples(name, flat)
             specs = parsed or inputs_of(signatures[name])
             _check_inputs(name, specs, joined)
             _add(joined, place, name, flat, specs, outputs_of(signatures[name]))
@@ -80,6 +92,7 @@ def join(signatures: Mapping[str, Any], wanted: Sequence[str] | None, big_bytes:
         joined.signatures.append(name)
         if parsed:
             joined.examples[name] = list(parsed)
+            joined.pads |= pads
     if not joined.outputs:
         raise Refused("refused", "none of its outputs is numbers by row: " + "; ".join(joined.notes))
     return joined
@@ -148,6 +161,10 @@ def _add(
         renamed = [_renamed(each, names) for each in node.input]
         del node.input[:]
         node.input.extend(renamed)
+    known = {each.signature.name for each in joined.graph.library.function}
+    joined.graph.library.function.extend(
+        each for each in flat.graph.library.function if each.signature.name not in known
+    )
     for key, tensor in flat.outputs.items():
         spec = outputs[key]
         if spec.dtype == tf.string or spec.dtype.is_complex:
@@ -170,13 +187,17 @@ def _shaped(joined: Joined, key: str, spec: Any) -> str:
     """Return the node that has an input in the shape that a signature takes it in."""
     name, first = joined.inputs[key]
     rank = spec.shape.rank or 1
-    if (first.shape.rank or 1) == rank:
+    if (first.shape.rank or 1) == rank <= 2:
         return name
+    sizes = [1 if each is None else each for each in spec.shape.as_list()[1:]] if rank > 1 else []
     shaped = f"{name}_{rank}"
-    if shaped not in {node.name for node in joined.graph.node}:
+    there = {node.name for node in joined.graph.node}
+    if name not in there:
+        joined.graph.node.add(name=name, op="Placeholder").attr["dtype"].type = spec.dtype.as_datatype_enum
+    if shaped not in there:
         shape = joined.graph.node.add(name=f"{shaped}_shape", op="Const")
         shape.attr["dtype"].type = tf.int64.as_datatype_enum
-        shape.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-1, 1] if rank == 2 else [-1], tf.int64))
+        shape.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-1, *sizes], tf.int64))
         node = joined.graph.node.add(name=shaped, op="Reshape", input=[name, shape.name])
         node.attr["T"].type, node.attr["Tshape"].type = spec.dtype.as_datatype_enum, tf.int64.as_datatype_enum
     return shaped
@@ -210,14 +231,23 @@ def convert(
     graph = pruned(joined.graph, tensors)
     take_directly(graph, joined.weights)
     coded = Coder(graph, joined.handles, given, {place: key for key, (place, _) in joined.inputs.items()}).coded()
-    bags = BagFinder(coded, joined.variables, dict(joined.inputs.values()))
+    crosses = expand_crosses(coded.graph)
+    widen_bfloat16(coded.graph)
+    take_dense(coded.graph)
+    counted = [node.name for node in coded.graph.node if node.op == BUCKETIZE]
+    bags = BagFinder(coded, joined.variables, dict(joined.inputs.values()), [*crosses, *counted])
     bags.replace()
-    guard_one_hots(coded.graph)
+    write_plainly(coded.graph)
     graph = pruned(coded.graph, tensors)
     left = {node.name: node for node in graph.node if node.op == "Placeholder"}
-    if odd := sorted(name for name in left if name in joined.handles):
-        raise Refused("refused", f"a table of look-ups ({odd[0]}) is used in a way that only TensorFlow can do")
-    model = _to_onnx(graph, [f"{name}:0" for name in left], tensors)
+    for node in graph.node:
+        if any(each.split(":")[0] in left.keys() & joined.handles.keys() for each in node.input):
+            raise Refused(
+                "refused",
+                f"{node.op} ({node.name}): uses a table of look-ups in a way that only TensorFlow can; look its keys up"
+                " before the model, or leave this output out (--signature)",
+            )
+    model = _to_onnx(graph, [f"{name}:0" for name in left], tensors, CROSSES_OPSET if crosses else OPSET)
     onnx.save(model, str(out / "model.onnx"))
     vocabularies = {
         key: vocabulary for key, (name, _) in joined.inputs.items() if (vocabulary := coded.of(name)) is not None
@@ -227,7 +257,7 @@ def convert(
         "tf2onnx": tf2onnx.__version__,
         "signatures": joined.signatures,
         "inputs": [
-            _input(key, name, spec, left, vocabularies.get(key)) | {"pad": bags.pads.get(name)}
+            _input(key, name, spec, left, vocabularies.get(key), bags.pads.get(name), joined.pads.get(key))
             for key, (name, spec) in joined.inputs.items()
         ],
         "outputs": [
@@ -241,10 +271,13 @@ def convert(
 
 
 def _give_shape(graph: Any, name: str, spec: Any) -> None:
-    """Say the shape of an input; of one that may have any, a value a row."""
+    """Say the shape of an input: of one that may have any, a value a row; of one of many dimensions, one of two."""
+    shape = spec.shape if spec.shape.rank else tf.TensorShape([None])
+    if shape.rank > 2:
+        shape = tf.TensorShape([None, shape[1:].num_elements()])
     for node in graph.node:
         if node.name == name:
-            node.attr["shape"].shape.CopyFrom((spec.shape if spec.shape.rank else tf.TensorShape([None])).as_proto())
+            node.attr["shape"].shape.CopyFrom(shape.as_proto())
 
 
 def _add_output(graph: Any, place: int, tensor: str, spec: Any) -> None:
@@ -252,18 +285,37 @@ def _add_output(graph: Any, place: int, tensor: str, spec: Any) -> None:
     node.attr["SrcT"].type, node.attr["DstT"].type = spec.dtype.as_datatype_enum, tf.float32.as_datatype_enum
 
 
-def _input(key: str, name: str, spec: Any, left: Mapping[str, Any], vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """Return what is known of an input; `tensor` is None where no output needs it."""
+def _input(
+    key: str,
+    name: str,
+    spec: Any,
+    left: Mapping[str, Any],
+    vocabulary: Vocabulary | None,
+    pad: int | None,
+    nothing: Any,
+) -> dict[str, Any]:
+    """Return what is known of an input; `tensor` is None where no output needs it.
+
+    Args:
+        pad: Code or id that stands for none in its bags, where these were found.
+        nothing: Value that stands for none, where the way in which examples are parsed says so.
+    """
+    if nothing is not None:
+        pad = vocabulary.number(nothing) if vocabulary is not None else nothing
+    hashed = vocabulary is not None and vocabulary.hashed
     known: dict[str, Any] = {
         "name": key,
         "tensor": f"{name}:0" if name in left else None,
         "dtype": spec.dtype.name,
         "shape": [None, *(spec.shape.as_list()[1:] if spec.shape.rank else [])],
         "known": None,
+        "hashed": hashed,
+        "pad": pad,
     }
-    if vocabulary is not None:
+    if vocabulary is not None and hashed:
+        known["pad"] = vocabulary.number(b"" if vocabulary.texts else -1)
+    elif vocabulary is not None:
         known["known"] = [_text(each) if vocabulary.texts else each for each in vocabulary.known]
-        known["given"] = bool(vocabulary.endless)
     return known
 
 
@@ -275,9 +327,11 @@ def _text(value: bytes) -> str:
         return f"\x1d{value.hex()}"
 
 
-def _to_onnx(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
+def _to_onnx(graph: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
     try:
-        model, _ = tf2onnx.convert.from_graph_def(graph, input_names=inputs, output_names=outputs, opset=OPSET)
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph, input_names=inputs, output_names=outputs, opset=opset, custom_op_handlers=CHOICES
+        )
     except Exception as exc:  # tf2onnx raises whatever comes
         raise Refused("refused", f"tf2onnx {tf2onnx.__version__} cannot turn it into ONNX: {brief(exc)}") from exc
     odd = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")})
@@ -293,8 +347,9 @@ def _placed(folder: Path, out: Path, variables: Mapping[str, Any]) -> list[dict[
     placed = []
     for place, (name, variable) in enumerate(variables.items()):
         shape, dtype = tuple(variable.shape.as_list()), variable.dtype.base_dtype
-        known = {"tensor": f"{name}:0", "name": variable.name, "shape": list(shape), "dtype": dtype.name}
-        for each in stored.values():
+        written = tf.float32 if dtype == tf.bfloat16 else dtype
+        known = {"tensor": f"{name}:0", "name": variable.name, "shape": list(shape), "dtype": written.name}
+        for each in stored.values() if written == dtype else ():
             if each.shape == shape and each.dtype == dtype.as_datatype_enum and _same(each, variable):
                 placed.append(known | place_of(each))
                 break
@@ -302,7 +357,7 @@ def _placed(folder: Path, out: Path, variables: Mapping[str, Any]) -> list[dict[
             file = out / f"variable_{place}.raw"
             with file.open("wb") as opened:
                 for rows in _rows(variable):
-                    opened.write(np.ascontiguousarray(rows).tobytes())
+                    opened.write(np.ascontiguousarray(rows, written.as_numpy_dtype).tobytes())
             placed.append(known | {"file": str(file), "offset": 0})
     return placed
 

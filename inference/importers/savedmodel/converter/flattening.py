@@ -6,7 +6,7 @@ its shape instead, and what reads it (`ResourceGather`, `ReadVariableOp`) the sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,10 @@ from ringpull.inference.importers.savedmodel.converter.refusing import Refused, 
 
 _PASSES: Final = frozenset({"Identity", "ReadVariableOp", "ResourceGather"})
 """Ops that a big variable may go through."""
+
+
+_CHANGES: Final = ("Assign", "ResourceApply", "ResourceScatter")
+"""What names of ops that change variables begin with."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,31 @@ def flatten(name: str, function: Any, big_bytes: int) -> Flat:
         raise Refused(
             "refused", f"signature {name}: TensorFlow cannot make one plain graph of it: {brief(exc)}"
         ) from exc
+    _check_unchanging(name, graph, outputs.values())
     there = [node.name for node in graph.node if node.op == "Placeholder" and node.name in captured]
     variables = {place: captured[place][1] for place in there if place in big}
     _unwrap(graph, variables)
     handles = {place: captured[place][0] for place in there if place not in big}
     weights = {place: variable for place, (_, variable) in captured.items() if variable is not None}
     return Flat(pruned(graph, outputs.values()), inputs, outputs, weights, variables, handles)
+
+
+def _check_unchanging(name: str, graph: Any, outputs: Iterable[str]) -> None:
+    """Check that nothing changes variables, which would make an answer depend on those before it."""
+    by_name = {node.name: node for node in graph.node}
+    due = [tensor.split(":")[0] for tensor in outputs]
+    seen = set(due)
+    while due:
+        node = by_name[due.pop()]
+        if node.op.startswith(_CHANGES):
+            raise Refused(
+                "refused",
+                f"signature {name}: {node.op} ({node.name}) changes a variable, so that no score would be the same"
+                " twice; save it as it is served, without training",
+            )
+        above = {each.lstrip("^").split(":")[0] for each in node.input} - seen
+        seen |= above
+        due += sorted(above)
 
 
 def pruned(graph: Any, outputs: Any) -> Any:
@@ -91,25 +114,9 @@ def take_directly(graph: Any, weights: Collection[str]) -> None:
                 node.input[place] = found
 
 
-def guard_one_hots(graph: Any) -> None:
-    """Have every `OneHot` give zeros below 0 in ONNX, too, whose own counts such numbers from behind."""
-    for node in list(graph.node):
-        if node.op != "OneHot":
-            continue
-        index, depth = node.input[0], node.input[1]
-        kind = node.attr["TI"].type
-        zero, below, beyond, chosen = (f"{node.name}/ringpull_{each}" for each in ("zero", "below", "beyond", "chosen"))
-        constant = graph.node.add(name=zero, op="Const")
-        constant.attr["dtype"].type = kind
-        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(0, tf.as_dtype(kind)))
-        graph.node.add(name=below, op="Less", input=[index, zero]).attr["T"].type = kind
-        cast = graph.node.add(name=beyond, op="Cast", input=[depth])
-        cast.attr["SrcT"].type, cast.attr["DstT"].type = tf.int32.as_datatype_enum, kind
-        graph.node.add(name=chosen, op="SelectV2", input=[below, beyond, index]).attr["T"].type = kind
-        node.input[0] = chosen
-
-
 def _frozen(function: Any, big: set[str]) -> tuple[Any, dict[str, str], dict[str, str]]:
+    # TensorFlow 1 lists initializers of tables beside a graph; they are no part of it, and would be looked for in vain.
+    function.graph.clear_collection(tf.compat.v1.GraphKeys.TABLE_INITIALIZERS)
     data = convert_to_constants._FunctionConverterDataInEager(
         func=function, lower_control_flow=False, aggressive_inlining=True, variable_names_denylist=big
     )

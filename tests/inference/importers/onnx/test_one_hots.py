@@ -64,7 +64,11 @@ GEMM = node("Gemm", ["columns", "V", "c"], ["y"], alpha=0.5, beta=2.0, transB=1)
 INTEGERS = list(range(100, 100 + N))
 
 CASES: dict[str, tuple[list[NodeProto], int, tuple[int, ...]]] = {
-    "an encoder, and a classifier of two": ([encoder(INTEGERS), FLAT, BESIDE, classifier(W[: N + 2, 0])], INT, (N + 1, 1)),
+    "an encoder, and a classifier of two": (
+        [encoder(INTEGERS), FLAT, BESIDE, classifier(W[: N + 2, 0])],
+        INT,
+        (N + 1, 1),
+    ),
     "texts": ([encoder([f"t{each}" for each in range(N)]), FLAT, BESIDE, GEMM], STRING, (N + 1, 4)),
     "texts, others an error": ([encoder([f"t{each}" for each in range(N)], 0), FLAT, BESIDE, GEMM], STRING, (N + 1, 4)),
     "integers, others an error": ([encoder(INTEGERS, 0), FLAT, BESIDE, GEMM], INT, (N, 4)),
@@ -100,16 +104,29 @@ CASES: dict[str, tuple[list[NodeProto], int, tuple[int, ...]]] = {
 def of(nodes: list[NodeProto], kind: int) -> ModelProto:
     """Return the graph of a case."""
     constants = {
-        **{"U": W[: N + 2], "V": W[: N + 2].T.copy(), "T": W[: N + 1], "c": W[0], "flat": [-1, N], "last": [1]},
-        **{"numbers": np.arange(N)[None], "depth": N, "on": np.array([0, 1], np.float32), "sizes": [N - 2, 2]},
-        **{"kept": np.delete(np.arange(N + 2), 4), "shift": W[:1, :1], "one": np.ones((1, 1), np.float32)},
+        "U": W[: N + 2],
+        "V": W[: N + 2].T.copy(),
+        "T": W[: N + 1],
+        "c": W[0],
+        "flat": [-1, N],
+        "last": [1],
+        "numbers": np.arange(N)[None],
+        "depth": N,
+        "on": np.array([0, 1], np.float32),
+        "sizes": [N - 2, 2],
+        "kept": np.delete(np.arange(N + 2), 4),
+        "shift": W[:1, :1],
+        "one": np.ones((1, 1), np.float32),
         "two": np.float32(2),
     }
     used = {each for one in nodes for each in one.input}
     width = 2 if "label" in nodes[-1].output else 4
     return graph(
         nodes,
-        [("x", kind, ["b", 1] if kind == STRING or nodes[0].op_type == "OneHotEncoder" else ["b"]), ("d", FLOAT, ["b", 2])],
+        [
+            ("x", kind, ["b", 1] if kind == STRING or nodes[0].op_type == "OneHotEncoder" else ["b"]),
+            ("d", FLOAT, ["b", 2]),
+        ],
         [("y", FLOAT, ["b", width])],
         {name: each for name, each in constants.items() if name in used},
         ml=1,
@@ -130,7 +147,9 @@ def test_one_hot_vectors_are_rows(tmp_path: Path, case: str) -> None:
         sent = np.array([f"t{each}"], object) if kind == STRING else np.array([each])
         columns = {"x": sent, "d": numbers}
         try:
-            expected = run(model, {"x": sent.reshape([1] * len(model.graph.input[0].type.tensor_type.shape.dim)), "d": numbers})
+            expected = run(
+                model, {"x": sent.reshape([1] * len(model.graph.input[0].type.tensor_type.shape.dim)), "d": numbers}
+            )
         except Exception:  # onnxruntime's have no root of their own
             assert not taken(version, columns, 1), f"{each}: the graph fails on it"
             continue

@@ -105,6 +105,95 @@ def columns(folder: str) -> None:
     tf_keras.Model(inputs, score).save(folder, save_format="tf")
 
 
+def hashes(folder: str) -> None:
+    """Write what hashes texts and integers into buckets, and crosses them: columns, and layers of Keras."""
+    made = tf.feature_column
+    genre = made.categorical_column_with_vocabulary_list("genre", GENRES)
+    rank = made.categorical_column_with_identity("rank", 20, default_value=3)
+    columns = [
+        made.embedding_column(made.categorical_column_with_hash_bucket("word", 50), 4),
+        made.embedding_column(made.categorical_column_with_hash_bucket("number", 60, tf.int64), 4),
+        made.embedding_column(made.categorical_column_with_vocabulary_list("city", ["Bonn"], num_oov_buckets=3), 4),
+        made.indicator_column(made.crossed_column([genre, "word"], 30)),
+        made.embedding_column(made.bucketized_column(made.numeric_column("price"), [0.0, 1.0]), 3),
+        *(each(rank) for each in (made.indicator_column, lambda column: made.embedding_column(column, 4))),
+    ]
+    taken = {"word": "string", "number": "int64", "city": "string", "genre": "string", "price": "float32"}
+    taken |= {"rank": "int64", "left": "int64", "right": "string"}
+    inputs = {name: tf_keras.layers.Input((1,), name=name, dtype=dtype) for name, dtype in taken.items()}
+    layers = tf_keras.layers
+    of_columns = {name: each for name, each in inputs.items() if name not in ("left", "right")}
+    crossed = layers.HashedCrossing(100)((inputs["left"], inputs["right"]))
+    parts = [layers.DenseFeatures(columns)(of_columns), layers.Flatten()(layers.Embedding(100, 4)(crossed))]
+    score = layers.Dense(1, name="score")(layers.Concatenate()(parts))
+    tf_keras.Model(inputs, score).save(folder, save_format="tf")
+
+
+def estimator(folder: str) -> None:
+    """Write what an estimator exports for examples: categories have any number of values, tables are TensorFlow 1's."""
+    made = tf.feature_column
+    genres = made.categorical_column_with_vocabulary_list("genres", GENRES)
+    movie = made.categorical_column_with_identity("movie", 50)
+    columns = [made.embedding_column(genres, 4), made.embedding_column(movie, 4), made.numeric_column("price")]
+    with tf.Graph().as_default(), v1.Session() as session:
+        examples = v1.placeholder(tf.string, [None])
+        parsed = tf.io.parse_example(examples, made.make_parse_example_spec(columns))
+        values = v1.feature_column.input_layer(parsed, columns)
+        logits = tf.matmul(values, v1.get_variable("weights", [values.shape[1], 1]))
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        info = v1.saved_model.build_tensor_info
+        signature = v1.saved_model.build_signature_def(
+            {"inputs": info(examples)}, {"outputs": info(logits)}, "tensorflow/serving/regress"
+        )
+        builder = v1.saved_model.Builder(folder)
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], {"serving_default": signature}, main_op=v1.tables_initializer()
+        )
+        builder.save()
+
+
+def looped(folder: str) -> None:
+    """Write a GRU with a mask, which runs in a loop, over ids."""
+    given = keras.Input((6,), name="items", dtype="int64")
+    rows = keras.layers.Embedding(100, 8, mask_zero=True)(given)
+    score = keras.layers.Dense(1)(keras.layers.GRU(5)(rows))
+    keras.Model([given], score).export(folder)
+
+
+class Odd(tf.Module):
+    """Remainders of numbers below 0, a choice of infinity, a table of bfloat16, and an input of three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = np.random.default_rng(5).standard_normal((37, 8)).astype(np.float32)
+        self.table = tf.Variable(tf.cast(table, tf.bfloat16), name="items")
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.int64, name="item"),
+            tf.TensorSpec([None, 2, 3], tf.float32, name="square"),
+        ]
+    )
+    def serve(self, item: Any, square: Any) -> dict[str, Any]:
+        rows = tf.cast(tf.gather(self.table, tf.math.floormod(item, 37)), tf.float32)
+        whole = tf.cast(tf.math.floordiv(item, 10), tf.float32)
+        high = tf.where(square[:, 0] > 1.0, square[:, 0], -np.inf)  # what is not chosen times 0 is NaN
+        best = tf.maximum(tf.reduce_max(high, 1), 0.0)
+        return {"score": tf.reduce_sum(rows, 1) + whole + tf.reduce_sum(square[:, 1], 1) + best}
+
+
+class Counting(tf.Module):
+    """What changes a variable whenever it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def serve(self, x: Any) -> dict[str, Any]:
+        return {"y": x + self.asked.assign_add(1.0)}
+
+
 class Big(tf.Module):
     """One table that is big enough to stay outside the graph, and an input of any length."""
 
@@ -145,7 +234,11 @@ def main(out: Path) -> None:
     towers(tf_keras, str(out / "towers2"))
     towers(keras, str(out / "towers3"))
     columns(str(out / "columns"))
-    for name, module in (("big", Big()), ("hashed", Hashed()), ("calling", Calling())):
+    hashes(str(out / "hashes"))
+    estimator(str(out / "estimator"))
+    looped(str(out / "looped"))
+    modules = {"big": Big(), "hashed": Hashed(), "calling": Calling(), "odd": Odd(), "counting": Counting()}
+    for name, module in modules.items():
         tf.saved_model.save(module, str(out / name), signatures={"serving_default": module.serve})
     tf.saved_model.save(tf.Module(), str(out / "unsigned"))
 

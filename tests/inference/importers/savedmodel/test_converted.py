@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from ringpull.inference.importers.savedmodel.description import Description, ModelInput
 from ringpull.inference.importers.savedmodel.model import import_converted
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
-from ringpull.inference.schema.transforms import Hash, Vocabulary
+from ringpull.inference.schema.transforms import Fingerprint, Hash, Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
 from tests.inference.export.versions import Exported
 from tests.inference.importers.savedmodel.converted import GENRES, ITEMS, Scorer, converted
@@ -72,6 +73,100 @@ async def test_clients_send_what_they_sent_also_what_nothing_needs(version: Path
         }
 
 
+def test_fingerprints_are_checked_by_the_values_that_they_are_of(tmp_path: Path) -> None:
+    """TensorFlow is given texts and integers; the graph, and what is served, their fingerprints."""
+    inputs = [
+        {
+            "name": "word",
+            "tensor": "in_0:0",
+            "dtype": "string",
+            "shape": [None, 1],
+            "known": None,
+            "pad": 1,
+            "hashed": True,
+        },
+        {
+            "name": "number",
+            "tensor": "in_1:0",
+            "dtype": "int32",
+            "shape": [None],
+            "known": None,
+            "pad": 1,
+            "hashed": True,
+        },
+    ]
+    outputs = [{"signature": "serving_default", "name": "bits", "tensor": "out:0"}]
+    told = {"inputs": inputs, "outputs": outputs, "variables": [], "signatures": ["serving_default"], "notes": []}
+    nodes = [
+        helper.make_node("Mod", ["in_0:0", "many"], ["word"]),
+        helper.make_node("Squeeze", ["word", "one"], ["flat"]),
+        helper.make_node("Mod", ["in_1:0", "many"], ["number"]),
+        helper.make_node("Add", ["flat", "number"], ["both"]),
+        helper.make_node("Cast", ["both"], ["out:0"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "hashed",
+        [
+            helper.make_tensor_value_info("in_0:0", TensorProto.INT64, [None, 1]),
+            helper.make_tensor_value_info("in_1:0", TensorProto.INT64, [None]),
+        ],
+        [helper.make_tensor_value_info("out:0", TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(np.array(1_000), "many"), numpy_helper.from_array(np.array([1]), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    asked: list[Any] = []
+
+    def score(rows: Any) -> list[Any]:
+        asked.extend(rows["word"].reshape(-1).tolist())
+        words, numbers = (Fingerprint().apply(rows[name].reshape(-1)) % 1_000 for name in ("word", "number"))
+        return [(words + numbers).astype(np.float32)]
+
+    given = {"word": np.array(["Heat", "Köln"], object), "number": np.array([7, -7])}
+    options: dict[str, Any] = {"quiet": True, "check_columns": given}
+    import_converted(model, Description.of(told), score, tmp_path / "hashed", 1, **options)
+    assert {"", "Heat", "Köln"} < set(asked)
+    found = Exported(tmp_path / "hashed" / "1").score(given, 2)["bits"]
+    expected = sum(Fingerprint().apply(each) % 1_000 for each in given.values())
+    assert found.tolist() == expected.tolist()
+
+
+def test_a_bag_of_one_id_is_masked_as_the_graph_masks_it(tmp_path: Path) -> None:
+    """All ids below 0 are none, not only the one that pads: with one id a row, too, the two are told apart."""
+    inputs = [{"name": "movie", "tensor": "in:0", "dtype": "int64", "shape": [None, None], "known": None, "pad": -1}]
+    outputs = [{"signature": "serving_default", "name": "score", "tensor": "out:0"}]
+    told = {"outputs": outputs, "variables": [], "signatures": ["serving_default"], "notes": []}
+    description = Description.of({**told, "inputs": [{**each, "hashed": False} for each in inputs]})
+    nodes = [
+        helper.make_node("Max", ["in:0", "zero"], ["row"]),
+        helper.make_node("Gather", ["items", "row"], ["rows"]),
+        helper.make_node("GreaterOrEqual", ["in:0", "zero"], ["there"]),
+        helper.make_node("Cast", ["there"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["masks"]),
+        helper.make_node("Mul", ["rows", "masks"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "one"], ["bag"], keepdims=0),
+        helper.make_node("ReduceSum", ["bag", "one"], ["out:0"], keepdims=0),
+    ]
+    constants = {"zero": np.array(0), "last": np.array([2]), "one": np.array([1]), "items": ITEMS}
+    graph = helper.make_graph(
+        nodes,
+        "bags",
+        [helper.make_tensor_value_info("in:0", TensorProto.INT64, [None, None])],
+        [helper.make_tensor_value_info("out:0", TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(each, name) for name, each in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+    def score(rows: Any) -> list[Any]:
+        there = rows["movie"] >= 0
+        return [(ITEMS[np.maximum(rows["movie"], 0)] * there[..., None]).sum(axis=(1, 2), dtype=np.float32)]
+
+    import_converted(model, description, score, tmp_path / "bags", 1, lengths={"movie": 1}, quiet=True)
+    movies = np.array([[5], [-1], [-7], [1_999]])
+    found = Exported(tmp_path / "bags" / "1").score({"movie": movies}, 4)["score"]
+    np.testing.assert_allclose(found, score({"movie": movies})[0], rtol=1e-4, atol=1e-5)
+
+
 def test_other_scores_write_nothing(tmp_path: Path) -> None:
     model, description = converted(tmp_path)
     with pytest.raises(ExportError, match="score"):
@@ -98,6 +193,11 @@ GIVEN = ModelInput("x", "in:0", "int64", (None,), None, None)
         (
             {"dtype": "string", "known": ("a", ""), "shape": (None, 2)},
             IdSequence("x", length=2, dtype="string", pad=2, transforms=(Vocabulary(["a", ""]),)),
+        ),
+        ({"dtype": "string", "hashed": True}, Sparse("x", dtype="string", transforms=(Fingerprint(),))),
+        (
+            {"hashed": True, "pad": -1, "shape": (None, 2)},
+            IdSequence("x", length=2, pad=-1, transforms=(Fingerprint(),)),
         ),
         ({"dtype": "string", "tensor": None}, Sparse("x", dtype="string", missing="")),
         ({"dtype": "float32", "tensor": None, "shape": (None, 4)}, Dense("x", width=4, missing=0.0)),

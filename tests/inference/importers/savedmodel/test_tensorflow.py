@@ -77,6 +77,53 @@ def test_texts_keep_their_vocabularies(name: str, saved_models: Path, tensorflow
     assert_as_tensorflow(saved_models / name, version, columns, tensorflow)
 
 
+def test_buckets_and_crosses_are_those_of_any_text(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    version = Exported(imported(saved_models / "hashes", tmp_path, tensorflow))
+    sizes = {(entry.rows, entry.spec.dim) for entry in version.manifest.tables}
+    assert {(50, 4), (60, 4), (4, 4), (100, 4), (20, 4)} <= sizes
+    words = ["", "Heat", "never seen before", "ä" * 40, "x"]
+    columns = {
+        "word": np.array(words, object),
+        "number": np.array([0, -1, 7, 10**12, -(2**63)]),
+        "city": np.array(["Bonn", "Ulm", "", "Köln", "Rom"], object),
+        "genre": np.array(["Action", "Horror", "Action", "", "none such"], object),
+        "price": np.float32([-1.0, 0.0, 0.5, 1.0, 7.0]),
+        "rank": np.array([0, 19, 20, -1, -7]),
+        "left": np.array([1, 2, 10**15, -4, 0]),
+        "right": np.array(words[::-1], object),
+    }
+    assert_as_tensorflow(saved_models / "hashes", version, columns, tensorflow)
+
+
+def test_examples_of_any_number_of_values_become_bags(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"--length genres=NUMBER --length movie=NUMBER"):
+        imported(saved_models / "estimator", tmp_path, tensorflow)
+    lengths = {"genres": 3, "movie": 1}
+    version = Exported(imported(saved_models / "estimator", tmp_path, tensorflow, lengths=lengths))
+    assert sorted(entry.rows for entry in version.manifest.tables) == [5, 50]
+    columns = {
+        "genres": np.array([["Action", "", ""], ["Horror", "Action", "none such"], ["", "", ""]], object),
+        "movie": np.array([[0], [49], [7]]),
+        "price": np.float32([0.0, 1.5, -2.0]),
+    }
+    assert_as_tensorflow(saved_models / "estimator", version, columns, tensorflow)
+
+
+def test_loops_keep_their_bodies(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    version = Exported(imported(saved_models / "looped", tmp_path, tensorflow))
+    assert [entry.rows for entry in version.manifest.tables] == [100]
+    items = np.array([[1, 2, 3, 4, 5, 99], [7, 8, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    assert_as_tensorflow(saved_models / "looped", version, {"items": items}, tensorflow)
+
+
+def test_what_tf2onnx_turns_otherwise_is_as_it_was(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    version = Exported(imported(saved_models / "odd", tmp_path, tensorflow))
+    assert [entry.rows for entry in version.manifest.tables] == [37]
+    square = np.arange(24, dtype=np.float32).reshape(4, 6)
+    columns = {"item": np.array([-1, -38, 36, 105]), "square": square}
+    assert_as_tensorflow(saved_models / "odd", version, columns, tensorflow)
+
+
 def assert_as_tensorflow(folder: Path, version: Exported, columns: dict[str, Any], python: Path) -> None:
     """Assert that a version answers raw columns as TensorFlow does, which is asked anew for texts themselves."""
     with Converter(python) as converter:
@@ -84,10 +131,13 @@ def assert_as_tensorflow(folder: Path, version: Exported, columns: dict[str, Any
         given = {}
         for each in told["inputs"]:
             values = columns[each["name"]]
+            if each["hashed"]:
+                values = values.astype(np.str_ if each["dtype"] == "string" else np.int64)
             if each["known"] is not None:  # as codes, the way that TensorFlow's own process is told of texts
                 codes = {known: code for code, known in enumerate(each["known"], 1)}
                 values = np.array([codes.get(value, 0) for value in values.reshape(-1).tolist()]).reshape(values.shape)
-            given[each["name"]] = values.reshape(len(values), *each["shape"][1:])
+            shape = [len(values), *(-1 if size is None else size for size in each["shape"][1:])]
+            given[each["name"]] = values.reshape(shape)
         found = converter.score(given)
     rows = len(next(iter(columns.values())))
     scores = version.score(columns, rows)
@@ -135,6 +185,7 @@ def test_hashed_texts_need_their_list(saved_models: Path, tensorflow: Path, tmp_
     ("name", "kind", "message"),
     [
         ("calling", ExportError, "calls Python by PyFunc"),
+        ("counting", ExportError, "AssignAddVariableOp .* changes a variable"),
         ("unsigned", InvalidInput, "no signature"),
         ("cut", CorruptData, "saved_model.pb"),
         ("no_saved_model", CorruptData, "saved_model.pb"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.inference.importers.tables import text
+from ringpull.inference.importers.tables import text_blocks
 from ringpull.inference.importers.tables.formats import format_of, open_source
 from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -128,7 +128,7 @@ def test_what_no_table_can_hold_is_named_by_its_line(
 
 
 def test_a_line_is_at_most_a_few_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "BLOCK_BYTES", 1 << 17)
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", 1 << 17)
     (tmp_path / "t.csv").write_text(f"id,v\n1,2\n3,{'2' * (1 << 20)}\n2,3\n")
     with pytest.raises(InvalidInput, match=r"t\.csv: a line is longer than 131,072 bytes"):
         read(tmp_path / "t.csv", value="v")
@@ -176,6 +176,14 @@ def test_part_files_with_a_header_each_and_reading_from_any_row_on(tmp_path: Pat
     (tmp_path / "part-1.csv").write_text("v,id\n1,2\n")
     with pytest.raises(InvalidInput, match=r"its first line is not that of part-0\.csv"):
         read(tmp_path)
+
+
+def test_a_folder_of_data_and_what_describes_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Data\n\nwhat it is\n")
+    (tmp_path / "rows.csv").write_text("id,v\n1,2\n")
+    with pytest.raises(InvalidInput, match=r"several kinds: README\.md, rows\.csv; name the one that is the table"):
+        open_source(tmp_path)
+    assert read(tmp_path / "*.csv") == {1: [2]}
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])

@@ -18,6 +18,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -29,6 +30,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from ringpull import export_model
 from ringpull.inference.head.request.id_limits import IdLimits
+from ringpull.inference.importers.onnx import one_hots
+from ringpull.inference.importers.trees import sklearn_columns
 from ringpull.inference.importers.trees.model import import_estimator
 from ringpull.ps.errors import ExportError, InvalidInput
 from tests.inference.export.versions import Exported
@@ -60,6 +63,8 @@ def test_classifiers(tmp_path: Path, case: str) -> None:
     model, rows, target = CLASSIFIERS[case]
     model.fit(rows, target)
     report = export_model(model, None, tmp_path / "m", 1, quiet=True)
+    named = next(each for each in report.manifest.outputs if each.name == "probabilities")
+    assert list(named.classes) == [str(each) for each in model.classes_]
     expected = {"probabilities": model.predict_proba(rows)}
     if target.dtype.kind != "U":
         expected["label"] = model.predict(rows)
@@ -137,12 +142,23 @@ def test_a_category_that_is_an_error_is_refused_by_name(tmp_path: Path) -> None:
     assert "feature city" in str(held.refused[0])
 
 
-def test_nan_is_refused_where_a_graph_would_treat_it_in_another_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A tree of sklearn sends what it never saw missing to the larger child; one that saw it all is taken."""
-    import_estimator(DecisionTreeClassifier(max_depth=5).fit(HOLES, TWO), tmp_path / "m", 1)
-    assert "NaN is refused: the graph would treat it in another way" in " ".join(capsys.readouterr().out.split())
+@pytest.mark.parametrize(
+    "model",
+    [DecisionTreeClassifier(max_depth=5), RandomForestClassifier(3, random_state=0)],
+    ids=["tree", "forest"],
+)
+def test_trees_take_nan_as_they_were_fitted(tmp_path: Path, model: Any) -> None:
+    model.fit(HOLES, TWO)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    assert_predicts(report, HOLES, {"label": model.predict(HOLES), "probabilities": model.predict_proba(HOLES)})
+
+
+def test_nan_is_refused_where_the_estimator_takes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trees of which no feature has ids have no tables, which is no news."""
+    import_estimator(GradientBoostingClassifier(n_estimators=2).fit(X, TWO), tmp_path / "m", 1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "NaN is refused: the estimator takes none" in shown
+    assert "NO TABLE" not in shown
     with pytest.raises(InvalidInput, match="feature features: holds NaN"):
         Exported(tmp_path / "m" / "1").score({"features": HOLES}, len(HOLES))
 
@@ -180,13 +196,63 @@ def test_rows_and_scores_of_the_source(tmp_path: Path) -> None:
         (LinearSVC().fit(X, TWO), "CalibratedClassifierCV"),
         (StandardScaler().fit(X), "predicts nothing"),
         (object(), "is no estimator"),
+        (RandomForestClassifier(2).fit(X, np.stack([TWO, THREE], 1)), "has several outputs"),
+        (FeatureHasher(4), "FeatureHasher takes texts apart"),
     ],
-    ids=["not fitted", "no probabilities", "no model", "anything"],
+    ids=["not fitted", "no probabilities", "no model", "anything", "several outputs", "hashes"],
 )
 def test_what_cannot_be_imported(tmp_path: Path, model: Any, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         import_estimator(model, tmp_path / "m", 1, quiet=True)
     assert not (tmp_path / "m").exists()
+
+
+CITIES = np.array(["Oslo", "Bergen", "Tromsø", "Bodø", None], object)[np.arange(400) ** 2 % 5]
+LARGE: dict[str, tuple[Any, bool]] = {
+    "ignored": (OneHotEncoder(handle_unknown="ignore"), True),
+    "an error": (OneHotEncoder(), False),
+    "the first dropped": (OneHotEncoder(drop="first"), False),
+    "infrequent": (OneHotEncoder(min_frequency=90, handle_unknown="infrequent_if_exist"), True),
+    "at most three, ignored": (OneHotEncoder(max_categories=3, handle_unknown="ignore"), True),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(LARGE))
+def test_large_categories_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Texts, None among them, and integers: rows of the weight, by a vocabulary, of dim 1 for two classes."""
+    monkeypatch.setattr(one_hots, "LARGE", 2)
+    monkeypatch.setattr(sklearn_columns, "LARGE", 2)
+    encoder, ignores = LARGE[case]
+    frame = FRAME.assign(city=CITIES)[["age", "city", "device"]].fillna({"age": 0})
+    columns = ColumnTransformer([("n", StandardScaler(), ["age"]), ("c", encoder, ["city", "device"])])
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, TWO)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    assert sorted((each.spec.name, each.spec.dim) for each in report.manifest.tables) == [
+        ("city_weights", 1),
+        ("device_weights", 1),
+    ]
+    rows = frame.astype({"age": np.float32})
+    if ignores:
+        rows.loc[:9, "city"], rows.loc[5:19, "device"] = "Paris", 99
+    sent = {
+        "age": rows["age"].to_numpy(),
+        "city": rows["city"].fillna("").to_numpy(object),
+        "device": rows["device"].to_numpy(np.int64),
+    }
+    found = Exported(report.path).score(sent, len(rows))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), 1e-5, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_encoder_that_comes_first(tmp_path: Path) -> None:
+    """Without a ColumnTransformer before it, its columns have names and types all the same."""
+    frame = FRAME[["city", "device"]]
+    model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()).fit(frame, TWO)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    sent = {"city": frame["city"].to_numpy(object), "device": frame["device"].to_numpy()}
+    found = Exported(report.path).score(sent, len(frame))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(frame), 1e-5, 1e-6)
 
 
 def test_texts_that_are_taken_apart_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,219 @@
+"""Local files: answers pulls from files of this machine, in look-up threads of the head's own process.
+
+To the router they are layers with a connection each (`ringpull.router.here`). A version's files are swapped as a whole:
+a pull that has begun ends with those it began with, and they are unmapped with the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+
+from ringpull.inference.head.metrics.call_tally import KeysHere
+from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.identity import differ
+from ringpull.ps.local.open_files import OpenFiles
+from ringpull.ps.slot_mask import SlotMask
+from ringpull.ps.store.pull import SlotNotOwned
+from ringpull.ps.store.pull import pull as pull_tables
+from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.threads import LookupThreads
+from ringpull.router.here import Here, layer_id
+
+LAYOUTS_KEPT: Final = 64
+"""Lists of tables whose masks are kept ready, of each version: as many as there are kinds of requests, mostly."""
+
+VersionName = tuple[str, int]
+"""Model and version."""
+
+
+class LocalFiles:
+    """Files of all versions that are read here. Owned by one event loop."""
+
+    def __init__(self, threads: int = 2) -> None:
+        """Have nothing open yet.
+
+        Args:
+            threads: Look-ups that run at a time.
+        """
+        self._threads = LookupThreads(threads, name="local")
+        self._open: Mapping[VersionName, OpenFiles] = {}
+        self._counting = threading.Lock()
+        self._counts: dict[VersionName, dict[str, tuple[int, int]]] = {}
+        self._layouts: dict[tuple[VersionName, tuple[str, ...]], tuple[OpenFiles, Here | None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<LocalFiles of {len(self._open)} versions>"
+
+    def install(self, model: str, version: int, files: OpenFiles) -> None:
+        """Read a version from these files from now on, and from no others."""
+        self._open = {**self._open, (model, version): files}
+        with self._counting:
+            self._counts.setdefault((model, version), {})
+
+    def retire(self, model: str, version: int) -> None:
+        """Read a version no more; its files are unmapped when the last pull that reads them is done."""
+        self._open = {key: files for key, files in self._open.items() if key != (model, version)}
+        self._layouts = {key: layout for key, layout in self._layouts.items() if key[0] != (model, version)}
+        with self._counting:
+            self._counts.pop((model, version), None)
+
+    def opened(self) -> Mapping[VersionName, OpenFiles]:
+        """Return the files of each version."""
+        return self._open
+
+    def keys(self) -> KeysHere:
+        """Return how many keys of each table were answered, and how many of these were missing, by version."""
+        with self._counting:
+            return {key: dict(tables) for key, tables in self._counts.items()}
+
+    def here(self, model: str, version: int, identity: int, tables: Sequence[str]) -> Here | None:
+        """See `ringpull.router.here.LocalReads.here`."""
+        key = (model, version)
+        files = self._open.get(key)
+        if files is None or differ(files.identity, identity) or not files.layers:
+            return None
+        layout = (key, tuple(tables))
+        made = self._layouts.get(layout)
+        if made is None or made[0] is not files:
+            if len(self._layouts) >= LAYOUTS_KEPT:
+                self._layouts.clear()
+            made = self._layouts[layout] = files, _here(files, tables)
+        return made[1]
+
+    def connection(self, layer: int) -> LocalConnection:
+        """See `ringpull.router.here.LocalReads.connection`."""
+        return LocalConnection(self, layer)
+
+    def close(self) -> None:
+        """End the threads, when what they do is done, and let go of all files."""
+        self._threads.close()
+        self._open = {}
+        self._layouts = {}
+
+    def submit(self, request: PullRequest, layer: int, answer: asyncio.Future[Reply]) -> None:
+        """Have a thread pull from a layer.
+
+        Raises:
+            Unavailable: The layer does not have all that is asked for, or no longer.
+        """
+        files = self._open.get((request.model, request.version))
+        if files is None or differ(files.identity, request.identity) or layer >= len(files.layers):
+            raise Unavailable(f"{request.model}/{request.version} is not read here any more")
+        self._threads.submit(self._pull, files, layer, request, answer)
+
+    # -- in one of the threads -----------------------------------------------------------------------------------------
+
+    def _pull(self, files: OpenFiles, layer: int, request: PullRequest, answer: asyncio.Future[Reply]) -> None:
+        if answer.done():  # Nobody waits for it any more.
+            return
+        loop = answer.get_loop()
+        outcome: PullReply | RingpullError
+        try:
+            outcome = _pulled(files, layer, request)
+            self._count(request, outcome)
+        except RingpullError as exc:
+            outcome = exc
+        except Exception as exc:  # Whatever it is, shards may do better.
+            outcome = Unavailable(f"local files: {type(exc).__name__}: {exc}")
+        with suppress(RuntimeError):  # The loop has ended.
+            loop.call_soon_threadsafe(_give, answer, outcome)
+
+    def _count(self, request: PullRequest, reply: PullReply) -> None:
+        with self._counting:
+            counts = self._counts.get((request.model, request.version))
+            if counts is None:  # let go of meanwhile
+                return
+            for lookup, missing in zip(request.lookups, reply.missing.tolist(), strict=True):
+                keys, absent = counts.get(lookup.table, (0, 0))
+                counts[lookup.table] = keys + lookup.keys, absent + missing
+
+
+class LocalConnection:
+    """Connection to a layer, as a router needs one (`ringpull.router.connections.ShardConnection`)."""
+
+    def __init__(self, files: LocalFiles, layer: int) -> None:
+        self._files = files
+        self._layer = layer
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"<LocalConnection to layer {self._layer} of {self._files!r}>"
+
+    async def request(self, message: Request, *, deadline_s: float) -> Reply:
+        """Answer a pull in a thread, and a ping at once.
+
+        Raises:
+            DeadlineExceeded: It takes too long.
+            Unavailable: What is asked for cannot be read here: shards are to be asked.
+            NotAnswered: The same, of some slots.
+            LimitExceeded: The reply would be larger than was asked for.
+        """
+        if isinstance(message, StatisticsRequest):
+            return ShardStatistics(layer_id(self._layer), 0, 0, 0, 0, ())
+        if self.closed or not isinstance(message, PullRequest):
+            raise Unavailable(f"{type(message).__name__} is not answered here")
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("no time was left to read local files")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Reply] = loop.create_future()
+        self._files.submit(message, self._layer, answer)
+        timer = loop.call_later(left_s, _fail, answer, DeadlineExceeded("local files were not read in time"))
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Refuse what is asked from now on; what was asked is answered."""
+        self.closed = True
+
+
+def _here(files: OpenFiles, tables: Sequence[str]) -> Here | None:
+    whole = np.array([files.whole.get(table, -1) for table in tables], np.int64)
+    rows = np.full(len(tables), -1, np.int64)
+    found: dict[int, int] = {}
+    masks: list[SlotMask] = []
+    for place, table in enumerate(tables):
+        mask = files.masks.get(table)
+        if mask is not None:
+            if id(mask) not in found:
+                found[id(mask)] = len(masks)
+                masks.append(mask)
+            rows[place] = found[id(mask)]
+    if not masks and (whole < 0).all():
+        return None
+    return Here(whole, rows, np.array(masks, np.uint8).reshape(-1, SLOTS), len(files.layers))
+
+
+def _pulled(files: OpenFiles, layer: int, request: PullRequest) -> PullReply:
+    has = files.layers[layer]
+    tables = [has.get(lookup.table) for lookup in request.lookups]
+    found = [each for each in tables if each is not None]
+    if len(found) < len(tables):
+        raise Unavailable(f"{request.model}/{request.version}: some tables are not read here any more")
+    try:
+        return pull_tables([each.table for each in found], [each.mask for each in found], request)
+    except SlotNotOwned as exc:
+        raise Unavailable(f"{exc} any more: it was when this was planned") from exc
+
+
+def _give(answer: asyncio.Future[Reply], outcome: PullReply | RingpullError) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, RingpullError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
+def _fail(answer: asyncio.Future[Reply], error: RingpullError) -> None:
+    _give(answer, error)

@@ -1,0 +1,182 @@
+"""Following: which files the shards of this machine serve, asked of them, and read here from then on.
+
+Shards are asked once a second whether that has changed, and for the files of a version when it is loaded, before
+requests see it. What a shard told last stays true while it is dead, restarts, or says nothing: rows of a version never
+change, and a file that is mapped stays. It is forgotten when the shard leaves the map, or the version is let go of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from ringpull.inference.head.local_reads.files import LocalFiles, VersionName
+from ringpull.ps.errors import NotFound, Retryable, RingpullError
+from ringpull.ps.identity import differ
+from ringpull.ps.local.machine import machine_id
+from ringpull.ps.local.open_files import open_files
+from ringpull.ps.wire.files_messages import FilesReply, FilesRequest, TableFiles
+from ringpull.ps.wire.messages import Reply, Request
+from ringpull.router.here import MAX_LAYERS
+from ringpull.router.shard_map import ShardAddress
+
+ASK_EVERY_S: Final = 1.0
+"""Pause between two questions whether a shard's files have changed: for so long damage that it has found is not known
+here."""
+ELSEWHERE_S: Final = 60.0
+"""Time for which a shard that does not share this machine is not asked again."""
+TRY_AGAIN_S: Final = 60.0
+"""Pause after a file that is on this machine could not be opened."""
+ANSWER_WITHIN_S: Final = 2.0
+"""Time for a shard to tell its files."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Shards(Protocol):
+    """Shards of the map, as `ringpull.router.client.Router` has them."""
+
+    def addresses(self) -> Collection[ShardAddress]:
+        """Return the shards of the map; none before there is one."""
+        ...
+
+    async def ask(self, address: ShardAddress, request: Request, *, deadline_s: float) -> Reply:
+        """Ask one of them; errors are raised as `RingpullError`s."""
+        ...
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What one shard has told."""
+
+    address: ShardAddress
+    """Process that has told it."""
+    change: int = -1
+    ask_at_s: float = 0.0
+    """Time before which it is not asked again."""
+    files: dict[VersionName, tuple[TableFiles, ...]] = field(default_factory=dict)
+
+
+class Following:
+    """What the shards of this machine serve, and from which files. On the head's loop."""
+
+    def __init__(
+        self,
+        files: LocalFiles,
+        shards: Shards,
+        *,
+        machine: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Know of none yet.
+
+        Args:
+            machine: Identity of this machine; None: as it is; empty: not known, so no shard shares it.
+        """
+        self._files = files
+        self._shards = shards
+        self._machine = machine_id() if machine is None else machine
+        self._clock = clock
+        self._sleep = sleep
+        self._heard: dict[int, _Heard] = {}
+        self._versions: dict[VersionName, int] = {}
+        self._retry_at_s: dict[VersionName, float] = {}
+        """Time at which the files of a version are tried again, some of which could not be opened."""
+        self._working = asyncio.Lock()
+
+    async def learn(self, model: str, version: int, identity: int) -> None:
+        """Read a version here from now on, as far as its files are on this machine; return when they are open."""
+        self._versions[model, version] = identity
+        if self._machine:
+            async with self._working:
+                await self._ask_all([(model, version)])
+
+    def forget(self, model: str, version: int) -> None:
+        """Read a version here no more."""
+        self._versions.pop((model, version), None)
+        self._retry_at_s.pop((model, version), None)
+        for heard in self._heard.values():
+            heard.files.pop((model, version), None)
+        self._files.retire(model, version)
+
+    async def follow(self) -> None:
+        """Look for changes, again and again. Returns never, unless nothing can ever be local."""
+        while self._machine:
+            await self._sleep(ASK_EVERY_S)
+            try:
+                async with self._working:
+                    await self._ask_all(())
+            except Exception:  # Whoever stopped here would never hear of damage again.
+                _LOG.exception("local files could not be followed")
+
+    async def _ask_all(self, new: Sequence[VersionName]) -> None:
+        addresses = {address.shard: address for address in self._shards.addresses()}
+        changed = set(new)
+        for shard in self._heard.keys() - addresses.keys():
+            changed |= self._heard.pop(shard).files.keys()
+        news = await asyncio.gather(*[self._ask(address, new) for address in addresses.values()])
+        changed |= {name for name, at_s in self._retry_at_s.items() if self._clock() >= at_s}
+        for name in changed.union(*news) & self._versions.keys():
+            await self._open(name)
+
+    async def _ask(self, address: ShardAddress, new: Sequence[VersionName]) -> set[VersionName]:
+        """Ask one shard what has changed; return the versions whose files have."""
+        heard = self._heard.setdefault(address.shard, _Heard(address))
+        if heard.address != address:
+            heard.address, heard.change, heard.ask_at_s = address, -1, 0.0
+        if self._clock() < heard.ask_at_s:
+            return set()
+        changed: set[VersionName] = set()
+        try:
+            reply = await self._answer(address, FilesRequest())
+            names = self._versions.keys() & set(reply.versions)
+            if reply.change == heard.change:
+                names &= set(new)
+            for name in names:
+                told = await self._answer(address, FilesRequest(*name))
+                # Of a version that is not open any more nothing is told; what was told of it is as true as before. One
+                # of another content under the same number is another version.
+                other = differ(told.identity, self._versions.get(name, told.identity))
+                tables = () if other else told.tables
+                if name in told.versions and heard.files.get(name, ()) != tables:
+                    heard.files[name] = tables
+                    changed.add(name)
+            heard.change = reply.change
+        except Retryable:
+            pass  # It is away, or has no time: it is asked again.
+        except RingpullError:
+            # On another machine by now, or of an earlier build: it has no files for us.
+            heard.change, heard.ask_at_s = -1, self._clock() + ELSEWHERE_S
+            changed |= heard.files.keys()
+            heard.files.clear()
+        return changed
+
+    async def _answer(self, address: ShardAddress, request: FilesRequest) -> FilesReply:
+        reply = await self._shards.ask(address, request, deadline_s=self._clock() + ANSWER_WITHIN_S)
+        if not isinstance(reply, FilesReply) or reply.machine != self._machine:
+            raise NotFound(f"shard {address.shard} has no files on this machine")
+        return reply
+
+    async def _open(self, name: VersionName) -> None:
+        identity = self._versions.get(name)
+        if identity is None:  # let go of while others were opened
+            return
+        told = [heard.files[name] for heard in self._heard.values() if name in heard.files]
+        before = self._files.opened().get(name)
+        if before is not None and before.identity != identity:
+            before = None
+        self._retry_at_s.pop(name, None)
+        opened = await asyncio.to_thread(open_files, identity, told, before, MAX_LAYERS)
+        if self._versions.get(name) == identity:  # it may have been let go of meanwhile
+            self._files.install(*name, opened)
+            if opened.refused:
+                self._retry_at_s[name] = self._clock() + TRY_AGAIN_S
+            _LOG.info(
+                "files are read here",
+                extra={"model": name[0], "version": name[1], "tables": len(opened.whole) + len(opened.masks)},
+            )

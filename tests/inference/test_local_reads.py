@@ -1,0 +1,425 @@
+"""Keys that a head answers itself, from files that shards of its machine serve, against the slow reference."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.inference.head.local_reads import files
+from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S, TRY_AGAIN_S
+from ringpull.ps.errors import LimitExceeded, NotFound, Unavailable
+from ringpull.ps.local.open_files import open_files
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.wire.files_messages import TableFiles
+from ringpull.ps.wire.messages import DescribeRequest, PullReply
+from ringpull.router.lookup import Lookup
+from tests.inference.local_cluster import DIMS, KEYS, MODEL, Cluster, write_tables
+from tests.router.cases import LISTS, Tables, assert_reference
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Tables]]:
+    """Versions 1 and 2 on disk, with other rows."""
+    folder = tmp_path_factory.mktemp("versions")
+    return {version: (folder / str(version), write_tables(folder / str(version), version)) for version in (1, 2)}
+
+
+def lookups(seed: int = 0) -> list[Lookup]:
+    rng = np.random.default_rng(seed)
+    asked = []
+    for name in DIMS:
+        for pooling in [Pooling.NONE] if name == LISTS else Pooling:
+            keys = rng.integers(0, KEYS, 150).astype(np.uint64)
+            offsets = np.sort(rng.integers(0, 151, 40))
+            offsets[[0, -1]] = 0, 150
+            asked.append(Lookup(name, pooling, keys, None if pooling is Pooling.NONE else offsets))
+            if pooling is Pooling.SUM:
+                asked.append(Lookup(name, pooling, keys, offsets, rng.normal(size=150).astype(np.float32)))
+    return asked
+
+
+async def check(cluster: Cluster, version: int, seed: int = 0) -> None:
+    """Pull, and hold what comes against the reference."""
+    asked = lookups(seed)
+    assert_reference(cluster.versions[version][0], asked, await cluster.pull(version, asked))
+
+
+async def serving(written, ring: Ring, replicas=1, copies: Path | None = None) -> Cluster:
+    cluster = Cluster(ring, replicas)
+    cluster.map()
+    if copies is None:
+        cluster.open(1, *written[1])
+    else:
+        cluster.open_copies(1, *written[1], copies)
+    cluster.assign([ring])
+    await cluster.learn(1)
+    return cluster
+
+
+@pytest.mark.parametrize("replicas", [1, 2, ALL])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+async def test_whole_files_are_one_part_that_no_shard_is_asked_for(written, count, replicas):
+    cluster = await serving(written, Ring.even(range(count), 1 if replicas == ALL else replicas), replicas)
+    await check(cluster, 1)
+    assert cluster.pulls == 0
+    assert cluster.keys_here() == cluster.keys() > 0
+    counted = cluster.router.counters()
+    assert (counted.messages, counted.sent_bytes, counted.received_bytes) == (0, 0, 0)
+    cluster.dead |= set(range(count))
+    await check(cluster, 1, seed=1)  # a shard's death does not matter to such keys
+    await cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "elsewhere"), [(1, ()), (1, (0,)), (1, (1, 2)), (2, ()), (2, (1,)), (2, (0, 1)), (ALL, (0,))]
+)
+async def test_copies_of_some_ranges_count_for_their_slots(written, tmp_path, replicas, elsewhere):
+    cluster = Cluster(Ring.even(range(3), 1 if replicas == ALL else replicas), replicas)
+    cluster.map()
+    cluster.elsewhere |= set(elsewhere)
+    cluster.open_copies(1, *written[1], tmp_path)
+    cluster.assign([cluster.ring])
+    await cluster.learn(1)
+    await check(cluster, 1)
+    assert 0 < cluster.keys_here() <= cluster.keys()
+    assert (cluster.keys_here() == cluster.keys()) == (cluster.pulls == 0)
+    if replicas == 1:
+        assert (cluster.pulls == 0) == (not elsewhere)
+        share = (3 - len(elsewhere)) / 3
+        assert abs(cluster.keys_here() / cluster.keys() - share) < 0.1
+    await cluster.close()
+
+
+@pytest.mark.medium
+async def test_moves_deaths_and_versions_change_no_answer(written, tmp_path):
+    """A history of maps, deaths, restarts and versions, in all states of which answers are the reference's."""
+    rng = np.random.default_rng(17)
+    cluster = await serving(written, Ring.even(range(2)), copies=tmp_path)
+    for step in range(6):
+        before = cluster.ring
+        ring = before.join(max(before.shards) + 1) if step % 3 else before.leave(before.shards[0])
+        cluster.map(ring, [before])  # both are served while it drains
+        for number, shard in cluster.shards.items():
+            for version, (_, identity) in cluster.versions.items():
+                folder = written[version][0]
+                bases = {name: cluster.copied(number, shard, version, name, folder, tmp_path) for name in DIMS}
+                shard.install(MODEL, version, bases, identity=identity)
+        for version in cluster.versions:
+            await check(cluster, version, seed=step)
+        await cluster.look()
+        for version in cluster.versions:
+            await check(cluster, version, seed=step)
+        cluster.assign([ring])
+        dead = int(rng.choice(ring.shards))
+        cluster.dead.add(dead)  # its files stay mapped
+        for version in cluster.versions:
+            await check(cluster, version, seed=100 + step)
+        await cluster.look()
+        for version in cluster.versions:
+            await check(cluster, version, seed=200 + step)
+        cluster.dead.discard(dead)
+        if step == 1:
+            cluster.open(2, *written[2])
+            cluster.assign([ring])
+            await cluster.learn(2)
+        if step == 3:
+            cluster.retire(1)
+    assert 0 < cluster.keys_here() <= cluster.keys()
+    await cluster.close()
+
+
+def damage(cluster: Cluster, shard: int, begin: int, end: int) -> None:
+    """Have a shard find its rows of these slots of `users` damaged."""
+    served = cluster.shards[shard]
+    base = served.bases(MODEL, 1)["users"]
+    assert served.quarantine((MODEL, 1, "users"), base, [BadBlock(0, 0, 1, (begin, end))])
+
+
+@pytest.mark.parametrize("own_copies", [False, True])
+async def test_damage_that_a_shard_has_found_is_not_read_here(written, tmp_path, own_copies):
+    cluster = await serving(written, Ring.even(range(2), 2), 2, tmp_path if own_copies else None)
+    damage(cluster, 0, 10_000, 30_000)
+    await cluster.look()
+    await check(cluster, 1)  # shard 1 has whole copies of these slots, as far as it knows
+    assert own_copies == (cluster.pulls == 0)
+    damage(cluster, 1, 20_000, 30_000)
+    await cluster.look()
+    with pytest.raises(Unavailable, match="keys of users"):
+        await cluster.pull(1, lookups())
+    others = [lookup for lookup in lookups() if lookup.table != "users"]
+    before = cluster.keys_here()
+    assert_reference(cluster.versions[1][0], others, await cluster.pull(1, others))
+    assert cluster.keys_here() - before == sum(lookup.keys.size for lookup in others)
+    cluster.shards[0].quarantine((MODEL, 1, "users"), cluster.shards[0].bases(MODEL, 1)["users"], [])
+    cluster.shards[1].quarantine((MODEL, 1, "users"), cluster.shards[1].bases(MODEL, 1)["users"], [])
+    await cluster.look()
+    before = cluster.keys_here()
+    await check(cluster, 1)  # mended: read here again
+    assert cluster.keys_here() - before == sum(lookup.keys.size for lookup in lookups())
+    await cluster.close()
+
+
+async def test_a_file_put_in_the_place_of_a_damaged_one_is_read(written, tmp_path):
+    folder = tmp_path / "version"
+    shutil.copytree(written[1][0], folder)
+    cluster = Cluster(Ring.even([0]))
+    cluster.map()
+    cluster.open(1, folder, written[1][1])
+    cluster.assign([cluster.ring])
+    await cluster.learn(1)
+    rows = folder / "users" / fmt.ROWS
+    whole = rows.read_bytes()
+    with rows.open("r+b") as file:  # the page that is mapped changes
+        file.write(bytes(len(whole)))
+    damage(cluster, 0, 0, 65_536)
+    await cluster.look()
+    rows.with_name("good").write_bytes(whole)
+    rows.with_name("good").rename(rows)
+    shard = cluster.shards[0]
+    before = shard.bases(MODEL, 1)["users"]
+    assert shard.exchange((MODEL, 1, "users"), before, Base.open(folder / "users"))
+    await cluster.look()
+    await check(cluster, 1)
+    assert (cluster.pulls, cluster.keys_here()) == (0, cluster.keys())
+    await cluster.close()
+
+
+async def test_lost_keys_by_policy_are_those_that_are_not_here(written, tmp_path):
+    """Of copies of two shards, one on another machine that dies, half of the keys are lost, and no others."""
+    folder = tmp_path / "version"
+    tables = write_tables(folder, 5, OnUnavailable.DEFAULT)
+    cluster = Cluster(Ring.even(range(2)))
+    cluster.map()
+    cluster.elsewhere.add(1)
+    cluster.open_copies(1, folder, tables, tmp_path / "copies")
+    cluster.assign([cluster.ring])
+    await cluster.learn(1)
+    cluster.dead |= {0, 1}
+    asked = [Lookup("items", Pooling.NONE, np.arange(KEYS, dtype=np.uint64))]
+    [result] = await cluster.pull(1, asked)
+    assert 0.4 * KEYS < result.lost < 0.6 * KEYS
+    assert cluster.keys_here() == KEYS - result.lost
+    rows, known = tables["items"][1].pull(asked[0].keys)
+    assert result.found is not None
+    np.testing.assert_array_equal(result.values[result.found], np.asarray(rows)[result.found])
+    assert result.found.sum() + (~known).sum() >= KEYS - result.lost
+    await cluster.close()
+
+
+@pytest.mark.parametrize("why", ["another file", "no such folder", "another machine", "an earlier build"])
+async def test_what_cannot_be_read_here_is_asked_of_shards(written, tmp_path, why):
+    folder = tmp_path / "version"
+    shutil.copytree(written[1][0], folder)
+    cluster = Cluster(Ring.even(range(2)))
+    cluster.map()
+    cluster.open(1, folder, written[1][1])
+    cluster.assign([cluster.ring])
+    if why == "another file":  # as a path means something else in another container
+        header = folder / "users" / fmt.HEADER
+        header.with_name("copy").write_bytes(header.read_bytes())
+        header.with_name("copy").rename(header)
+    elif why == "no such folder":
+        folder.rename(tmp_path / "elsewhere")
+    elif why == "another machine":
+        cluster.elsewhere |= {0, 1}
+    else:
+        cluster.earlier_build |= {0, 1}
+    await cluster.learn(1)
+    await check(cluster, 1)
+    users = sum(lookup.keys.size for lookup in lookups() if lookup.table == "users")
+    assert cluster.pulls == 2
+    assert cluster.keys_here() == (cluster.keys() - users if why == "another file" else 0)
+    opened = cluster.files.opened().get((MODEL, 1))
+    refused = {"another file": 1, "no such folder": len(DIMS)}.get(why, 0)
+    assert len(opened.refused if opened else ()) == refused
+    if why == "no such folder":  # it comes back, and is tried again after a while
+        (tmp_path / "elsewhere").rename(folder)
+        await cluster.look()
+        assert not cluster.files.opened()[MODEL, 1].layers
+        cluster.later_s += TRY_AGAIN_S
+        await cluster.look()
+        await check(cluster, 1)
+        assert cluster.keys_here() == cluster.keys() / 2
+    await cluster.close()
+
+
+async def test_another_content_under_the_same_number_is_not_read(written):
+    """A version that was exported anew: this head has the new one, a shard still serves the old one."""
+    cluster = await serving(written, Ring.even([0]))
+    cluster.following.forget(MODEL, 1)
+    tables = written[2][1]
+    cluster.versions[1] = tables, "b" * 16
+    specs = {name: spec for name, (spec, _) in tables.items()}
+    cluster.router.register(MODEL, 1, specs, identity="b" * 16)
+    await cluster.learn(1)
+    with pytest.raises(Unavailable, match="no live shard could answer"):
+        await cluster.pull(1, lookups())
+    assert cluster.keys_here() == 0
+    folders = {name: written[2][0] / name for name in DIMS}
+    cluster.shards[0].open(MODEL, 1, folders, identity="b" * 16)
+    await cluster.look()
+    await check(cluster, 1)
+    assert cluster.keys_here() == cluster.keys() > 0
+    await cluster.close()
+
+
+async def test_an_earlier_build_answers_that_there_is_no_such_table(written):
+    """The question for files is one that a shard which does not know it refuses, and goes on."""
+    cluster = await serving(written, Ring.even([0]))
+    with pytest.raises(NotFound, match="no table ''"):
+        cluster.shards[0].describe(DescribeRequest(MODEL, 1, "", 0, 0))
+    await cluster.close()
+
+
+async def test_what_fails_here_is_asked_of_shards_and_counted(written, monkeypatch):
+    cluster = await serving(written, Ring.even(range(2)))
+
+    def broken(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(files, "_pulled", broken)
+    await check(cluster, 1)
+    counted = cluster.router.counters()
+    assert (counted.here_refused, cluster.keys_here(), cluster.pulls) == (1, 0, 2)
+    assert (counted.unavailable, counted.not_owner) == (0, 0)
+    monkeypatch.undo()
+    await check(cluster, 1)
+    assert cluster.keys_here() > 0
+    await cluster.close()
+
+
+async def test_a_slow_read_is_hedged_to_shards(written, monkeypatch):
+    cluster = await serving(written, Ring.even(range(2)))
+    gate = threading.Event()
+    pulled = files._pulled
+
+    def slow(*asked: Any) -> PullReply:
+        gate.wait(10)
+        return pulled(*asked)
+
+    monkeypatch.setattr(files, "_pulled", slow)
+    cluster.router._calls._times.delay_s = 0.01
+    await check(cluster, 1)
+    gate.set()
+    counted = cluster.router.counters()
+    assert (counted.hedges, counted.hedges_won, cluster.keys_here()) == (1, 1, 0)
+    await cluster.close()
+
+
+async def test_a_version_is_unmapped_when_its_last_pull_is_done(written, tmp_path):
+    folder = tmp_path / "version"
+    shutil.copytree(written[1][0], folder)
+    cluster = Cluster(Ring.even([0]))
+    cluster.map()
+    cluster.open(1, folder, written[1][1])
+    cluster.assign([cluster.ring])
+    await cluster.learn(1)
+    await check(cluster, 1)
+    assert str(folder) in maps()
+    cluster.retire(1)
+    await cluster.look()
+    gc.collect()
+    assert str(folder) not in maps()
+    assert cluster.files.opened() == {}
+    assert cluster.files.keys() == {}
+    await cluster.close()
+
+
+def maps() -> str:
+    return Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+@pytest.mark.medium
+async def test_its_memory_is_that_of_the_shards(tmp_path):
+    """A file that another process has mapped takes no memory more: proportional set sizes of both add up to it once."""
+    spec = TableSpec(name="users", dim=256)
+    folder = tmp_path / "users"
+    with TableWriter(folder, spec) as writer:
+        writer.add(np.arange(20_000, dtype=np.uint64), np.ones((20_000, 256), np.float32))
+        writer.finish()
+    size = (folder / fmt.ROWS).stat().st_size
+    base = Base.open(folder)
+    table = TableFiles("users", os.fsencode(folder), b"", base.identity, base.stamps[fmt.HEADER])
+    script = (
+        "import mmap,sys; f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ);"
+        "sum(m[::4096]); print('ready',flush=True); sys.stdin.read()"
+    )
+    arguments = [sys.executable, "-S", "-c", script, str(folder / fmt.ROWS)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shard:
+        assert shard.stdout is not None
+        assert shard.stdout.readline() == b"ready\n"
+        opened = open_files(1, [[table]], None, 1)
+        for each in opened.bases():
+            each.prefault()
+        ours, theirs = pss(os.getpid(), folder / fmt.ROWS), pss(shard.pid, folder / fmt.ROWS)
+        shard.kill()
+    assert ours > 0.45 * size  # it is all mapped here
+    assert ours + theirs < 1.01 * size
+    base.close()
+
+
+def pss(pid: int, file: Path) -> int:
+    """Return the proportional set size of a process's maps of a file."""
+    found = re.findall(
+        rf"{re.escape(str(file))}\n(?:\w+:.*\n)*?Pss:\s+(\d+) kB",
+        Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8"),
+    )
+    return sum(map(int, found)) * 1024
+
+
+async def test_shards_are_followed_and_those_elsewhere_are_left_alone(written, monkeypatch):
+    """A shard that moved to another machine has no files here any more; one look that goes wrong ends nothing."""
+    cluster = await serving(written, Ring.even(range(2)))
+    looks = asyncio.Semaphore(0)
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == ASK_EVERY_S
+        await looks.acquire()
+
+    monkeypatch.setattr(cluster.following, "_sleep", sleep)
+    task = asyncio.create_task(cluster.following.follow())
+    shards = cluster.router.addresses
+    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
+    looks.release()
+    await asyncio.sleep(0.01)
+    monkeypatch.setattr(cluster.router, "addresses", shards)
+    cluster.elsewhere |= {0, 1}
+    looks.release()
+    while cluster.files.opened()[MODEL, 1].layers:
+        await asyncio.sleep(0.001)
+    cluster.elsewhere.clear()
+    await cluster.look()
+    assert not cluster.files.opened()[MODEL, 1].layers, "they are not asked again at once"
+    cluster.later_s += ELSEWHERE_S
+    await cluster.look()
+    await check(cluster, 1)
+    assert cluster.keys_here() == cluster.keys()
+    task.cancel()
+    await cluster.close()
+
+
+async def test_rows_of_bytes_have_their_limit_here_too(written):
+    cluster = await serving(written, Ring.even([0]))
+    asked = [Lookup(LISTS, Pooling.NONE, np.arange(KEYS, dtype=np.uint64))]
+    deadline_s = time.monotonic() + 60
+    with pytest.raises(LimitExceeded, match="the limit is 100"):
+        await cluster.router.pull(MODEL, 1, asked, deadline_s=deadline_s, max_reply_bytes=100)
+    assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
+    assert cluster.pulls == 0
+    await cluster.close()
