@@ -35,6 +35,7 @@ BENCHES = (
     "ready",
     "stage_budget",
     "small",
+    "width",
     "imports",
     "metrics_cost",
     "token_cost",

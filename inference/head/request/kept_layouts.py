@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from threading import Lock
 from typing import Final
 
 from ringpull.inference.head.request.received import Layout, check_count
@@ -19,7 +20,7 @@ LONGEST: Final = 1 << 20
 
 
 class KeptLayouts:
-    """Reads layouts, each once while it is kept."""
+    """Reads layouts, each once while it is kept. Any thread may ask."""
 
     def __init__(
         self, read: Callable[[bytes, int], Layout], *, kept_bytes: int = KEPT_BYTES, longest: int = LONGEST
@@ -36,6 +37,7 @@ class KeptLayouts:
         self._longest = longest
         self._layouts: OrderedDict[bytes, Layout] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()
 
     def of(self, serialized: bytes, max_columns: int) -> Layout:
         """Return the layout that these bytes are; whatever `read` raises is not remembered.
@@ -43,16 +45,23 @@ class KeptLayouts:
         Raises:
             LimitExceeded: It has more than `max_columns`.
         """
-        layout = self._layouts.get(serialized)
+        with self._lock:
+            layout = self._layouts.get(serialized)
+            if layout is not None:
+                self._layouts.move_to_end(serialized)
         if layout is not None:
             check_count(len(layout.names), max_columns)
-            self._layouts.move_to_end(serialized)
             return layout
         layout = self._read(serialized, max_columns)
         if len(serialized) <= self._longest:
+            self._keep(serialized, layout)
+        return layout
+
+    def _keep(self, serialized: bytes, layout: Layout) -> None:
+        with self._lock:
+            if serialized not in self._layouts:
+                self._bytes += len(serialized)
             self._layouts[serialized] = layout
-            self._bytes += len(serialized)
             while self._bytes > self._kept_bytes or len(self._layouts) > LAYOUTS_KEPT:
                 forgotten, _ = self._layouts.popitem(last=False)
                 self._bytes -= len(forgotten)
-        return layout
