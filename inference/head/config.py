@@ -127,7 +127,7 @@ class HeadConfig:
         int, at_least(1, ceiling=MAX_INT64), Option("Values of one row of a list feature.", Group.LIMITS)
     ] = 65_536
     """Values of one row of a ragged column."""
-    max_columns: Annotated[int, at_least(1)] = 4_096
+    max_columns: Annotated[int, at_least(1, ceiling=MAX_INT32), Option("Columns of one request.", Group.LIMITS)] = 4_096
     """Columns of one request, context included."""
     max_concurrent_requests: Annotated[
         int,

@@ -36,6 +36,7 @@ BENCHES = (
     "stage_budget",
     "dense",
     "small",
+    "width",
     "imports",
     "metrics_cost",
     "token_cost",

@@ -89,6 +89,8 @@ TARGETS = (
     Target("lookup_vs_redis", "rows by key of 64 floats, keys per CPU s", "Redis MGET or pipeline", minimum=10),
     Target("lookup_bytes_vs_redis", "the same, rows of 400 bytes", "Redis MGET or pipeline", minimum=2),
     Target("small_vs_echo", "requests of 1 candidate/s", "bare grpc.aio echo", minimum=0.6, aim=0.7),
+    Target("us_per_feature_1", "CPU us per feature of a lone request, 1 candidate", ""),
+    Target("us_per_feature_128", "the same, 128 candidates", ""),
     Target("onnx_vs_inprocess", "ONNX DLRM served, requests/s", "onnxruntime in process, one thread"),
     Target("cpu_per_sample_8_vs_1_shards", "CPU per sample, 8 shards", "1 shard"),
     Target("resident_vs_raw", "memory of a table's shards", "raw bytes of its rows", maximum=limit(4 * 64)),
