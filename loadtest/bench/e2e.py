@@ -34,7 +34,7 @@ from ringpull.loadtest.bench.load import Run
 ROUNDS = 2 if QUICK else 5
 BF16_KEYS = ("e2e_bf16_vs_grpc_torch", "e2e_bf16_vs_triton")
 BF16_WITHIN = 0.05
-"""The most that a score may differ when the dense program is in bfloat16: 0.023 was seen, of scores that spread by 0.3."""
+"""The most that a score may differ when the dense program is in bfloat16: 0.023 was seen, of scores spread by 0.3."""
 RIVALS = ("inprocess", "grpc_torch", "triton", "redis_torch", "ray_serve")
 
 
