@@ -106,6 +106,7 @@ async def test_copies_of_some_ranges_count_for_their_slots(written, tmp_path, re
     await cluster.close()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("elsewhere", [(), (1, 2)])
 async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_path, elsewhere):
     plain = lookups()
