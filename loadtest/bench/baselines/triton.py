@@ -104,7 +104,7 @@ def lay_out(folder: Path, installation: Installation, rows: int) -> None:
     """Write `models`, a repository of the one model, and `backends`, with the stub beside its backend, to a folder."""
     version = folder / "models" / dlrm.MODEL / "1"
     version.mkdir(parents=True)
-    (version.parent / "config.pbtxt").write_text(config(rows))
+    (version.parent / "config.pbtxt").write_text(config(rows), "utf-8")
     shutil.copy(Path(__file__).with_name("triton_model.py"), version / "model.py")
     shutil.copy(dlrm.__file__, version / "dlrm.py")
     shutil.copytree(installation.server / "backends", folder / "backends")
