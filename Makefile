@@ -41,9 +41,9 @@ help: ## List the targets
 demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1 stops it all at the end
 	$(BIN)/python -m examples.movielens.demo $(if $(filter-out 0,$(ONCE)),--once)
 
-# In as many processes as there are cores. More than eight gain nothing: each imports torch and numba for itself. In the
-# order of collection (see tests/conftest.py), so that what takes longest does not come last.
-PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --no-loadscope-reorder
+# In one process more than there are cores, since those that wait for a cluster need none. More than eight gain nothing:
+# each imports torch and numba for itself. In the order of collection (tests/conftest.py): what takes longest comes first.
+PYTEST := $(BIN)/python -m pytest -q -n "$$(( $$(nproc) < 8 ? $$(nproc) + 1 : 8 ))" --no-loadscope-reorder
 
 test: $(INSTALLED_DEV) ## Lint, types and tests; SLOW=1 adds those of minutes and gigabytes, and all cases of long ones
 	@exec 3>&1; $(call side_by_side,--output-sync lint types tests SHOWN='>&3')
