@@ -2,6 +2,8 @@
 
 DLRM: 13 context and 13 candidate tables of dim 64, bags of 10 ids summed, 13 dense numbers per candidate; bottom
 512-256-64, dot interaction, top 512-256-1.
+
+Triton's instances (`ringpull.loadtest.bench.baselines.triton`) run a copy of this file where there is no ringpull.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from ringpull import Dense, Schema, Sparse, export_model
 
 MODEL = "dlrm"
 CONTEXT_TABLES = 13
@@ -60,6 +60,21 @@ class Dlrm(nn.Module):
         pairs = dots[:, self.pairs[0], self.pairs[1]]
         return torch.sigmoid(self.out(self.top(torch.cat([x, pairs], dim=1))))
 
+    def score_user(self, dense: Tensor, context: Tensor, candidates: Tensor) -> Tensor:
+        """Score one user and B candidates as a careful user would in process: the user's bags are pooled once.
+
+        Args:
+            dense: (B, 13) numbers.
+            context: Ids of the user's bags, (13, L).
+            candidates: Ids of the candidates' bags, (13, B, L).
+        """
+        _, rows, length = candidates.shape
+        one = torch.tensor([0, length])
+        many = torch.arange(0, rows * length + 1, length)
+        pooled = [self.tables[name](ids, one).expand(rows, -1) for name, ids in zip(CONTEXT, context, strict=True)]
+        pooled += [self.tables[name](ids.reshape(-1), many) for name, ids in zip(CANDIDATE, candidates, strict=True)]
+        return self.score(dense, pooled)
+
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the rows of every table (rows, 64), by name; they are not copied."""
         return {
@@ -97,6 +112,8 @@ def cache_folder() -> Path:
 
 def dlrm_folder(rows: int) -> Path:
     """Return the model folder `.../dlrm` with `rows` rows per table, exporting it first if this machine has none."""
+    from ringpull import Dense, Schema, Sparse, export_model
+
     folder = cache_folder() / f"rows-{rows}" / MODEL
     if not (folder / "1" / "manifest.json").exists():
         names = CONTEXT + CANDIDATE

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Float32Array, Pooling, UInt64Array
 from ringpull.ps.wire.messages import Op
-from ringpull.router.lookup import Lookup
+from ringpull.router.lookup import FlatLookups, Lookup
 
 Int64Array = NDArray[np.int64]
 
@@ -63,9 +63,11 @@ class Batch:
         Raises:
             InvalidInput: An array has the wrong type, shape or length, or offsets are missing.
         """
+        flat = lookups if isinstance(lookups, FlatLookups) else _NO_LOOKUPS
+        others = flat.others if isinstance(lookups, FlatLookups) else lookups
         shape = []
-        keys, offsets, weights = [_NO_KEYS], [_NO_OFFSETS], [_NO_WEIGHTS]
-        for lookup in lookups:
+        keys, offsets, weights = [_NO_KEYS, flat.keys], [_NO_OFFSETS], [_NO_WEIGHTS]
+        for lookup in others:
             _check(lookup)
             op = _OPS[lookup.pooling]
             bags = 0
@@ -78,8 +80,8 @@ class Batch:
                 weights.append(lookup.weights)
             shape.append((lookup.keys.size, bags, op, lookup.weights is not None, lookup.pooling is Pooling.MEAN))
         return cls(
-            tables=tuple([lookup.table for lookup in lookups]),
-            shape=np.array(shape, np.int64).reshape(-1, 5),
+            tables=(*flat.tables, *[lookup.table for lookup in others]),
+            shape=_shape(flat.counts, shape),
             keys=np.concatenate(keys),
             hashed=False,
             offsets=np.concatenate(offsets),
@@ -92,9 +94,19 @@ class Batch:
         return np.where(self.shape[:, OP] == ROWS, self.shape[:, KEYS], self.shape[:, BAGS])
 
 
+def _shape(flat: Int64Array, others: Sequence[tuple[int, int, int, bool, bool]]) -> Int64Array:
+    """Return the shape of flat look-ups of so many keys (F,), and of others after them."""
+    shape = np.zeros((len(flat) + len(others), 5), np.int64)
+    shape[: len(flat), KEYS], shape[: len(flat), OP] = flat, ROWS
+    if others:
+        shape[len(flat) :] = others
+    return shape
+
+
 _NO_KEYS: Final = np.empty(0, np.uint64)
 _NO_OFFSETS: Final = np.empty(0, np.int64)
 _NO_WEIGHTS: Final = np.empty(0, np.float32)
+_NO_LOOKUPS: Final = FlatLookups((), _NO_KEYS, np.empty(0, np.int64))
 
 
 def _check(lookup: Lookup) -> None:

@@ -16,9 +16,9 @@ from copy import copy
 
 import numpy as np
 
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, ProtocolError, RingpullError
+from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
-from ringpull.ps.spec import Pooling, TableSpec
+from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import PullReply, Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.batch import Batch, Int64Array
@@ -28,7 +28,7 @@ from ringpull.router.health import Health
 from ringpull.router.here import LAYERS, LocalReads, is_here
 from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
-from ringpull.router.merge import Merge
+from ringpull.router.merge import FlatResults, Merge
 from ringpull.router.partition import Part
 from ringpull.router.pull import Pull, ServedTable, ServedVersion
 from ringpull.router.route_planning import RoutePlanner
@@ -162,7 +162,7 @@ class Router:
 
     async def pull(
         self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
-    ) -> list[LookupResult]:
+    ) -> Sequence[LookupResult]:
         """Pull all look-ups of a micro-batch, in one message per shard.
 
         Args:
@@ -238,20 +238,20 @@ class Router:
 
     async def _pull(
         self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float, max_reply_bytes: int
-    ) -> tuple[list[LookupResult], Int64Array | None]:
+    ) -> tuple[FlatResults, Int64Array | None]:
         """Return the results, and how many keys of each look-up were answered here; None: none was."""
         now_s = self._clock()
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
         served = self._version(model, version)
-        tables = _tables(model, version, served.tables, lookups)
+        tables, dims = served.asked(f"{model}/{version}", lookups)
         batch, local = Batch.of(lookups), self._local
         pull = Pull(
             model,
             version,
             batch,
             tables,
-            np.array([table.spec.dim for table in tables], np.int64),
+            dims,
             self._settings.answer_by_s(now_s, deadline_s),
             served.identity,
             max_reply_bytes,
@@ -323,23 +323,7 @@ def _with_layers(connect: Connect, local: LocalReads | None) -> Connect:
     return opened
 
 
-def _tables(
-    model: str, version: int, served: Mapping[str, ServedTable], lookups: Sequence[Lookup]
-) -> list[ServedTable]:
-    try:
-        tables = [served[lookup.table] for lookup in lookups]
-    except KeyError as exc:
-        raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
-    for table, lookup in zip(tables, lookups, strict=True):
-        if table.spec.is_bytes and lookup.pooling is not Pooling.NONE:
-            raise InvalidInput(
-                f"look-up in {lookup.table}: its rows are bytes, which cannot be pooled; pooling is {lookup.pooling},"
-                f" and must be {Pooling.NONE}"
-            )
-    return tables
-
-
-def _merged(pull: Pull, answers: Sequence[Answer[Part, PullReply]]) -> list[LookupResult]:
+def _merged(pull: Pull, answers: Sequence[Answer[Part, PullReply]]) -> FlatResults:
     if pull.max_reply_bytes:
         nbytes = sum(reply.data.nbytes for _, reply in answers if reply is not None)
         if nbytes > pull.max_reply_bytes:  # before they are copied once more

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,14 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import ConnectionLost, NotOwner, RingpullError, Unavailable
 from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
-from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.lookup import FlatLookups, Lookup
+from ringpull.router.merge import FlatResults
 
 TableKey = tuple[str, str]
 """(model, table)."""
+
+_KINDS_KEPT: Final = 64
+"""Kinds of flat look-ups that are counted together before they are counted by table: a head's are of few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,9 @@ class RouterCounters:
     """Parts that were to be answered here and could not be, so that shards were asked."""
 
 
+_FIELDS: Final = len(fields(TableCounters))
+
+
 class Tally:
     """Counts as they go; the only mutable thing here, owned by one router."""
 
@@ -72,6 +80,8 @@ class Tally:
         self.retries = self.hedges = self.hedges_won = self.ejections = self.here_refused = 0
         self._tables: dict[str, dict[str, list[int]]] = {}
         """The fields of `TableCounters`, by model, then table."""
+        self._flat: dict[tuple[str, tuple[str, ...]], NDArray[np.int64]] = {}
+        """The same (fields, F) of flat look-ups, by model and their tables, not in `_tables` yet."""
 
     def sent(self, request: Request) -> None:
         """Count one message to a shard."""
@@ -98,31 +108,48 @@ class Tally:
             self.unavailable += isinstance(error, Unavailable | ConnectionLost)
 
     def looked_up(
-        self,
-        model: str,
-        lookups: Sequence[Lookup],
-        results: Sequence[LookupResult],
-        here: NDArray[np.int64] | None = None,
+        self, model: str, lookups: Sequence[Lookup], results: FlatResults, here: NDArray[np.int64] | None = None
     ) -> None:
         """Count the merged look-ups of one pull.
 
         Args:
             here: (L,): keys of each that were answered here; None: of none.
         """
-        tables = self._tables.setdefault(model, {})
-        own = [0] * len(lookups) if here is None else here.tolist()
-        for lookup, result, keys_here in zip(lookups, results, own, strict=True):
-            counts = tables.get(lookup.table)
-            if counts is None:
-                counts = tables[lookup.table] = [0, 0, 0, 0, 0]
-            counts[0] += lookup.keys.size
-            counts[1] += lookup.outputs
-            counts[2] += result.missing
-            counts[3] += result.lost
-            counts[4] += keys_here
+        others, begin = lookups, 0
+        if isinstance(lookups, FlatLookups):
+            others, begin = lookups.others, len(lookups.tables)
+            kind = (model, lookups.tables)
+            if kind not in self._flat:
+                if len(self._flat) >= _KINDS_KEPT:
+                    self._count_flat()
+                self._flat[kind] = np.zeros((_FIELDS, begin), np.int64)
+            counted = self._flat[kind]
+            counted[:2] += lookups.counts
+            counted[2] += results.missing[:begin]
+            counted[3] += results.lost[:begin]
+            if here is not None:
+                counted[4] += here[:begin]
+        if others:
+            own = [0] * len(others) if here is None else here[begin:].tolist()
+            rest = zip(results.missing[begin:].tolist(), results.lost[begin:].tolist(), own, strict=True)
+            for lookup, counts in zip(others, rest, strict=True):
+                self._count(model, lookup.table, (lookup.keys.size, lookup.outputs, *counts))
+
+    def _count(self, model: str, table: str, more: Sequence[int]) -> None:
+        counts = self._tables.setdefault(model, {}).setdefault(table, [0] * _FIELDS)
+        for place, number in enumerate(more):
+            counts[place] += number
+
+    def _count_flat(self) -> None:
+        """Count by table what flat look-ups were counted for together."""
+        for (model, tables), counted in self._flat.items():
+            for table, counts in zip(tables, counted.T.tolist(), strict=True):
+                self._count(model, table, counts)
+        self._flat.clear()
 
     def counters(self) -> RouterCounters:
         """Return the counts so far."""
+        self._count_flat()
         return RouterCounters(
             self.pulls,
             self.failed,

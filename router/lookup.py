@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,49 @@ class Lookup:
     def outputs(self) -> int:
         """Vectors of the result: bags, or keys when nothing is pooled."""
         return len(self.keys) if self.offsets is None else len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatLookups(Sequence[Lookup]):
+    """Look-ups of which the first F are flat, unpooled and end to end: no object for each, however many there are.
+
+    To whoever asks for one it is a `Lookup` as any other.
+    """
+
+    tables: tuple[str, ...]
+    """(F,): table of each flat look-up."""
+    keys: NDArray[np.uint64]
+    """(N,): their keys, end to end."""
+    counts: NDArray[np.int64]
+    """(F,): keys of each."""
+    others: Sequence[Lookup] = ()
+    """Look-ups that come after them."""
+    _ends: NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ends", np.cumsum(self.counts))
+
+    def __len__(self) -> int:
+        return len(self.tables) + len(self.others)
+
+    @overload
+    def __getitem__(self, place: int) -> Lookup: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Lookup]: ...
+
+    def __getitem__(self, place: int | slice) -> Lookup | list[Lookup]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        if place < 0:
+            place += len(self)
+        if place >= len(self.tables):
+            return self.others[place - len(self.tables)]
+        end = int(self._ends[place])
+        return Lookup(self.tables[place], Pooling.NONE, self.keys[end - int(self.counts[place]) : end])
+
+    def __iter__(self) -> Iterator[Lookup]:
+        return (self[place] for place in range(len(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,3 +104,8 @@ class LookupResult:
     absent: Absent | None = None
     """Keys for which the default vector stands, where these are pooled; None: there are none, or a shard of an earlier
     build did not tell them, or nothing is pooled: see `found`."""
+
+    @property
+    def lacks_rows(self) -> bool:
+        """Whether some keys have no row of their own, for which something stands."""
+        return bool(self.missing or self.lost or self.withheld) or self.absent is not None

@@ -9,7 +9,9 @@ bag once, at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +49,9 @@ class Merge:
         self._lost = np.zeros(len(dims), np.int64)
         self._absent: list[tuple[Int64Array, Int64Array, UInt64Array]] = []
         """Look-ups, bags and positions of keys of bags for which default vectors stand."""
-        self._bytes = [
-            BytesMerge(keys) if dim == 0 else None
-            for keys, dim in zip(batch.shape[:, KEYS].tolist(), dims.tolist(), strict=True)
-        ]
+        self._bytes: list[BytesMerge | None] = [None] * len(dims)
+        for lookup in np.flatnonzero(dims == 0).tolist():
+            self._bytes[lookup] = BytesMerge(int(batch.shape[lookup, KEYS]))
 
     def add(self, part: Part, reply: PullReply) -> None:
         """Merge the answer to one part of the batch, or to a part of such a part; `Part.check_reply` has passed it."""
@@ -118,7 +119,7 @@ class Merge:
         if part.lengths.size:
             self._add_absent(part, part.pooled_keys())
 
-    def results(self) -> list[LookupResult]:
+    def results(self) -> FlatResults:
         """Divide means, put zeros in empty bags, and return the results, in the order of the look-ups. Call it once."""
         _finish(
             self._batch.shape,
@@ -129,32 +130,18 @@ class Merge:
             self._values,
             self._touched,
         )
-        found = self._found.view(np.bool_)
-        absent = self._absent_by_lookup()
-        begins, vectors = self._value_begins.tolist(), self._vector_begins.tolist()
-        columns = zip(
-            self._batch.shape[:, OP].tolist(),
+        return FlatResults(
+            self._values,
+            self._value_begins.tolist(),
+            self._vector_begins.tolist(),
             self._dims.tolist(),
-            begins[:-1],
-            begins[1:],
-            vectors[:-1],
-            vectors[1:],
-            self._missing.tolist(),
-            self._lost.tolist(),
+            self._batch.shape[:, OP].tolist(),
+            self._found.view(np.bool_),
+            self._missing,
+            self._lost,
+            self._absent_by_lookup(),
             self._bytes,
-            strict=True,
         )
-        return [
-            LookupResult(
-                values=self._values[begin:end].reshape(last - first, dim),
-                missing=missing,
-                found=found[first:last] if op == ROWS else None,
-                lost=lost,
-                bytes_rows=None if merge is None else merge.rows(),
-                absent=absent.get(lookup),
-            )
-            for lookup, (op, dim, begin, end, first, last, missing, lost, merge) in enumerate(columns)
-        ]
 
     def _absent_by_lookup(self) -> dict[int, Absent]:
         if not self._absent:
@@ -165,6 +152,71 @@ class Merge:
             for lookup in np.unique(lookups).tolist()
             for own in (lookups == lookup,)
         }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatResults(Sequence[LookupResult]):
+    """The results of the look-ups of one batch, end to end. To whoever asks for one it is a `LookupResult`."""
+
+    values: Float32Array
+    """Vectors of all look-ups, flat."""
+    value_begins: list[int]
+    """(L+1,): where the values of each begin."""
+    vector_begins: list[int]
+    """(L+1,): how many vectors come before those of each."""
+    dims: list[int]
+    """(L,)."""
+    ops: list[int]
+    """(L,)."""
+    found: NDArray[np.bool_]
+    """(vectors,): of unpooled look-ups, which keys have a row."""
+    missing: Int64Array
+    """(L,): keys that each table does not have."""
+    lost: Int64Array
+    """(L,): keys that no live shard could answer for."""
+    absent: Mapping[int, Absent]
+    """Keys of bags for which default vectors stand, by look-up."""
+    bytes_rows: list[BytesMerge | None]
+    """(L,): rows of tables of bytes."""
+
+    def rows(self, place: int) -> Float32Array:
+        """Return the vectors of a look-up (V, D)."""
+        begin, end = self.value_begins[place], self.value_begins[place + 1]
+        return self.values[begin:end].reshape(-1, self.dims[place])
+
+    def lacking(self) -> list[int]:
+        """Return the look-ups of which some keys have no row of their own."""
+        lacking = np.flatnonzero(self.missing + self.lost).tolist()
+        return sorted({*lacking, *self.absent}) if self.absent else lacking
+
+    def __len__(self) -> int:
+        return len(self.dims)
+
+    @overload
+    def __getitem__(self, place: int) -> LookupResult: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[LookupResult]: ...
+
+    def __getitem__(self, place: int | slice) -> LookupResult | list[LookupResult]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        if place < 0:
+            place += len(self)
+        begin, end = self.value_begins[place], self.value_begins[place + 1]
+        first, last = self.vector_begins[place], self.vector_begins[place + 1]
+        merge = self.bytes_rows[place]
+        return LookupResult(
+            values=self.values[begin:end].reshape(last - first, self.dims[place]),
+            missing=int(self.missing[place]),
+            found=self.found[first:last] if self.ops[place] == ROWS else None,
+            lost=int(self.lost[place]),
+            bytes_rows=None if merge is None else merge.rows(),
+            absent=self.absent.get(place),
+        )
+
+    def __iter__(self) -> Iterator[LookupResult]:
+        return (self[place] for place in range(len(self)))
 
 
 def _begins(counts: Int64Array) -> Int64Array:

@@ -6,16 +6,23 @@ Made once by `Router.pull`, after everything a caller can get wrong was checked;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
-from ringpull.ps.errors import NotAnswered, ProtocolError, Unavailable
-from ringpull.ps.spec import Float32Array, OnUnavailable, TableSpec
+import numpy as np
+
+from ringpull.ps.errors import InvalidInput, NotAnswered, NotFound, ProtocolError, Unavailable
+from ringpull.ps.spec import Float32Array, OnUnavailable, Pooling, TableSpec
 from ringpull.ps.wire.messages import PullReply, PullRequest, Reply
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.here import Here, named
+from ringpull.router.lookup import FlatLookups, Lookup
 from ringpull.router.partition import Part, divide, partition
 from ringpull.router.question import Exclusions
 from ringpull.router.replicas import Placement, least_loaded
+
+_KINDS_KEPT: Final = 64
+"""Kinds of flat look-ups whose tables are remembered, of each version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,45 @@ class ServedVersion:
     identity: int
     """Its identity, which shards compare with theirs; 0: not known."""
     tables: Mapping[str, ServedTable]
+    _known: dict[tuple[str, ...], tuple[list[ServedTable], Int64Array]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
+    """What flat look-ups need of their tables, by these: a head's are of few kinds."""
+
+    def asked(self, name: str, lookups: Sequence[Lookup]) -> tuple[list[ServedTable], Int64Array]:
+        """Return the tables of look-ups (L,), and the numbers per row of each.
+
+        Args:
+            name: Model and version, for errors.
+
+        Raises:
+            NotFound: There is no such table.
+            InvalidInput: A look-up pools rows of bytes.
+        """
+        if not isinstance(lookups, FlatLookups):
+            return self._asked(name, lookups)
+        flat = self._known.get(lookups.tables)
+        if flat is None:
+            if len(self._known) >= _KINDS_KEPT:
+                self._known.clear()
+            flat = self._known[lookups.tables] = self._asked(name, lookups[: len(lookups.tables)])
+        if not lookups.others:
+            return flat
+        others = self._asked(name, lookups.others)
+        return flat[0] + others[0], np.concatenate([flat[1], others[1]])
+
+    def _asked(self, name: str, lookups: Sequence[Lookup]) -> tuple[list[ServedTable], Int64Array]:
+        try:
+            tables = [self.tables[lookup.table] for lookup in lookups]
+        except KeyError as exc:
+            raise NotFound(f"{name} has no table {exc}; it has {sorted(self.tables)}") from None
+        for table, lookup in zip(tables, lookups, strict=True):
+            if table.spec.is_bytes and lookup.pooling is not Pooling.NONE:
+                raise InvalidInput(
+                    f"look-up in {lookup.table}: its rows are bytes, which cannot be pooled; pooling is"
+                    f" {lookup.pooling}, and must be {Pooling.NONE}"
+                )
+        return tables, np.array([table.spec.dim for table in tables], np.int64)
 
 
 @dataclass(frozen=True, slots=True)

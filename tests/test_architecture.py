@@ -37,6 +37,7 @@ ONLY_IN = {
     "torch": (
         "inference/model/torch_program.py",
         "inference/model/torch_script.py",
+        "inference/model/bfloat16.py",
         "inference/model/pickles.py",
         "inference/export/",
         "inference/importers/",

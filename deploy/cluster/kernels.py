@@ -18,6 +18,7 @@ import numpy as np
 
 from ringpull.inference.head.local_reads.files import LocalFiles
 from ringpull.inference.head.local_reads.following import Following
+from ringpull.inference.head.request import kernels
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
@@ -81,7 +82,10 @@ def warm_up(within: str | None = None) -> None:
 
 def _receive_columns() -> None:
     column = encode_column(TABLE, np.arange(2))
-    ReceivedColumns.joined([ReceivedColumns.of(pack({TABLE: column}, {}), Limits(2, 2)) for _ in range(2)])
+    one, other = (ReceivedColumns.of(pack({TABLE: column}, {}), Limits(2, 2)) for _ in range(2))
+    for received in (one, ReceivedColumns.joined([one, other])):
+        begins, counts = received.places[:, kernels.NUMBERS].copy(), received.sizes[:, kernels.VALUES].copy()
+        kernels.direct_keys(received.words, begins, counts, np.zeros(1, np.int64))
 
 
 def _write_tables(folder: Path) -> None:

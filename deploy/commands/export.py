@@ -37,6 +37,7 @@ NAMES: Final = (
     "check_columns",
     "check_labels",
     "max_diff",
+    "dense_precision",
     "degrade",
     "classes",
 )
@@ -68,7 +69,14 @@ def export(
         ),
     ] = None,
     max_diff: Annotated[
-        float | None, typer.Option(help="The most that short row types may change a score; else nothing is written.")
+        float | None, typer.Option(help="The most that short types may change a score; else nothing is written.")
+    ] = None,
+    dense_precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRECISION",
+            help="What heads run the dense program in: float32, or bfloat16. Goes before what the function says.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -79,18 +87,19 @@ def export(
     as_folder("OUT_DIR", out_dir)  # Before the function, which may take hours to train.
     with needing("export", "ringpull export"):
         from ringpull.inference.export.model import export_model
+        from ringpull.inference.export.precision import check_precision
         from ringpull.inference.export.table_options import TableOptions
     from ringpull.inference.model.manifest import versions
 
+    check_precision(dense_precision or "float32")
     # Standard output is for the result, so output of the function goes to standard error.
     with redirect_stdout(sys.stderr):
         arguments = arguments_of(returned_by(source))
     options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
     for table, wanted in row_types_of(row_type or []).items():
         options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
-    arguments["tables"] = options
-    if max_diff is not None:
-        arguments["max_diff"] = max_diff
+    given = {"tables": options, "max_diff": max_diff, "dense_precision": dense_precision}
+    arguments |= {name: value for name, value in given.items() if value is not None}
     number = max(versions(out_dir), default=0) + 1 if version is None else version
     report = export_model(out_dir=out_dir, version=number, quiet=as_json, **arguments)
     if as_json:
@@ -100,6 +109,7 @@ def export(
                 "version": number,
                 "folder": str(out_dir / str(number)),
                 "cost": None if report.cost is None else asdict(report.cost),
+                "bfloat16": None if report.manifest.bfloat16 is None else asdict(report.manifest.bfloat16),
             }
         )
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class VersionSummary:
             "created": manifest.created,
             "dense_program_bytes": None if manifest.program is None else manifest.program.bytes,
             "runtime": None if manifest.program is None else manifest.runtime,
+            "bfloat16": None if manifest.bfloat16 is None else asdict(manifest.bfloat16),
             "tables": [table.plain() for table in self.tables],
             "lookups": [
                 {

@@ -25,7 +25,8 @@ def version_headline(summary: VersionSummary) -> Text:
     if manifest.program is None:
         return text.append("   tables alone: rows by key, no predictions")
     taken = manifest.program.bytes + sum(each.bytes for each in manifest.program_data)
-    text.append(f"   dense program {size(taken)}, run by {manifest.runtime}")
+    precision = "" if manifest.bfloat16 is None else " in bfloat16"
+    text.append(f"   dense program {size(taken)}, run by {manifest.runtime}{precision}")
     return text.append(f"   outputs {', '.join(output_text(each) for each in manifest.outputs)}")
 
 

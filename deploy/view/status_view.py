@@ -95,9 +95,14 @@ def _headline(target: str, status: pb.ClusterStatus) -> Text:
 
 
 def _run_by(model: pb.Model) -> str:
-    """Return what runs a model's dense program: `onnxruntime 1.32.0, cpu`; nothing of heads that do not say it."""
+    """Return what runs a model's dense program: `torch 2.13.0, cpu, bfloat16`; nothing of heads that do not say it."""
     program = model.program
-    return f"{program.runtime} {program.version.partition('+')[0]}, {program.device}" if program.runtime else ""
+    if not program.runtime:
+        return ""
+    parts = [f"{program.runtime} {program.version.partition('+')[0]}", program.device]
+    parts += [program.precision] if program.precision not in ("", "float32") else []
+    parts += [f"eager: {program.eager_because}"] if program.eager_because else []
+    return ", ".join(parts)
 
 
 def models_table(models: Iterable[pb.Model]) -> FieldsTable:

@@ -87,7 +87,7 @@ def measure_cost(
     """
     if data is None or not any(plan.rounds for plan in plans.values()):
         return None
-    before, after = _Scores(outputs), _Scores(outputs)
+    before, after = Scores(outputs), Scores(outputs)
     served = plain.serving(plans.values())
     described = "the rows of check_columns" if data.given else "made-up rows"
     for begin in range(0, data.prepared.rows, BATCH_ROWS):
@@ -97,10 +97,7 @@ def measure_cost(
             found = ask_module(model, made, outputs, doing="row types", rows_described=described)
             scores.add(ranked.of_queries(found, served=model is served, rows=MEASURED_ROWS))
     changes = np.concatenate([differences(after.of(each), before.of(each)).reshape(-1) for each in before.names])
-    auc = auc_after = None
-    if data.labels is not None:
-        name = outputs[0].name
-        auc, auc_after = (_auc(_one_score(name, each.of(name)), data.labels) for each in (before, after))
+    auc, auc_after = (auc_of(each, data.labels) for each in (before, after))
     return CostReport(
         rows=data.prepared.rows,
         given=data.given,
@@ -124,7 +121,7 @@ def refuse_above(cost: CostReport | None, max_diff: float | None) -> None:
         )
 
 
-class _Scores:
+class Scores:
     """Outputs of all batches."""
 
     def __init__(self, outputs: tuple[ProgramOutput, ...]) -> None:
@@ -136,6 +133,18 @@ class _Scores:
 
     def of(self, name: str) -> NDArray[np.float64]:
         return np.concatenate([part[name] for part in self._parts]).astype(np.float64)
+
+
+def auc_of(scores: Scores, labels: NDArray[np.bool_] | None) -> float | None:
+    """Return the AUC of the first output; None without labels.
+
+    Raises:
+        InvalidInput: It is not one score per row.
+    """
+    if labels is None:
+        return None
+    name = scores.names[0]
+    return _auc(_one_score(name, scores.of(name)), labels)
 
 
 def _one_score(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:

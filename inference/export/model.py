@@ -38,12 +38,13 @@ from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.passes.queries import take_queries
+from ringpull.inference.export.precision import DensePrecision, Measured, check_precision
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
 from ringpull.inference.export.ranges import limits_of
 from ringpull.inference.export.ranked_scores import RankedScores
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
-from ringpull.inference.export.rows import make_rows
+from ringpull.inference.export.rows import as_served, make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
 from ringpull.inference.export.stages import stage
@@ -82,6 +83,7 @@ def export_model(
     check_columns: Mapping[str, Column] | None = None,
     check_labels: ArrayLike | None = None,
     max_diff: float | None = None,
+    dense_precision: DensePrecision = "float32",
     degrade: Sequence[Step] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
     ranked: Sequence[str] = (),
@@ -94,15 +96,13 @@ def export_model(
     (`KeyExpression`). The others stay in the dense program, up to `max_dense_bytes`.
 
     Args:
-        module: An ordinary module, run in evaluation mode and left as it was. What compiles or spreads it
-            (`torch.compile`, `DataParallel`, `DistributedDataParallel`) is left out.
+        module: An ordinary module, run in evaluation mode and left as it was, without `torch.compile` or DataParallel.
         schema: Schema of its features.
         out_dir: The model's folder.
         version: Number from 1, which must not exist yet.
         keys: Per table the raw id of each row, or the features' Vocabulary, to look up raw ids; others: row numbers.
         name: The model's name; default: that of `out_dir`.
-        method: The method that scores: `method="predict"`. It is given arguments of the schema by name, or a dict of
-            all where it takes one thing; more in `ringpull.inference.export.calls.bind`.
+        method: The method that scores; `ringpull.inference.export.calls.bind` says what it is given.
         arguments: What a parameter, or a key that it reads, is given, where that differs: `{"n": "item_lengths"}`.
         once: Methods without inputs, run once: their results are weights. `once=["forward"]`: a graph's propagation.
         outputs: Names of the outputs that are served: keys or fields, or output_0, output_1; default: all.
@@ -111,7 +111,8 @@ def export_model(
         check_rows: Made-up rows for the self-check; 0 skips it. Heads hold the version against a few of them.
         check_columns: Rows, as training takes them: for half of the self-check, and to measure short row types on.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
-        max_diff: The most that short row types may change a score.
+        max_diff: The most that short row types may change a score, and the most that bfloat16 may.
+        dense_precision: "bfloat16": heads must run the dense program in it (`ringpull.inference.model.bfloat16`).
         degrade: What a head does under load before it refuses requests, step by step.
         classes: Names of the classes of an output (B, C), by output: TensorFlow Serving's clients are told.
         ranked: Outputs that are scores of all rows of a weight (a tied layer): queries instead, for `Client.top_k`.
@@ -119,11 +120,11 @@ def export_model(
 
     Raises:
         InvalidInput: The name, the version or an option is not valid, or does not fit the model.
-        ExportError: The module cannot be called or split, a key is wrong, scores change by more than `max_diff`, or
-            the self-check fails. The message names module or table and reason.
+        ExportError: The module cannot be called or split, a key is wrong, or scores are not what they should be.
     """
     name = Path(out_dir).resolve().name if name is None else name
     schema = _checked_schema(schema)
+    check_precision(dense_precision, check_rows, check_columns)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once, outputs=outputs)
     console = None if quiet else Console()
@@ -133,7 +134,19 @@ def export_model(
     served = split.ranked.told(with_classes(split.captured.outputs, classes or {}))
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(split.schema, check_columns, check_labels)
-    return _export(split, target, served, steps, check_rows, data, max_diff, console)
+    return _export(split, target, served, steps, _Checks(check_rows, data, max_diff, dense_precision), console)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checks:
+    """What is measured and checked before a version is there."""
+
+    rows: int
+    """Made-up rows for the self-check; 0: none."""
+    data: CheckData | None
+    """Rows of the exporter's own."""
+    max_diff: float | None
+    precision: DensePrecision
 
 
 def _export(
@@ -141,20 +154,18 @@ def _export(
     target: Path,
     outputs: tuple[ProgramOutput, ...],
     steps: tuple[Step, ...],
-    check_rows: int,
-    data: CheckData | None,
-    max_diff: float | None,
+    checks: _Checks,
     console: Console | None,
 ) -> ExportReport:
     """Measure what rounding costs, write the version, and report."""
-    given = None if data is None else data.prepared
-    if data is None and check_rows > 0:
+    data = checks.data
+    if data is None and checks.rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
     with named_errors(split.call.described, "measuring what row types cost"):
         cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data, split.ranked)
-    refuse_above(cost, max_diff)
+    refuse_above(cost, checks.max_diff)
     with named_errors(split.call.described, "writing it"):
-        manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
+        manifest, check = _write(split, target, outputs, steps, checks, data, console)
     uses: dict[str, list[Use]] = {}
     for use in split.parts.uses:
         uses.setdefault(use.table, []).append(use)
@@ -243,6 +254,10 @@ class _Split:
         keys = {table: plan.keys for table, plan in self.plans.items()}
         return make_rows(self.schema, self.parts, keys, rows, given)
 
+    def served(self, trained: Prepared) -> Prepared:
+        """Return rows as serving prepares them, given as training does."""
+        return as_served(trained, self.parts, {table: plan.keys for table, plan in self.plans.items()})
+
 
 def _run_ready(call: Call, arguments: Mapping[str, torch.Tensor]) -> object:
     """Run a call as it is captured: in evaluation mode, and so on."""
@@ -255,11 +270,15 @@ def _write(
     target: Path,
     outputs: tuple[ProgramOutput, ...],
     steps: tuple[Step, ...],
-    check_rows: int,
-    given: Prepared | None,
+    checks: _Checks,
+    data: CheckData | None,
     console: Console | None,
 ) -> tuple[Manifest, CheckReport | None]:
-    """Write a version beside its place, check it, and rename it."""
+    """Write a version beside its place, check it, and rename it.
+
+    Args:
+        data: Rows that bfloat16 is measured on, given or made up.
+    """
     with written_beside(target) as hidden:
         with stage(console, f"tracing the dense program of {len(split.parts.uses):,} look-ups"):
             write_program(
@@ -280,17 +299,25 @@ def _write(
             limits=limits_of(split.parts.ranges, split.schema),
         )
         manifest.save(hidden)
-        check = None
-        if check_rows > 0:
-            with stage(console, f"checking {check_rows:,} rows"):
-                trained, served = split.made_rows(check_rows, given)
+        check = samples = None
+        if checks.rows > 0:
+            with stage(console, f"checking {checks.rows:,} rows"):
+                given = None if checks.data is None else checks.data.prepared
+                trained, served = split.made_rows(checks.rows, given)
                 self_check = SelfCheck(
                     hidden, manifest, split.serving.schema, split.parts, split.plans.values(), split.ranked
                 )
                 arguments = split.schema.arguments(trained, list(split.call.arguments))
                 check = self_check.run(split.call, trained, served, arguments)
-                (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
+                samples = self_check.samples(served)
+                (hidden / SAMPLES_FILE).write_bytes(samples.to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
+            manifest.save(hidden)
+        if checks.precision == "bfloat16" and data is not None:
+            with stage(console, f"measuring bfloat16 on {data.prepared.rows:,} rows"):
+                measured = Measured(hidden, manifest, split.serving.schema, split.ranked)
+                receipt = measured.receipt(data, split.served, samples, checks.max_diff)
+            manifest = replace(manifest, bfloat16=receipt)
             manifest.save(hidden)
     return manifest, check
 

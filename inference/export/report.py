@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ringpull.inference.export.kept_weight import KeptWeight
-from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.manifest import Bfloat16Receipt, Manifest
 from ringpull.ps.byte_size import size
 from ringpull.ps.short_form import SHOWN, and_more, most_important
 
@@ -136,7 +136,9 @@ class ExportReport:
                 f" (outputs up to {self.check.largest_output:.3g})"
             )
         if self.cost is not None:
-            console.print(_described(self.cost))
+            console.print(_described("row types", self.cost))
+        if self.manifest.bfloat16 is not None:
+            console.print(_described("bfloat16 dense program", self.manifest.bfloat16))
         if self.manifest.degrade:
             steps = "; ".join(step.phrase for step in self.manifest.degrade)
             console.print(f"under load, before requests are refused: {steps}", markup=False)
@@ -199,9 +201,9 @@ class ExportReport:
             console.print(f"dense program: {size(taken)}, {inputs} inputs{by}")
 
 
-def _described(cost: CostReport) -> str:
+def _described(what: str, cost: CostReport | Bfloat16Receipt) -> str:
     rows = f"{cost.rows:,} {'given' if cost.given else 'made-up'} rows"
-    text = f"row types: scores differ by up to {cost.largest_difference:.1e}, {cost.mean_difference:.1e} on average, on"
+    text = f"{what}: scores differ by up to {cost.largest_difference:.1e}, {cost.mean_difference:.1e} on average, on"
     if cost.auc is None or cost.auc_difference is None:
         return f"{text} {rows}"
     return f"{text} {rows}; AUC {cost.auc:.5f} {cost.auc_difference:+.1e}"

@@ -50,14 +50,20 @@ def make_rows(
     if given is not None and taken:
         own = part_of(given, 0, taken).features
         trained = {name: joined(own[name], each) for name, each in trained.items()} if trained else own
-    served = dict(trained)
+    prepared = Prepared(rows, trained)
+    return prepared, as_served(prepared, cut, keys)
+
+
+def as_served(trained: Prepared, cut: Cut, keys: Mapping[str, RowKeys]) -> Prepared:
+    """Return rows that are prepared as the module takes them as serving prepares them: with raw ids, where it does."""
+    served = dict(trained.features)
     raw_uses = {use.feature: use for use in reversed(cut.uses) if keys[use.table].raw}
-    for name, made in trained.items():
+    for name, made in trained.features.items():
         use = raw_uses.get(name)
         if use is not None and made.ids is not None:
             raw = _raw_ids(keys[use.table], made.ids + use.add)
-            served[name] = PreparedFeature(rows, raw, made.offsets, made.weights)
-    return Prepared(rows, trained), Prepared(rows, served)
+            served[name] = PreparedFeature(trained.rows, raw, made.offsets, made.weights)
+    return Prepared(trained.rows, served)
 
 
 def _made(

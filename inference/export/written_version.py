@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from ringpull.inference.export.made_lists import part_of
 from ringpull.inference.export.table_samples import sample_table
 from ringpull.inference.head.request.lookups import FeatureLookup
-from ringpull.inference.model.dense_program import ProgramTensor, load_program
+from ringpull.inference.model.dense_program import DenseProgram, ProgramTensor, load_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import Samples, agree, differences
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
+from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling, UInt64Array
 from ringpull.ps.store.base import Base
@@ -88,7 +88,8 @@ class WrittenVersion:
         """
         self.manifest: Final = manifest
         self._schema = schema
-        self._program = load_program(version_dir, manifest, "cpu")
+        self._version_dir = version_dir
+        self._program = load_program(version_dir, manifest, "cpu", precision="float32")
         self._bases = {
             entry.spec.name: Base.open(manifest.table_folder(version_dir, entry.spec.name), verify_rows=True)
             for entry in manifest.tables
@@ -113,6 +114,17 @@ class WrittenVersion:
             source = (other or {}).get(bound.spec.table) or rows_of(self._bases[bound.spec.table])
             inputs.append(ProgramTensor(bound.values(served.features[bound.spec.feature], pull(source, wanted))))
         return inputs
+
+    def in_bfloat16(self) -> DenseProgram:
+        """Return its dense program, which is of torch, in bfloat16, whatever instructions there are here.
+
+        Raises:
+            ExportError: It cannot be rewritten so.
+        """
+        try:
+            return load_program(self._version_dir, self.manifest, "cpu", precision="bfloat16")
+        except InvalidInput as exc:
+            raise ExportError(f"dense_precision: the dense program cannot be bfloat16: {exc}") from exc
 
     def run(self, inputs: list[ProgramTensor], rows: int) -> dict[str, Float32Array]:
         """Return the outputs of the dense program, by name."""

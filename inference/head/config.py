@@ -9,10 +9,11 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.head.tokens.settings import TokenSettings
+from ringpull.inference.model.dense_program import Precision
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import MAX_INT32, MAX_INT64, MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.tls import TlsFiles
@@ -36,6 +37,17 @@ def _folders_of_models(option: str, given: Iterable[str]) -> tuple[str, ...]:
         plain = where.rstrip("/") if is_url(where) else os.path.abspath(os.path.expanduser(where))
         found.append(plain)
     return tuple(dict.fromkeys(found))
+
+
+PRECISIONS: Final = ("as-exported", "float32")
+"""Precisions of dense programs that an operator may ask for."""
+
+
+def _precision(option: str, given: str) -> str:
+    """Return the precision that an option names, if there is such a one."""
+    if given not in PRECISIONS:
+        raise InvalidInput(f"{option} is {given!r}; it must be one of {', '.join(PRECISIONS)}")
+    return given
 
 
 def _local_reads(option: str, given: str) -> bool:
@@ -115,7 +127,7 @@ class HeadConfig:
         int, at_least(1, ceiling=MAX_INT64), Option("Values of one row of a list feature.", Group.LIMITS)
     ] = 65_536
     """Values of one row of a ragged column."""
-    max_columns: Annotated[int, at_least(1)] = 4_096
+    max_columns: Annotated[int, at_least(1, ceiling=MAX_INT32), Option("Columns of one request.", Group.LIMITS)] = 4_096
     """Columns of one request, context included."""
     max_concurrent_requests: Annotated[
         int,
@@ -212,6 +224,18 @@ class HeadConfig:
     dense_threads: Annotated[int, at_least(1), Option("CPU threads of the dense program.", Group.COMPUTING)] = 1
     """Threads of torch. More than one pays only where cores are idle: shards, the event loop and torch share them."""
 
+    dense_precision: Annotated[
+        Precision,
+        Option(
+            "as-exported, or float32: then versions that were exported for bfloat16 run in float32, too.",
+            Group.COMPUTING,
+            metavar="PRECISION",
+            parse=_precision,
+        ),
+    ] = "as-exported"
+    """Precision of dense programs, the same on all heads: one whose processor lacks instructions for bfloat16 refuses
+    a version that asks for it, rather than to answer otherwise than the others."""
+
     share_port: bool = False
     """Whether several heads of one machine serve on the same ports, which the first of them has claimed."""
     max_connection_age_s: Annotated[float, above(0, ceiling=MAX_WAIT_S)] = 60.0
@@ -261,6 +285,11 @@ class HeadConfig:
         if not self.admin_host and self.admin_port is None:
             return None
         return self.admin_host or "127.0.0.1", self.admin_port or 0
+
+    @property
+    def dense_program(self) -> dict[str, Any]:
+        """How dense programs are loaded: arguments of `LoadedVersion.load`."""
+        return {"device": self.device, "threads": self.dense_threads, "precision": self.dense_precision}
 
     @property
     def http_limits(self) -> HttpLimits:

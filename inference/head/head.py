@@ -318,9 +318,8 @@ class Head:
         # Newer versions appear where it was found, not where links have led to.
         source = f"{placed.found_in}/{placed.version}" if placed is not None and placed.found_in else folder
         files = await asyncio.to_thread(self._mirror.local, folder, identity)
-        device, threads = self.config.device, self.config.dense_threads
         loaded = await asyncio.to_thread(
-            LoadedVersion.load, files, device=device, threads=threads, source=source, identity=identity
+            LoadedVersion.load, files, **self.config.dense_program, source=source, identity=identity
         )
         key = (loaded.manifest.model, loaded.manifest.version)
         if self._catalog.find(key) is not None:

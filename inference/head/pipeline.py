@@ -15,13 +15,16 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.request.batch import BatchFeature, RequestBatch
+from ringpull.inference.head.request.direct_ids import DirectFeatures, DirectIds, DirectPlan
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.head.request.partial_lookup import PartialLookup
+from ringpull.inference.head.request.pulled import Pulled
 from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
 from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import Manifest
@@ -39,7 +42,7 @@ class Puller(Protocol):
 
     async def pull(
         self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float
-    ) -> list[LookupResult]: ...
+    ) -> Sequence[LookupResult]: ...
 
 
 class Program(Protocol):
@@ -134,6 +137,7 @@ class Pipeline:
                 raise CorruptData(f"manifest: table {spec.table} is looked up by {spec.feature}, not in the schema")
             keeper = None if spec.kept_by is None else schema.get(spec.kept_by.feature)
             self._lookups.append(FeatureLookup(spec, feature, manifest.table(spec.table).spec, keeper))
+        self._plans: WeakKeyDictionary[DirectFeatures, DirectPlan] = WeakKeyDictionary()
         known = schema.argument_names()
         self._inputs: list[int | Argument] = []
         for source in manifest.inputs:
@@ -159,6 +163,8 @@ class Pipeline:
         Raises:
             RingpullError: What the router raised: `Unavailable` naming the table, `DeadlineExceeded`.
         """
+        if (direct := batch.direct) is not None:
+            return await self._pull_directly(batch, direct, deadline_s)
         lookups = [
             lookup if feature.withheld is None else PartialLookup.of(lookup, feature, bound.default)
             for bound, lookup in zip(self._lookups, self._lookups_of(batch), strict=True)
@@ -166,18 +172,42 @@ class Pipeline:
         ]
         rest = [each.rest if isinstance(each, PartialLookup) else each for each in lookups]
         wanted = [each for each in rest if each is not None]
-        pulled: list[LookupResult] = []
+        pulled: Sequence[LookupResult] = ()
         if wanted:
             pulled = await self._router.pull(self._model, self._version, wanted, deadline_s=deadline_s)
         answers = iter(pulled)
-        results = [
-            each.completed(None if each.rest is None else next(answers))
-            if isinstance(each, PartialLookup)
-            else next(answers)
-            for each in lookups
-        ]
+        return self._pulled(
+            batch,
+            Pulled(
+                [
+                    each.completed(None if each.rest is None else next(answers))
+                    if isinstance(each, PartialLookup)
+                    else next(answers)
+                    for each in lookups
+                ]
+            ),
+        )
+
+    async def _pull_directly(self, batch: RequestBatch, ids: DirectIds, deadline_s: float) -> PulledBatch:
+        """Pull as `pull` does, the look-ups of direct ids as one; nothing is withheld from a batch that has some."""
+        plan = self._plan_of(ids.features)
+        lookups = plan.lookups(ids, self._lookups_of(batch, plan.order[plan.direct :]))
+        results = await self._router.pull(self._model, self._version, lookups, deadline_s=deadline_s)
+        return self._pulled(batch, Pulled(results, plan))
+
+    def _plan_of(self, features: DirectFeatures) -> DirectPlan:
+        plan = self._plans.get(features)
+        if plan is None:
+            plan = self._plans[features] = DirectPlan.of(features, self._lookups)
+        return plan
+
+    def _pulled(self, batch: RequestBatch, pulled: Pulled) -> PulledBatch:
+        lacking = pulled.lacking()
         return PulledBatch(
-            batch, self._inputs_of(batch, results), self._unavailable(results), self._unknown(batch, results)
+            batch,
+            self._inputs_of(batch, pulled),
+            self._unavailable(pulled, lacking),
+            self._unknown(batch, pulled, lacking),
         )
 
     def compute(self, pulled: PulledBatch) -> dict[int, Scores]:
@@ -234,7 +264,7 @@ class Pipeline:
             for lookup, bound in zip(self._lookups_of(batch), self._lookups, strict=True)
         ]
         try:
-            self.compute(PulledBatch(batch, self._inputs_of(batch, results), (), {}))
+            self.compute(PulledBatch(batch, self._inputs_of(batch, Pulled(results)), (), {}))
         except ProgramFailed as exc:
             reason = last_words(exc.__cause__ or exc)
             if newer := newer_torch(self._program.writer):
@@ -243,28 +273,42 @@ class Pipeline:
         except Exception as exc:
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {exc}") from exc
 
-    def _lookups_of(self, batch: RequestBatch) -> list[Lookup]:
-        pairs = [(bound, *_looked_up(batch, bound)) for bound in self._lookups]
+    def _lookups_of(self, batch: RequestBatch, chosen: Sequence[int] | None = None) -> list[Lookup]:
+        """Return the look-ups of a batch, or some of them by their numbers."""
+        bounds = self._lookups if chosen is None else [self._lookups[number] for number in chosen]
+        pairs = [(bound, *_looked_up(batch, bound)) for bound in bounds]
         return [bound.lookup(feature.prepared, keeper) for bound, feature, keeper in pairs]
 
-    def _inputs_of(self, batch: RequestBatch, results: Sequence[LookupResult]) -> list[ProgramTensor]:
+    def _inputs_of(self, batch: RequestBatch, pulled: Pulled) -> list[ProgramTensor]:
+        plan = pulled.plan
+        if plan is None:
+            return [
+                self._argument(batch, source) if isinstance(source, Argument) else self._vectors(batch, source, pulled)
+                for source in self._inputs
+            ]
+        direct, places, context, rows = plan.direct, plan.places, plan.context, pulled.rows
+        indexes = batch.row_index(context=False), batch.row_index(context=True)
         return [
-            self._argument(batch, source) if isinstance(source, Argument) else self._vectors(batch, source, results)
+            self._argument(batch, source)
+            if isinstance(source, Argument)
+            else ProgramTensor(rows(place), indexes[context[place]])
+            if (place := places[source]) < direct
+            else self._vectors(batch, source, pulled)
             for source in self._inputs
         ]
 
-    def _unavailable(self, results: Sequence[LookupResult]) -> tuple[Filled, ...]:
+    def _unavailable(self, pulled: Pulled, lacking: Sequence[int]) -> tuple[Filled, ...]:
         lost: dict[str, int] = {}
-        for bound, result in zip(self._lookups, results, strict=True):
+        for number in lacking:
+            bound, result = self._lookups[number], pulled[number]
             if result.lost:
                 lost[bound.spec.feature] = lost.get(bound.spec.feature, 0) + result.lost
         return tuple(Filled(feature, "unavailable", keys) for feature, keys in lost.items())
 
-    def _unknown(self, batch: RequestBatch, results: Sequence[LookupResult]) -> dict[str, Int64Array]:
+    def _unknown(self, batch: RequestBatch, pulled: Pulled, lacking: Sequence[int]) -> dict[str, Int64Array]:
         unknown: dict[str, Int64Array] = {}
-        for bound, result in zip(self._lookups, results, strict=True):
-            if not (result.missing or result.lost or result.absent is not None or result.withheld):
-                continue
+        for number in lacking:
+            bound, result = self._lookups[number], pulled[number]
             feature = bound.spec.feature
             looked_up = _looked_up(batch, bound)[0].prepared
             counts = rows_with_unknown(bound, looked_up, result)
@@ -275,10 +319,10 @@ class Pipeline:
                 unknown[feature] = np.maximum(counts, unknown[feature]) if feature in unknown else counts
         return unknown
 
-    def _vectors(self, batch: RequestBatch, lookup: int, results: Sequence[LookupResult]) -> ProgramTensor:
+    def _vectors(self, batch: RequestBatch, lookup: int, pulled: Pulled) -> ProgramTensor:
         bound = self._lookups[lookup]
         (prepared, row_index), _ = _looked_up(batch, bound)
-        return ProgramTensor(bound.values(prepared, results[lookup]), row_index)
+        return ProgramTensor(bound.values(prepared, pulled[lookup]), row_index)
 
     def _argument(self, batch: RequestBatch, argument: Argument) -> ProgramTensor:
         members = [batch.feature(name) for name in argument.features]

@@ -16,12 +16,16 @@ import numpy as np
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.pipeline import Puller
 from ringpull.inference.model.samples import Samples, TableSamples, agree, bytes_checksums, vector_checksums
+from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.spec import Pooling, UInt64Array
 from ringpull.router.lookup import Lookup, LookupResult
 
 PULL_BYTES = 4 << 20
 """Upper bound on the vectors of one pull, but for a table whose one vector is larger: requests wait behind it."""
+
+BFLOAT16_FACTOR = 2.0
+"""Factor on the largest difference measured at export, the most by which bfloat16 may change an output here."""
 
 
 async def self_check(served: ServedVersion, samples: Samples, router: Puller, timeout_s: float) -> None:
@@ -85,6 +89,17 @@ def _pulls(tables: Mapping[str, TableSamples], sizes: Mapping[str, int]) -> Iter
         yield part
 
 
+def tolerance_of(loaded: LoadedVersion, samples: Samples) -> float:
+    """Return how far an output may be from the sample's, which a program in float32 gave.
+
+    One in bfloat16 may be as far again as its receipt says, of rows and samples: processors sum in different orders.
+    """
+    receipt = loaded.manifest.bfloat16
+    if receipt is None or loaded.program is None or loaded.program.runtime.precision == "float32":
+        return samples.tolerance
+    return samples.tolerance + BFLOAT16_FACTOR * max(receipt.largest_difference, receipt.sample_difference)
+
+
 async def _check_rows(served: ServedVersion, samples: Samples, router: Puller, timeout_s: float) -> None:
     name, pipeline = served.loaded.name, served.pipeline
     deadline_s = time.monotonic() + timeout_s
@@ -92,6 +107,7 @@ async def _check_rows(served: ServedVersion, samples: Samples, router: Puller, t
     if pulled.unavailable:
         lost = pulled.unavailable[0]
         raise Unavailable(f"self-check of {name}: no live shard has {lost.values} keys of feature {lost.feature}")
+    tolerance = tolerance_of(served.loaded, samples)
     [scores] = (await asyncio.get_running_loop().run_in_executor(served.executor, pipeline.compute, pulled)).values()
     for output, expected in samples.outputs.items():
         found = scores.outputs.get(output)
@@ -101,7 +117,7 @@ async def _check_rows(served: ServedVersion, samples: Samples, router: Puller, t
                 f"self-check of {name}: output {output} has the shape {shape}, and had {expected.shape} when it was"
                 " exported"
             )
-        same = agree(found, expected, samples.tolerance)
+        same = agree(found, expected, tolerance)
         if not same.all():
             worst = np.unravel_index(int(np.argmin(same)), same.shape)
             raise CorruptData(

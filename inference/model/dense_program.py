@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.extras import needing
 from ringpull.inference.model.manifest import Manifest, ProgramInput, ProgramOutput
+
+Precision = Literal["as-exported", "float32", "bfloat16"]
+"""Precision that a dense program is loaded in: as its version was exported, which a device without instructions for
+bfloat16 refuses; float32; or bfloat16 wherever it is, to measure it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +44,8 @@ class RuntimeFacts:
     """Part of it that computes: of onnxruntime its execution provider, of torch the device."""
     threads: int | None
     """CPU threads of the program; None: as many as the runtime takes by itself."""
+    precision: str = ""
+    """Type of floats between the program's products: "float32", "bfloat16"; empty: whatever types its graph has."""
     eager_because: str = ""
     """Why torch runs it operator by operator from Python; empty: it is a script, or a graph of onnxruntime."""
 
@@ -85,18 +91,24 @@ class DenseProgram(Protocol):
 
 
 def load_program(
-    version_dir: Path, manifest: Manifest, device: str | None = None, *, threads: int | None = None
+    version_dir: Path,
+    manifest: Manifest,
+    device: str | None = None,
+    *,
+    threads: int | None = None,
+    precision: Precision = "as-exported",
 ) -> DenseProgram:
     """Load the dense program of a version onto `device`, by what its manifest says runs it.
 
     Args:
         device: Device: cpu, cuda, cuda:1. None: CUDA where the runtime has it, else the CPU.
         threads: CPU threads of the program; None: as many as the runtime takes by itself.
+        precision: Precision of a program of torch; one of onnxruntime has the types of its graph.
 
     Raises:
         CorruptData: The file is damaged, is nothing that the runtime here runs, or its inputs or outputs are not those
             that the manifest names.
-        InvalidInput: There is no such device.
+        InvalidInput: There is no such device, or it has no instructions for the bfloat16 that the version asks for.
         MissingExtra: The runtime is not installed.
     """
     what = f"the dense program of {manifest.model}/{manifest.version}"
@@ -108,7 +120,7 @@ def load_program(
     with needing("server", what):
         from ringpull.inference.model.torch_program import TorchProgram
 
-    return TorchProgram.load(version_dir, manifest, device, threads=threads)
+    return TorchProgram.load(version_dir, manifest, device, threads=threads, precision=precision)
 
 
 def described(entry: ProgramInput) -> str:

@@ -29,6 +29,7 @@ import xxhash
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
 from ringpull.inference.model.manifest_parts import (
     MAX_INT64,
+    Bfloat16Receipt,
     IdLimit,
     KeptBy,
     LookupSpec,
@@ -41,6 +42,7 @@ from ringpull.inference.model.manifest_parts import (
     read_limit,
     read_lookup,
     read_output,
+    read_receipt,
     read_table_entry,
     set_defaults,
 )
@@ -67,6 +69,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 T = TypeVar("T")
 
 __all__ = [
+    "Bfloat16Receipt",
     "FileEntry",
     "IdLimit",
     "KeptBy",
@@ -104,6 +107,9 @@ class Manifest:
     """What runs the dense program; in the file only where it is not torch."""
     program_data: tuple[FileEntry, ...] = ()
     """Files of weights that the program of onnxruntime names, each by its path; in the file only where that runs it."""
+    bfloat16: Bfloat16Receipt | None = None
+    """What the dense program in bfloat16 costs; None: it is served in float32. In the file only where there is one; the
+    program that lies there is the same."""
     identity: str = field(default="", compare=False)
     """Identity of the version: xxh3_64 of the bytes of its manifest, 16 hex digits. Known only of those that were read;
     not in the file."""
@@ -176,7 +182,7 @@ class Manifest:
         fields["tables"] = [{**asdict(entry), "spec": entry.spec.to_dict()} for entry in self.tables]
         fields["degrade"] = plain_steps(self.degrade)
         del fields["identity"]
-        for name in ("degrade", "limits"):
+        for name in ("degrade", "limits", "bfloat16"):
             if not fields[name]:
                 del fields[name]  # So that older builds read it.
         if self.runtime == "torch":
@@ -260,6 +266,7 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             document["manifest"].setdefault("samples", None)
             document["manifest"].setdefault("degrade", [])
             document["manifest"].setdefault("limits", [])
+            document["manifest"].setdefault("bfloat16", None)
             set_defaults(document["manifest"].get("outputs"), {"classes": [], "ranks": None})
             set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None, "kept_by": None})
         names = [name for name in names_of(Manifest) if name != "identity"]
@@ -305,7 +312,12 @@ def _manifest(fields: Fields, number: int) -> Manifest:
         samples=None if fields.absent("samples") else read_file_entry(fields.inner("samples", names_of(FileEntry))),
         degrade=read_steps(fields, "degrade"),
         limits=_items(fields, "limits", IdLimit, read_limit),
+        bfloat16=None
+        if fields.absent("bfloat16")
+        else read_receipt(fields.inner("bfloat16", names_of(Bfloat16Receipt))),
     )
+    if number == FORMAT_OF_RUNTIMES and manifest.bfloat16 is not None:
+        raise fields.error("bfloat16", "must be null: onnxruntime runs a graph in the types that it has")
     if number == FORMAT_OF_RUNTIMES:
         if (runtime := fields.text("runtime")) != "onnxruntime":
             raise fields.error("runtime", f"is {runtime!r}; in format {number} it must be 'onnxruntime'")

@@ -205,6 +205,43 @@ def _read_key(fields: Fields) -> KeyExpression | None:
     return key
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bfloat16Receipt:
+    """The receipt of a dense program in bfloat16: its outputs beside those in float32, on one processor at export."""
+
+    rows: int
+    given: bool
+    """Whether the rows were the exporter's; else they were made up."""
+    largest_difference: float
+    mean_difference: float
+    """Mean absolute difference over all rows and outputs."""
+    sample_difference: float
+    """Largest difference of an output on the samples that heads check, of a query too; 0 without samples."""
+    auc: float | None = None
+    """AUC of the program in float32; None without labels."""
+    auc_difference: float | None = None
+    """Change of the AUC by bfloat16; None without labels."""
+
+
+def read_receipt(fields: Fields) -> Bfloat16Receipt:
+    return Bfloat16Receipt(
+        rows=fields.integer("rows", 1, MAX_INT64),
+        given=fields.boolean("given"),
+        largest_difference=_difference(fields, "largest_difference"),
+        mean_difference=_difference(fields, "mean_difference"),
+        sample_difference=_difference(fields, "sample_difference"),
+        auc=None if fields.absent("auc") else fields.number("auc"),
+        auc_difference=None if fields.absent("auc_difference") else fields.number("auc_difference"),
+    )
+
+
+def _difference(fields: Fields, name: str) -> float:
+    found = fields.number(name)
+    if not 0 <= found < math.inf:
+        raise fields.error(name, f"is {found}; it must be finite and not negative")
+    return found
+
+
 def read_limit(fields: Fields) -> IdLimit:
     low, high = (fields.integer(name, -MAX_INT64 - 1, MAX_INT64) for name in ("low", "high"))
     if low >= high:

@@ -30,7 +30,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.passes import move_to_device_pass
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts, described
+from ringpull.inference.model.bfloat16 import INSTRUCTIONS, in_bfloat16, instructions
+from ringpull.inference.model.dense_program import Precision, ProgramTensor, RuntimeFacts, described
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
@@ -49,7 +50,14 @@ class TorchProgram:
     """A loaded exported program (`DenseProgram`). One thread at a time may call `run`."""
 
     def __init__(
-        self, program: ExportedProgram, manifest: Manifest, device: str, writer: str = "", threads: int | None = None
+        self,
+        program: ExportedProgram,
+        manifest: Manifest,
+        device: str,
+        writer: str = "",
+        threads: int | None = None,
+        *,
+        short: bool = False,
     ) -> None:
         """Use `TorchProgram.load`."""
         self.device = device
@@ -63,12 +71,15 @@ class TorchProgram:
         placeholders = _user_inputs(program)
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             module = _module_of(move_to_device_pass(program, self._target))
+            if short:
+                module = in_bfloat16(module)
         self._run, eager_because = scripted(module, placeholders, self._target)
         self.runtime: Final = RuntimeFacts(
             name="torch",
             version=str(torch.__version__),
             provider=device,
             threads=threads,
+            precision="bfloat16" if short else "float32",
             eager_because=eager_because,
         )
         if eager_because:
@@ -78,18 +89,25 @@ class TorchProgram:
 
     @classmethod
     def load(
-        cls, version_dir: Path, manifest: Manifest, device: str | None = None, *, threads: int | None = None
+        cls,
+        version_dir: Path,
+        manifest: Manifest,
+        device: str | None = None,
+        *,
+        threads: int | None = None,
+        precision: Precision = "as-exported",
     ) -> TorchProgram:
         """Load the program of a version onto `device` (default: CUDA when there is one, else the CPU).
 
         Args:
             threads: CPU threads that torch computes with; None: as many as it takes by itself.
+            precision: Precision between its products.
 
         Raises:
             CorruptData: The file is damaged, is no program that this torch reads, or its inputs or outputs are not
                 those that the manifest names (as when its widths disagree with its tables). Where a newer torch wrote
                 it, the message says so, and what to do.
-            InvalidInput: There is no such device.
+            InvalidInput: There is no such device, or it has no instructions for the bfloat16 that the version asks for.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -98,6 +116,13 @@ class TorchProgram:
             int(number) >= (there := torch.cuda.device_count())
         ):
             raise InvalidInput(f"device is {device!r}, but torch finds {there} CUDA devices here, numbered from 0")
+        asked = manifest.bfloat16 is not None and precision == "as-exported"
+        if asked and not instructions(device):
+            raise InvalidInput(
+                f"{manifest.model}/{manifest.version} is to run in bfloat16, for which {device} has no instructions"
+                f" here ({', '.join(INSTRUCTIONS.values())}; CUDA from compute capability 8.0): serve it where there"
+                " are, or all versions in float32: --dense-precision float32"
+            )
         entry = manifest.program
         assert entry is not None, "a version of tables alone has no program to load"
         content, file = entry.read(version_dir), version_dir / entry.path
@@ -106,8 +131,8 @@ class TorchProgram:
             program = _program_of(content, file)
             _check_inputs(file, program, manifest)
             _check_outputs(file, program, manifest)
-            return cls(program, manifest, device, writer, threads)
-        except (MemoryError, torch.OutOfMemoryError):  # which says nothing of the file
+            return cls(program, manifest, device, writer, threads, short=asked or precision == "bfloat16")
+        except (MemoryError, torch.OutOfMemoryError, InvalidInput):  # which say nothing of the file
             raise
         except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
             if isinstance(exc, CorruptData) and not newer_torch(writer):

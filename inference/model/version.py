@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringpull.inference.degrade.levels import check_steps
-from ringpull.inference.model.dense_program import DenseProgram, load_program
+from ringpull.inference.model.dense_program import DenseProgram, Precision, load_program
 from ringpull.inference.model.manifest import FILE_NAME, Manifest, check_identity
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.schema.schema import Schema
@@ -40,6 +40,7 @@ class LoadedVersion:
         *,
         device: str | None = None,
         threads: int | None = None,
+        precision: Precision = "as-exported",
         source: str = "",
         identity: str = "",
     ) -> LoadedVersion:
@@ -49,11 +50,12 @@ class LoadedVersion:
             version_dir: The folder `NAME/VERSION/`.
             device: Device of the dense program; None: CUDA when there is one, else the CPU.
             threads: CPU threads of the dense program; None: as many as its runtime takes by itself.
+            precision: Precision of the dense program.
             source: Folder or URL that the files in `version_dir` are a copy of.
             identity: Identity that it must have; empty: any.
 
         Raises:
-            InvalidInput: There is no such folder.
+            InvalidInput: There is no such folder, or no such device, or no instructions for bfloat16.
             OtherContent: It has another identity.
             CorruptData: The version is half-written or damaged; the message names the file.
             Unavailable: A file cannot be read now.
@@ -75,7 +77,7 @@ class LoadedVersion:
             check_steps(manifest.degrade, schema, [each.feature for each in manifest.lookups], manifest.version)
         except InvalidInput as exc:
             raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
-        program = load_program(version_dir, manifest, device, threads=threads)
+        program = load_program(version_dir, manifest, device, threads=threads, precision=precision)
         return cls(version_dir, manifest, schema, program, samples, source)
 
     @property

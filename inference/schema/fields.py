@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,6 +65,13 @@ class Fields:
     def integers(self, name: str, low: int, high: int) -> list[int]:
         """Return a list of whole numbers from `low` to `high`."""
         return [self._integer(f"{name}[{i}]", value, low, high) for i, value in enumerate(self._list(name))]
+
+    def number(self, name: str) -> float:
+        """Return a number."""
+        value = self.values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+            raise self.error(name, f"must be a number that a float64 holds, not {value!r:.80}")
+        return float(value)
 
     def numbers(self, name: str) -> list[float]:
         """Return a list of numbers."""

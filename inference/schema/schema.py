@@ -102,8 +102,16 @@ class Schema:
         """
         return preparing.prepare(self._by_name, columns, rows)
 
+    def without(self, names: Collection[str]) -> dict[str, Feature]:
+        """Return all features but these, by name, in the order in which they are prepared."""
+        return {name: feature for name, feature in self._by_name.items() if name not in names}
+
     def prepare_requests(
-        self, candidates: Mapping[str, Column], context: Mapping[str, Column], row_counts: Collection[int]
+        self,
+        candidates: Mapping[str, Column],
+        context: Mapping[str, Column],
+        row_counts: Collection[int],
+        features: Mapping[str, Feature] | None = None,
     ) -> PreparedRequests:
         """Prepare requests end to end: one, or several whose columns are of the same names.
 
@@ -115,12 +123,14 @@ class Schema:
             candidates: Columns of as many rows as `row_counts` adds up to.
             context: Columns of a row per request.
             row_counts: Candidate rows of each request, each at least 1.
+            features: Features to prepare, of `without`; None: all.
 
         Raises:
             InvalidInput: As `prepare`; or a feature is sent in both parts, or a context column has not one row per
                 request.
         """
-        return preparing.prepare_requests(self._by_name, candidates, context, tuple(row_counts))
+        chosen = self._by_name if features is None else features
+        return preparing.prepare_requests(chosen, candidates, context, tuple(row_counts))
 
     def argument_names(self) -> dict[str, Argument]:
         """Return all arguments a model of this schema may take, by name, and what each is made of."""

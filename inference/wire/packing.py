@@ -16,7 +16,7 @@ from ringpull.inference.wire.column_codec import ColumnBytes
 
 LAYOUTS_KEPT: Final = 256
 """Layouts remembered in each cache."""
-_KEPT_NAMES: Final = 1 << 14
+_KEPT_NAMES: Final = 1 << 16
 """Characters of names in a layout that is remembered. What strangers send must not fill a head's memory."""
 
 ColumnKind = tuple[str, int, bool, bool, bool, int]

@@ -66,18 +66,8 @@ def make_requests(count: int, rows: int, *, candidates: int = CANDIDATES, seed: 
 
 
 def score_request(model: Dlrm, request: Request) -> Tensor:
-    """Score one request as a careful user would in process: the context's bags are pooled once."""
-    one = torch.tensor([0, BAG])
-    many = torch.arange(0, request.rows * BAG + 1, BAG)
-    pooled = [
-        model.tables[name](torch.from_numpy(request.context[i]), one).expand(request.rows, -1)
-        for i, name in enumerate(CONTEXT)
-    ]
-    pooled += [
-        model.tables[name](torch.from_numpy(request.candidates[i].reshape(-1)), many)
-        for i, name in enumerate(CANDIDATE)
-    ]
-    return model.score(torch.from_numpy(request.dense), pooled)
+    """Score one request in process."""
+    return model.score_user(*map(torch.from_numpy, (request.dense, request.context, request.candidates)))
 
 
 def call_of(request: Request, *, with_timings: bool = False) -> PredictCall:

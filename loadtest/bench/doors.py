@@ -52,6 +52,7 @@ TABLE_ROWS: Final = 50_000 if QUICK else 500_000
 LOOKUPS: Final = 200 if QUICK else 1_000
 """Calls of a round."""
 
+OIP_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 OIP_TYPES: Final = {"float32": "FP32", "int64": "INT64"}
 TFS_TYPES: Final = {"float32": 1, "int64": 9}
 
@@ -71,10 +72,10 @@ def tensors_of(request: Request) -> dict[str, NDArray[Any]]:
     return tensors | {name: request.candidates[i] for i, name in enumerate(CANDIDATE)}
 
 
-def oip_payload(request: Request) -> bytes:
-    """Return a request as `ModelInferRequest`, with raw contents."""
+def oip_payload(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return tensors as `ModelInferRequest`, with raw contents."""
     message = ModelInferRequest(model_name=MODEL)
-    for name, values in tensors_of(request).items():
+    for name, values in tensors.items():
         message.inputs.add(name=name, datatype=OIP_TYPES[values.dtype.name], shape=values.shape)
         message.raw_input_contents.append(values.tobytes())
     payload: bytes = message.SerializeToString()
@@ -134,7 +135,7 @@ def protocols(report: Report) -> None:
 
         measured: dict[str, Callable[[], Run | HttpRun]] = {
             "own_grpc": grpc(PREDICT.path, [payload_of(each) for each in requests]),
-            "oip": grpc("/inference.GRPCInferenceService/ModelInfer", [oip_payload(each) for each in requests]),
+            "oip": grpc(OIP_METHOD, [oip_payload(tensors_of(each)) for each in requests]),
             "tfs": grpc("/tensorflow.serving.PredictionService/Predict", [tfs_payload(each) for each in requests]),
             "oip_http_binary": http([oip_http(each) for each in requests]),
             "rest": http([rest(each) for each in requests]),

@@ -18,8 +18,8 @@ from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups
 from ringpull.ps.ring import Ring
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch, Int64Array
-from ringpull.router.lookup import Lookup, LookupResult
-from ringpull.router.merge import Merge
+from ringpull.router.lookup import Lookup
+from ringpull.router.merge import FlatResults, Merge
 from ringpull.router.partition import Part, partition
 from ringpull.router.replicas import Loads, Placement, least_loaded
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -52,7 +52,7 @@ def route(model: str, lookups: Sequence[Lookup], placed: Placement) -> tuple[Bat
     return batch, parts
 
 
-def merge(batch: Batch, dims: Int64Array, answers: Answers) -> list[LookupResult]:
+def merge(batch: Batch, dims: Int64Array, answers: Answers) -> FlatResults:
     """Do what the router does with the answers: check, merge, divide means, fill empty bags."""
     merging = Merge(batch, dims)
     for part, reply in answers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ringpull.loadtest.bench.dlrm_requests import payloads_of
-from ringpull.loadtest.bench.e2e import echo_of
+from ringpull.loadtest.bench.e2e_contenders import echo_of
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
 from ringpull.loadtest.bench.load import Run, Server, one_reply
 from ringpull.loadtest.deployment import deployed

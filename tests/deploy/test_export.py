@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ringpull.deploy.cli import app
 from ringpull.deploy.commands.export import NAMES, arguments_of, load_function, returned_by, row_types_of
 from ringpull.inference.export.model import export_model
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 
@@ -72,6 +72,7 @@ def test_versions_count_up(source_folder: Path, monkeypatch: pytest.MonkeyPatch)
             "version": number,
             "folder": f"models/ranker/{number}",
             "cost": None,
+            "bfloat16": None,
         }
     assert (source_folder / "models" / "ranker" / "2" / "manifest.json").is_file()
 
@@ -111,6 +112,24 @@ def test_row_types_and_max_diff(
     assert refused.exit_code != 0
     assert not (source_folder / "models" / "short" / "2").exists()
     sys.modules.pop("my_model")
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [("float16", "it must be float32 or bfloat16"), ("bfloat16", "no product but the last of each output")],
+)
+def test_a_dense_precision_that_is_refused(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str, message: str
+) -> None:
+    monkeypatch.chdir(source_folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arguments = ["export", "my_model:trained", "models/short", "--dense-precision", precision]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, InvalidInput | ExportError)
+    assert message in str(refused.exception)
+    assert not list(source_folder.glob("models/short/*"))
+    # A name is looked at before the function, which may take hours to train.
+    assert (sys.modules.pop("my_model", None) is None) == (precision == "float16")
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class Cluster:
         for shard in self.shards.values():
             shard.retire(MODEL, version)
 
-    async def pull(self, version: int, lookups: Sequence[Lookup]) -> list[LookupResult]:
+    async def pull(self, version: int, lookups: Sequence[Lookup]) -> Sequence[LookupResult]:
         return await self.router.pull(MODEL, version, lookups, deadline_s=time.monotonic() + 60)
 
     def keys_here(self) -> int:

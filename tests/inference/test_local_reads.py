@@ -28,7 +28,7 @@ from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.files_messages import TableFiles
 from ringpull.ps.wire.messages import DescribeRequest, PullReply
-from ringpull.router.lookup import Lookup
+from ringpull.router.lookup import FlatLookups, Lookup
 from tests.inference.local_cluster import DIMS, KEYS, MODEL, Cluster, write_tables
 from tests.router.cases import LISTS, Tables, assert_reference
 
@@ -104,6 +104,33 @@ async def test_copies_of_some_ranges_count_for_their_slots(written, tmp_path, re
         share = (3 - len(elsewhere)) / 3
         assert abs(cluster.keys_here() / cluster.keys() - share) < 0.1
     await cluster.close()
+
+
+@pytest.mark.parametrize("elsewhere", [(), (1, 2)])
+async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_path, elsewhere):
+    plain = lookups()
+    first = [each for each in plain if each.pooling is Pooling.NONE and each.table != LISTS]
+    flat = FlatLookups(
+        tuple([each.table for each in first]),
+        np.concatenate([each.keys for each in first]),
+        np.array([each.keys.size for each in first]),
+        [each for each in plain if each.pooling is not Pooling.NONE or each.table == LISTS],
+    )
+    counted = []
+    for number, asked in enumerate((flat, list(flat))):
+        cluster = Cluster(Ring.even(range(3)))
+        cluster.map()
+        cluster.elsewhere |= set(elsewhere)
+        cluster.open_copies(1, *written[1], tmp_path / str(number))
+        cluster.assign([cluster.ring])
+        await cluster.learn(1)
+        for _ in range(2):
+            assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
+        counted.append(cluster.router.counters())
+        assert 0 < cluster.keys_here() <= cluster.keys()
+        assert (cluster.keys_here() == cluster.keys()) == (not elsewhere)
+        await cluster.close()
+    assert counted[0] == counted[1]
 
 
 @pytest.mark.medium

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import ringpull.inference.head.request.received as received_module
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request, read_packed
 from ringpull.inference.head.request.inference_request import InferenceRequest
-from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.request.kept_layouts import KeptLayouts
+from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.features import Prepared
@@ -303,6 +304,27 @@ def test_long_names_of_strangers_are_not_kept() -> None:
     assert [len(name) for name in columns] == [100_000]
     after = messages._known_layout.cache_info().currsize, received_module._known_layout.cache_info().currsize
     assert after == before
+
+
+def test_layouts_are_kept_by_their_bytes_the_least_used_forgotten_first() -> None:
+    read: list[bytes] = []
+
+    def layout(serialized: bytes, max_columns: int) -> Layout:
+        read.append(serialized)
+        return Layout.of(((serialized.decode(), 1, False, False, False, 0),))
+
+    kept = KeptLayouts(layout, kept_bytes=10, longest=6)
+    first = kept.of(b"aaaa", 1)
+    assert kept.of(b"bbbb", 1).names == ("bbbb",)
+    assert kept.of(b"aaaa", 1) is first
+    kept.of(b"cccc", 1)  # 12 bytes: the least used is forgotten
+    assert kept.of(b"aaaa", 1) is first
+    for _ in range(2):
+        kept.of(b"bbbb", 1)
+        kept.of(b"too long", 1)
+    assert read == [b"aaaa", b"bbbb", b"cccc", b"bbbb", b"too long", b"too long"]
+    with pytest.raises(LimitExceeded, match="the request has 1 columns; max_columns is 0"):
+        kept.of(b"bbbb", 0)
 
 
 def test_strings_over_a_limit_are_not_decoded() -> None:

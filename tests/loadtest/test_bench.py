@@ -235,6 +235,7 @@ class TestAll:
         assert [least.reached(value) for value in (0.4, 0.39)] == [True, False]
         assert [most.reached(value) for value in (5, 5.1)] == [True, False]
         assert stated.reached(0)
+        assert targets.Target("k", "", "", aim=0.7).reach == "stated, aim 0.7"
         assert [target.reach for target in (least, most, stated)] == [">= 0.4, aim 0.8", "<= 5", "stated"]
 
     def test_the_keys_of_a_bench_are_those_of_its_last_line(self) -> None:

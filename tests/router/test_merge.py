@@ -164,4 +164,4 @@ def test_absent_keys_that_do_not_fit_are_refused(absent):
 
 
 def test_no_lookups_give_no_results():
-    assert Merge(Batch.of([]), np.empty(0, np.int64)).results() == []
+    assert list(Merge(Batch.of([]), np.empty(0, np.int64)).results()) == []

@@ -70,6 +70,8 @@ def _program(program: DenseProgram) -> pb.Program:
         provider=runtime.provider,
         device=program.device,
         threads=runtime.threads or 0,
+        precision=runtime.precision,
+        eager_because=runtime.eager_because,
     )
 
 

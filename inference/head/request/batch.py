@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.request.direct_ids import DirectIds
 from ringpull.inference.schema.features import PreparedFeature, PreparedRequests
 from ringpull.inference.schema.raw_columns import offsets_of
 
@@ -33,13 +34,20 @@ class BatchFeature(NamedTuple):
 class RequestBatch:
     """The rows of all requests of some groups, one after the other. Features are put together at first use."""
 
-    def __init__(self, groups: Sequence[PreparedRequests], order: Sequence[int]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[PreparedRequests],
+        order: Sequence[int],
+        direct: Sequence[DirectIds | None] | None = None,
+    ) -> None:
         """Put groups together.
 
         Args:
             groups: Requests that were prepared together, each.
             order: Place in the micro-batch of each of their requests.
+            direct: Features of each group that were not prepared, as their columns are ids; None: all were.
         """
+        self._direct = [None] * len(groups) if direct is None else direct
         self.groups = groups
         self.order = order
         self.row_counts = tuple(chain.from_iterable(group.row_counts for group in groups))
@@ -52,13 +60,24 @@ class RequestBatch:
         """Return a feature of all requests. Features with the same rows share one `row_index` array."""
         feature = self._features.get(name)
         if feature is None:
-            in_context = tuple([name not in group.candidates.features for group in self.groups])
+            in_context = self._in_context(name)
             parts = [
-                (group.context if once else group.candidates).features[name]
-                for group, once in zip(self.groups, in_context, strict=True)
+                direct.prepared(name)
+                if direct is not None and name in direct.features.places
+                else (group.context if once else group.candidates).features[name]
+                for group, once, direct in zip(self.groups, in_context, self._direct, strict=True)
             ]
             feature = self._features[name] = BatchFeature(concatenate(parts), self._row_index(in_context))
         return feature
+
+    @property
+    def direct(self) -> DirectIds | None:
+        """Features that were not prepared, of a batch of one group; None: there are none, or several groups."""
+        return self._direct[0] if len(self._direct) == 1 else None
+
+    def row_index(self, *, context: bool) -> Int64Array | None:
+        """Return `row_index` of features of a batch of one group, which were sent as context or not."""
+        return self._row_index((context,))
 
     def side_by_side(self, name: str, other: str) -> tuple[BatchFeature, PreparedFeature]:
         """Return a feature, and another with the same rows as it: all B rows are written out if theirs differ."""
@@ -92,7 +111,18 @@ class RequestBatch:
 
     def rows_of(self, name: str) -> list[int]:
         """Return how many rows a feature has in each request: as many as the request, or one that stands for all."""
-        return self._rows_of(tuple([name not in group.candidates.features for group in self.groups]))
+        return self._rows_of(self._in_context(name))
+
+    def _in_context(self, name: str) -> tuple[bool, ...]:
+        """Return of each group whether a feature was sent as context in it."""
+        return tuple(
+            [
+                direct.features.context[direct.features.places[name]]
+                if direct is not None and name in direct.features.places
+                else name not in group.candidates.features
+                for group, direct in zip(self.groups, self._direct, strict=True)
+            ]
+        )
 
     def _rows_of(self, in_context: tuple[bool, ...]) -> list[int]:
         rows: list[int] = []

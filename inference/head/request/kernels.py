@@ -1,6 +1,7 @@
-"""The kernels of packed columns: one pass to check a request, one to lay the columns of several end to end.
+"""The kernels of packed columns: one pass to check a request, one to lay the columns of several end to end, and one to
+make keys of ids that are sent as such.
 
-Both walk a request as `ringpull.proto` lays it out (`PackedColumns`). `descriptions` says what each column is, `sizes`
+They walk a request as `ringpull.proto` lays it out (`PackedColumns`). `descriptions` says what each column is, `sizes`
 how many rows and values it has, and `places` where its buffers begin: int64 (C, 5), (C, 2) and (C, 4), columns named
 below. `words` are the data's bytes as uint64, which is how buffers are aligned. `measure` trusts nothing and makes
 places; `gather` relies on them.
@@ -225,3 +226,16 @@ def gather(
             row += sizes[r, column, ROWS]
             value += values
     return out, all_sizes, all_places
+
+
+@kernel()
+def direct_keys(words: UInt64Array, begins: Int64Array, counts: Int64Array, adds: Int64Array) -> UInt64Array:
+    """Return the keys of F columns of ids end to end: of each, `counts` words from `begins` on, and `adds` to each."""
+    keys = np.empty(counts.sum(), np.uint64)
+    end = np.int64(0)
+    for column in range(counts.size):
+        begin, add = begins[column], np.uint64(adds[column])
+        for i in range(counts[column]):
+            keys[end + i] = words[begin + i] + add
+        end += counts[column]
+    return keys

@@ -80,6 +80,8 @@ class FeatureLookup:
         self.padding_position: Final = None if self.padding is None else self._position(self.padding)
         """Ring position of that id's key."""
         self._one_row_each = not many and spec.padding_id is None
+        self.takes_ids: Final = spec.key is None and not many and (spec.pooling is Pooling.NONE or self._one_row_each)
+        """Whether its keys are the feature's ids, `spec.add` added to each, and its vectors what is pulled."""
         self._bags_hold_padding = (
             self._sequence is not None and not spec.unpadded and spec.padding_id != self._compared(self._sequence.pad)
         )

@@ -14,6 +14,7 @@ import numpy as np
 from ringpull.inference.degrade.requests import prepare_degraded
 from ringpull.inference.head.batcher import Ready
 from ringpull.inference.head.request.batch import RequestBatch
+from ringpull.inference.head.request.direct_ids import DirectColumns, DirectIds
 from ringpull.inference.head.request.id_limits import IdLimits
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.model.manifest import Manifest
@@ -41,6 +42,7 @@ class Preparation:
         self._schema = schema
         self._looked_up = frozenset(each.feature for each in manifest.lookups)
         self._limits = IdLimits.of(manifest, schema)
+        self._direct = DirectColumns(schema, self._looked_up, {each.feature for each in manifest.limits})
 
     def __repr__(self) -> str:
         return f"Preparation({self._name})"
@@ -55,13 +57,15 @@ class Preparation:
         for place, request in enumerate(requests):
             alike.setdefault((id(request.layout), id(request.degradation)), []).append(place)
         groups: list[PreparedRequests] = []
+        direct: list[DirectIds | None] = []
         order: list[int] = []
         refused: dict[int, Exception] = {}
         waiting = deque(alike.values())
         while waiting:
             places = waiting.popleft()
             try:
-                held = self._limits.held(self._prepared([requests[place] for place in places]))
+                prepared, ids = self._prepared([requests[place] for place in places])
+                held = self._limits.held(prepared)
             except Exception as error:
                 if len(places) == 1:
                     refused[places[0]] = error
@@ -74,8 +78,9 @@ class Preparation:
                     waiting.append(left)
             else:
                 groups.append(held.prepared)
+                direct.append(ids)
                 order += places
-        return Ready(RequestBatch(groups, order), refused)
+        return Ready(RequestBatch(groups, order, direct), refused)
 
     def plain_batch(self) -> RequestBatch:
         """Return a batch of two plain requests: zeros and empty strings, one to each bag and sequence.
@@ -90,16 +95,23 @@ class Preparation:
         """
         request = ReceivedColumns.of_columns(_plain_columns(self._schema), {}, Limits(_PLAIN_ROWS, MAX_WIDTH))
         try:
-            group = self._limits.within(self._prepared([request, request]))
+            prepared, ids = self._prepared([request, request])
+            group = self._limits.within(prepared)
         except Exception as error:
             raise CorruptData(f"{self._name}: its schema refuses a plain request: {error}") from error
-        return RequestBatch([group], [0, 1])
+        return RequestBatch([group], [0, 1], [ids])
 
-    def _prepared(self, requests: Sequence[ReceivedColumns]) -> PreparedRequests:
+    def _prepared(self, requests: Sequence[ReceivedColumns]) -> tuple[PreparedRequests, DirectIds | None]:
+        """Return requests of one layout prepared, and what of them need not be."""
         joined = ReceivedColumns.joined(requests)
         if joined.degradation is not None:
-            return prepare_degraded(self._schema, joined, self._looked_up, self._version)
-        return self._schema.prepare_requests(*joined.columns(), joined.row_counts)
+            return prepare_degraded(self._schema, joined, self._looked_up, self._version), None
+        direct = self._direct.of(joined.layout)
+        if direct is None:
+            return self._schema.prepare_requests(*joined.columns(), joined.row_counts), None
+        columns = joined.columns(direct.other_columns)
+        prepared = self._schema.prepare_requests(*columns, joined.row_counts, direct.others)
+        return prepared, DirectIds.of(direct, joined)
 
 
 def _plain_columns(schema: Schema) -> dict[str, Column]:

@@ -58,7 +58,7 @@ def check_count(columns: int, max_columns: int) -> None:
         raise LimitExceeded(f"the request has {columns} columns; max_columns is {max_columns}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Layout:
     """The names and types of a request's C columns. Requests of one layout usually share one object."""
 
@@ -203,8 +203,11 @@ class ReceivedColumns:
         degradation = self.degradation
         return self.rows if degradation is None else sum(map(degradation.rows, self.row_counts))
 
-    def columns(self) -> tuple[dict[str, Column], dict[str, Column]]:
+    def columns(self, chosen: Sequence[int] | None = None) -> tuple[dict[str, Column], dict[str, Column]]:
         """Return the columns of candidates and of context, views of the words where they are not strings.
+
+        Args:
+            chosen: Columns that are wanted; None: all.
 
         Raises:
             InvalidInput: A string is not UTF-8; the message names its feature.
@@ -212,16 +215,11 @@ class ReceivedColumns:
         parts: tuple[dict[str, Column], dict[str, Column]] = {}, {}
         layout, words = self.layout, self.words
         signed, halves = words.view(np.int64), words.view(np.float32)
-        columns = zip(
-            layout.names,
-            layout.dtypes,
-            layout.widths,
-            layout.descriptions.tolist(),
-            self.sizes.tolist(),
-            self.places.tolist(),
-            strict=True,
-        )
-        for name, dtype, width, description, (rows, count), (numbers, text_bytes, offsets, weights) in columns:
+        wanted = list(range(len(layout.names)) if chosen is None else chosen)
+        descriptions, sizes, places = (each[wanted].tolist() for each in (layout.descriptions, self.sizes, self.places))
+        for number, description, (rows, count), place in zip(wanted, descriptions, sizes, places, strict=True):
+            name, dtype, width = layout.names[number], layout.dtypes[number], layout.widths[number]
+            numbers, text_bytes, offsets, weights = place
             _, ragged, weighted, _, context = description
             values: NDArray[Any]
             if dtype is None:

@@ -77,15 +77,13 @@ def import_onnx(
         keys: Per table the raw id of each row, or the features' Vocabulary, as in `export_model`.
         arguments: Argument of the schema by name of an input, where they are not called alike.
         outputs: Names of the outputs that are served, or what each is to be called; default: all that are numbers.
-        tables: Options per table. Ids that a table has no row for are refused, as the graph fails on them, but where
-            `TableOptions(default=...)` says what they get.
+        tables: Options per table. Ids without a row are refused, as by the graph, unless `TableOptions` has a default.
         max_dense_bytes: The largest table that may stay in the dense program.
         reference: The source's own scoring; default: onnxruntime on the graph as it was.
         folder: Folder of external data, where the graph is not given as a file.
         within: Prepared ids [low, high) that the source takes, by feature; others are refused by the feature's name.
         check_rows: Made-up rows for the check; 0: none.
-        check_columns: Rows of the source's own, by feature: checked too. Columns called like an output are scores of
-            them, and compared; others that are no feature are let be.
+        check_columns: Rows of the source's own, by feature: checked too. Those called like an output are its scores.
         check_scores: More scores of these rows, by output.
         telling_columns: More rows by feature, without scores, that an importer made of its source's own numbers.
         classes: Names of the classes by output, one for each of the C scores of a row, as in `export_model`.
@@ -106,8 +104,7 @@ def import_onnx(
             source, schema, arguments or {}, outputs, keys or {}, tables or {}, max_dense_bytes, within or {}
         )
     split = replace(split, program_outputs=with_classes(split.program_outputs, classes or {}))
-    if reference is None:
-        reference = GraphReference(source, split.bound, split.outputs)
+    reference = GraphReference(source, split.bound, split.outputs) if reference is None else reference
     given, scores = _given(split, check_columns or {})
     check = _checks(split, reference, check_rows, given, {**scores, **(check_scores or {})})
     if telling_columns:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ringpull.inference.head.request.lookups import FeatureLookup
-from ringpull.inference.model.dense_program import DenseProgram, ProgramTensor, load_program
+from ringpull.inference.model.dense_program import DenseProgram, Precision, ProgramTensor, load_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.schema import Schema
@@ -28,15 +28,16 @@ _loaded: list[tuple[tuple[object, ...], DenseProgram]] = []
 """The program that was loaded last, behind its bytes and all of the manifest that it is held against."""
 
 
-def load_once(folder: Path, manifest: Manifest, device: str) -> DenseProgram:
+def load_once(folder: Path, manifest: Manifest, device: str, precision: Precision = "float32") -> DenseProgram:
     """Load a program, or return the one that was loaded last if it is of the same bytes: torch takes long to load one.
 
     An export's self-check, too, loads by this where tests of exports run: a test scores the very program of the check.
     """
     assert manifest.program is not None
-    read = (manifest.program.read(folder), manifest.runtime, manifest.inputs, manifest.outputs, manifest.tables, device)
+    whole = (manifest.program.read(folder), manifest.runtime, manifest.inputs, manifest.outputs, manifest.tables)
+    read = (*whole, device, precision)
     if manifest.program_data or not _loaded or _loaded[0][0] != read:
-        _loaded[:] = [(read, load_program(folder, manifest, device))]
+        _loaded[:] = [(read, load_program(folder, manifest, device, precision=precision))]
     return _loaded[0][1]
 
 

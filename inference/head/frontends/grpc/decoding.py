@@ -5,21 +5,18 @@ Packed columns are checked where they lie and not copied. Columns that came one 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from ringpull.inference.head.request.inference_request import InferenceRequest, check_version
+from ringpull.inference.head.request.kept_layouts import KeptLayouts
 from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns, check_count
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.messages import read_column
-from ringpull.inference.wire.packing import LAYOUTS_KEPT, PackedColumns, pack
+from ringpull.inference.wire.packing import PackedColumns, pack
 from ringpull.ps.errors import InvalidInput
-
-_KEPT_LAYOUT_BYTES: Final = 1 << 16
-"""Longest layout that is remembered: what strangers send must not fill the memory."""
 
 
 def decode_request(message: pb.PredictRequest, limits: Limits) -> InferenceRequest:
@@ -65,7 +62,7 @@ def read_packed(message: pb.PackedColumns, limits: Limits) -> ReceivedColumns:
         LimitExceeded: Too many columns, rows, or values in a row.
     """
     serialized, data, sizes = message.layout, message.data, message.sizes
-    layout = (_known_layout if len(serialized) <= _KEPT_LAYOUT_BYTES else _read_layout)(serialized, limits.max_columns)
+    layout = _layouts.of(serialized, limits.max_columns)
     if len(data) % 8 or len(sizes) != 16 * len(layout.names):
         raise InvalidInput(
             f"packed: {len(sizes)} bytes of sizes for {len(layout.names)} columns, and {len(data)} bytes of data;"
@@ -85,7 +82,7 @@ def _read_layout(serialized: bytes, max_columns: int) -> Layout:
     )
 
 
-_known_layout: Final = lru_cache(LAYOUTS_KEPT)(_read_layout)
+_layouts: Final = KeptLayouts(_read_layout)
 
 
 def _packed_here(message: pb.PredictRequest, limits: Limits) -> PackedColumns:

@@ -1,0 +1,175 @@
+"""Direct ids: features that are looked up as they came get what they would get one by one, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringpull.inference.head.pipeline import Pipeline, Scores
+from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.head.request.received import ReceivedColumns
+from ringpull.inference.model.manifest import IdLimit, LookupSpec, Manifest, ProgramInput, TableEntry
+from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.kinds import Cross, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Hash
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import OnUnavailable, Pooling
+from tests.inference.fakes import EchoProgram
+from tests.inference.small_model import make_manifest, received_of
+from tests.router.cases import KNOWN, Tables, tables
+from tests.router.fakes import MODEL, VERSION, FakeCluster
+
+DIMS = {"users": 3, "items": 5}
+SCHEMA = Schema(
+    [
+        Sparse("user"),
+        Sparse("item"),
+        Sparse("shop", dtype="uint64"),
+        Sparse("bucket", transforms=(Hash(KNOWN),), missing=7),
+        Sparse("part"),
+        Sparse("limited"),
+        Sparse("tags", many=True, missing=()),
+        Cross("made", of=("part", "bucket"), buckets=KNOWN),
+    ],
+    stacks={"pair": ("user", "shop")},
+)
+LOOKUPS = (
+    LookupSpec(table="users", feature="tags", pooling=Pooling.MEAN),
+    LookupSpec(table="users", feature="user", pooling=Pooling.NONE),
+    LookupSpec(table="items", feature="item", pooling=Pooling.SUM, add=-3),
+    LookupSpec(table="items", feature="bucket", pooling=Pooling.NONE),
+    LookupSpec(table="users", feature="item", pooling=Pooling.SUM, padding_id=4),
+    LookupSpec(table="users", feature="shop", pooling=Pooling.NONE, add=2),
+    LookupSpec(table="items", feature="part", pooling=Pooling.NONE),
+    LookupSpec(table="items", feature="limited", pooling=Pooling.NONE),
+    LookupSpec(table="items", feature="made", pooling=Pooling.NONE),
+)
+ARGUMENTS = ("pair", "user")
+DIRECT = {"user", "item", "shop"}
+"""Features that are direct when they are sent in their own type: all others are transformed, limited, many or parts."""
+
+
+def manifest_of(made: Tables) -> Manifest:
+    whole = make_manifest(LOOKUPS, ())
+    entries = [TableEntry(spec=spec, path=name, rows=KNOWN, bytes=1) for name, (spec, _) in made.items()]
+    inputs = (*whole.inputs, *[ProgramInput(kind="argument", argument=name) for name in ARGUMENTS])
+    limits = (IdLimit(feature="limited", low=0, high=2 * KNOWN),)
+    return replace(whole, model=MODEL, version=VERSION, tables=tuple(entries), inputs=inputs, limits=limits)
+
+
+def preparations(manifest: Manifest) -> tuple[Preparation, Preparation]:
+    """The preparation, and one that prepares each feature by itself."""
+    one_by_one = Preparation(manifest, SCHEMA)
+    one_by_one._direct._types.clear()
+    return Preparation(manifest, SCHEMA), one_by_one
+
+
+ids = st.integers(0, 2 * KNOWN - 1)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> ReceivedColumns:
+    """A request: any number of rows, any features as context, one of them absent at times."""
+    rows = draw(st.integers(1, 3))
+    names = ["user", "item", "shop", "part", "limited", *draw(st.sampled_from([["bucket"], []]))]
+    context = draw(st.sets(st.sampled_from(names), max_size=len(names) - 1))
+
+    def column(name: str, rows: int) -> Column:
+        given = draw(st.lists(ids, min_size=rows, max_size=rows))
+        own = "uint64" if name == "shop" and draw(st.booleans()) else "int64"
+        return np.array(given, own)
+
+    return received_of(
+        {name: column(name, rows) for name in names if name not in context},
+        {name: column(name, 1) for name in context},
+    )
+
+
+async def answers_of(
+    cluster: FakeCluster, manifest: Manifest, preparation: Preparation, received: Sequence[ReceivedColumns]
+) -> dict[int, Scores]:
+    pipeline = Pipeline(manifest, SCHEMA, EchoProgram(), cluster.router)
+    ready = preparation.prepare(received)
+    assert ready.refused == {}
+    return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
+
+
+def same(direct: Scores, expected: Scores) -> None:
+    assert direct.outputs.keys() == expected.outputs.keys()
+    for name, values in expected.outputs.items():
+        assert direct.outputs[name].tobytes() == values.tobytes(), name
+    assert (direct.filled, direct.degraded) == (expected.filled, expected.degraded)
+    told = [
+        [(each.feature, each.ids, each.by_row.tolist()) for each in scores.unknown] for scores in (direct, expected)
+    ]
+    assert sorted(told[0]) == sorted(told[1])
+
+
+@pytest.mark.medium
+@settings(max_examples=40, deadline=None)
+@given(batch=st.lists(requests(), min_size=1, max_size=3), alike=st.booleans(), down=st.booleans())
+async def test_direct_ids_get_what_they_would_get_one_by_one(batch, alike, down):
+    """Also with several layouts in a batch, unknown ids, and a shard that is gone, whose keys are lost."""
+    made = tables(DIMS, OnUnavailable.DEFAULT)
+    manifest = manifest_of(made)
+    if alike:
+        batch = [batch[0]] * len(batch)
+    answers, counted = [], []
+    for preparation in preparations(manifest):
+        cluster = FakeCluster(Ring.even((0, 1), 1), made)
+        cluster.shards[1].up = not down
+        answers.append(await answers_of(cluster, manifest, preparation, batch))
+        counted.append(cluster.router.counters().tables)
+        await cluster.router.close()
+    assert counted[0] == counted[1]
+    assert answers[0].keys() == answers[1].keys() == set(range(len(batch)))
+    for place, expected in answers[1].items():
+        same(answers[0][place], expected)
+
+
+def sent(**other: Column) -> ReceivedColumns:
+    columns = {name: np.arange(2) for name in ("user", "item", "part", "limited", "bucket")}
+    return received_of({**columns, "shop": np.arange(2, dtype=np.uint64), **other})
+
+
+def test_only_plain_ids_of_the_right_type_are_direct():
+    preparation, one_by_one = preparations(manifest_of(tables(DIMS)))
+    direct = preparation.prepare([sent()]).work.direct
+    assert direct is not None
+    assert direct.features.places.keys() == DIRECT
+    assert direct.features.others.keys() == {"bucket", "part", "limited", "tags", "made"}
+    other_type = preparation.prepare([sent(shop=np.arange(2))]).work.direct
+    assert other_type is not None
+    assert other_type.features.places.keys() == DIRECT - {"shop"}
+    assert one_by_one.prepare([sent()]).work.direct is None
+
+
+def test_the_plan_of_a_layout_is_made_once():
+    preparation, _ = preparations(manifest_of(tables(DIMS)))
+    first, second = (preparation.prepare([sent()]).work.direct for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.features is second.features
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"stranger": np.arange(2)},
+        {"user": np.arange(2.0)},
+        {"user": np.array(["a", "b"])},
+        {"limited": np.full(2, 999)},
+    ],
+    ids=["unknown", "floats", "strings", "beyond"],
+)
+def test_what_is_wrong_is_told_as_ever(columns: dict[str, Column]):
+    told = [each.prepare([sent(**columns)]).refused for each in preparations(manifest_of(tables(DIMS)))]
+    assert isinstance(told[0][0], InvalidInput)
+    assert str(told[0][0]) == str(told[1][0])

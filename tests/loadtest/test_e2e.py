@@ -1,0 +1,150 @@
+"""The end-to-end bench compares what it says: equal rates, pairs of rounds, and a Triton that has what we have."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, ModelInferResponse
+from ringpull.loadtest import dlrm
+from ringpull.loadtest.bench import changes, e2e, e2e_tail, targets
+from ringpull.loadtest.bench.baselines import triton
+from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, make_requests
+from ringpull.loadtest.bench.e2e_contenders import PROTOCOLS, Contender
+from ringpull.loadtest.bench.harness import Report, Samples
+from ringpull.loadtest.bench.load import Run
+
+
+@dataclass
+class MadeUp:
+    """A server that takes as long as it is told, and keeps the times it was asked at."""
+
+    top: float
+    took_s: float
+    asked: list[list[float]] = field(default_factory=list)
+
+    def closed_loop(self, payloads: Sequence[bytes], *, in_flight: int, seconds: float) -> Run:
+        return Run(took_s=[in_flight / self.top] * round(self.top), wall_s=1.0)
+
+    def open_loop(self, payloads: Sequence[bytes], arrivals: Iterable[float]) -> Run:
+        self.asked.append(list(arrivals))
+        return Run(took_s=[self.took_s] * 100, wall_s=1.0)
+
+
+def keys(report: Report) -> dict[str, Any]:
+    return {name: value for name, value in report.finish().items() if name != "machine"}
+
+
+class TestTail:
+    def test_both_are_asked_at_the_same_times_at_shares_of_the_slower_ones_top(self) -> None:
+        servers: dict[str, Any] = {"ours": MadeUp(400, 0.002), "triton": MadeUp(100, 0.004)}
+        report = Report("")
+        e2e_tail.compare_at_shares(report, {name: Contender(each, [b""], _nothing) for name, each in servers.items()})
+        ours, theirs = (each.asked for each in servers.values())
+        assert ours == theirs
+        rounds = 1 + e2e_tail.ROUNDS
+        rates = [len(times) / e2e_tail.SECONDS for times in ours]
+        assert rates == pytest.approx([25.0] * rounds + [50.0] * rounds + [75.0] * rounds)
+        found = keys(report)
+        assert found["e2e_heads_vs_triton"] == pytest.approx(4)
+        assert {name: found[name] for name in e2e_tail.TRITON_KEYS[1:]} == dict.fromkeys(e2e_tail.TRITON_KEYS[1:], 0.5)
+
+    def test_the_first_run_of_each_is_to_warm_up(self) -> None:
+        took_s = iter([9.0, 0.001, 0.003])
+        found = e2e_tail.tails({"ours": lambda: Run(took_s=[next(took_s)], wall_s=1.0)}, rounds=2)
+        assert found[99].values == {"ours": [1.0, 3.0]}
+
+    def test_what_is_at_half_of_the_top_is_the_key_with_a_bound(self) -> None:
+        assert e2e_tail.key_of(99, 0.5) == "p99_vs_triton"
+        assert e2e_tail.key_of(50, 0.25) == "p50_vs_triton_at_0_25"
+        assert targets.reach_of("p99_vs_triton") == "<= 1.3, aim 1"
+
+
+def _nothing(reply: bytes) -> Any:
+    raise AssertionError(reply)
+
+
+def test_processor_time_is_compared_by_round() -> None:
+    """A machine that slows down by four after the first round changes no ratio."""
+    report = Report("")
+    runs = {
+        name: [Run(took_s=[0.001] * 10, wall_s=1.0, server_cpu_s=each) for each in cpu_s]
+        for name, cpu_s in {"ours": (1.0, 4.0), "remote": (2.0, 8.0), "grpc_torch": (2.0, 8.0)}.items()
+    }
+    e2e._report(report, Samples({"ours": [3.0, 1.0], "remote": [2.0, 0.5], "grpc_torch": [4.0, 1.0]}), runs)
+    found = keys(report)
+    assert found["cpu_vs_grpc_torch"] == 0.5
+    assert found["cpu_us_per_sample"] == pytest.approx(2.5 / 10 / CANDIDATES * 1e6, rel=1e-3)
+    assert (found["e2e_vs_grpc_torch"], found["e2e_remote_vs_grpc_torch"]) == (0.875, 0.5)
+
+
+class TestTriton:
+    def test_it_is_asked_with_the_numbers_of_the_request(self) -> None:
+        (request,) = make_requests(1, 100)
+        method, payload, scores = PROTOCOLS["triton"]
+        message = ModelInferRequest.FromString(payload(request))
+        assert method == "/inference.GRPCInferenceService/ModelInfer"
+        configured = triton.config(100)
+        for given, content in zip(message.inputs, message.raw_input_contents, strict=True):
+            array = getattr(request, given.name)
+            assert tuple(given.shape) == array.shape
+            assert content == array.tobytes()
+            assert f'name: "{given.name}" data_type: TYPE_{given.datatype} ' in configured
+        reply = ModelInferResponse(raw_output_contents=[np.array([0.5, 0.25], np.float32).tobytes()])
+        np.testing.assert_array_equal(scores(reply.SerializeToString()), [0.5, 0.25])
+
+    def test_what_its_instances_run_imports_nothing_of_ours(self) -> None:
+        for path in (Path(triton.__file__).with_name("triton_model.py"), Path(dlrm.__file__)):
+            statements = ast.parse(path.read_text(encoding="utf-8")).body
+            names = [alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names]
+            names += [each.module or "" for each in statements if isinstance(each, ast.ImportFrom)]
+            assert "torch" in names
+            assert [name for name in names if name.split(".")[0] == "ringpull"] == []
+
+    def test_without_the_variable_it_is_left_out_in_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(triton.VARIABLE, raising=False)
+        assert "RINGPULL_TRITON=VENV" in (triton.missing() or "")
+        monkeypatch.setenv(triton.VARIABLE, "somewhere")
+        assert triton.missing() is None
+
+    def test_an_environment_without_it_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError, match="it has no bin/python"):
+            triton.Installation.find(tmp_path)
+        (tmp_path / "bin").mkdir()
+        said = json.dumps({"site": str(tmp_path), "prefix": "/usr", "version": "3.11"})
+        (tmp_path / "bin/python").write_text(f"#!/bin/sh\necho '{said}'\n")
+        (tmp_path / "bin/python").chmod(0o755)
+        with pytest.raises(RuntimeError, match=r"pip install nvidia-pytriton==0\.7\.0"):
+            triton.Installation.find(tmp_path)
+
+    def test_one_that_ends_at_once_is_an_error_with_its_last_words(self, made_up: triton.Installation) -> None:
+        made_up.program.write_text('#!/bin/sh\nls "${1#*=}/dlrm/1" "${2#*=}/python"; echo $LD_LIBRARY_PATH; exit 1\n')
+        with pytest.raises(RuntimeError, match=r"dlrm\.py\nmodel\.py\n") as failed, triton.served(made_up, 7):
+            pass
+        assert "triton_python_backend_stub" in str(failed.value)
+        assert str(made_up.site / "nvidia_pytriton.libs") in str(failed.value)
+
+    @pytest.fixture
+    def made_up(self, tmp_path: Path) -> triton.Installation:
+        found = triton.Installation(tmp_path / "venv", tmp_path, Path(sys.base_prefix), "3.11")
+        for path in (found.program, found.stub, found.server / "backends/python/backend"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o755)
+        return found
+
+
+def test_changes_that_were_seen_are_no_figure() -> None:
+    line = {"predicts": 10, "failed": 0, "wrong": 0, "p99_during_ms": 4.0, "p99_before_ms": 2.0, "moved_vs_least": 1.0}
+    report = Report("")
+    changes.tell(report, line | {"p99_during_vs_before": 2.0})
+    assert keys(report)["p99_during_vs_before"] == 2.0
+    with pytest.raises(RuntimeError, match="3 of 10 requests failed, 0 were wrong"):
+        changes.tell(Report(""), line | {"failed": 3})
