@@ -76,16 +76,7 @@ def import_estimator(
         converted = _converted(estimator)
     if schema is not None:
         converted = replace(converted, schema=schema, thresholds={})
-    notes = list(converted.notes)
-    takes_nan = [
-        each.name for each in converted.schema.features if isinstance(each, Dense) and each.missing is not None
-    ]
-    if takes_nan and schema is None and (why := _nan_differs(converted)):
-        converted = replace(converted, schema=_without_nan(converted.schema))
-        notes.append(f"NaN is refused: {why}")
-    if (why := _label_differs(converted)) is not None:
-        converted = replace(converted, outputs={key: each for key, each in converted.outputs.items() if each != LABEL})
-        notes.append(f"label is left out: {why}; the class of the largest probability is it but for ties")
+    converted, notes = _without_what_differs(converted, told=schema is not None)
     given, scores = _given(converted, dict(check_columns or {}), dict(check_scores or {}))
     for note in notes if console is not None else ():
         console.print(note, markup=False, style="yellow", highlight=False)  # type: ignore[union-attr]
@@ -111,6 +102,24 @@ def import_estimator(
         check_columns=given or rows or None,
         quiet=quiet,
     )
+
+
+def _without_what_differs(converted: ConvertedEstimator, *, told: bool) -> tuple[ConvertedEstimator, list[str]]:
+    """Return what is served of an estimator: NaN and the label only where its graph does the same; and notes.
+
+    Whether it takes NaN is not asked where its schema was `told`.
+    """
+    notes = list(converted.notes)
+    takes_nan = [
+        each.name for each in converted.schema.features if isinstance(each, Dense) and each.missing is not None
+    ]
+    if takes_nan and not told and (why := _nan_differs(converted)):
+        converted = replace(converted, schema=_without_nan(converted.schema))
+        notes.append(f"NaN is refused: {why}")
+    if (why := _label_differs(converted)) is not None:
+        converted = replace(converted, outputs={key: each for key, each in converted.outputs.items() if each != LABEL})
+        notes.append(f"label is left out: {why}; the class of the largest probability is it but for ties")
+    return converted, notes
 
 
 def _converted(estimator: Any) -> ConvertedEstimator:
