@@ -13,6 +13,7 @@ import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -110,14 +111,19 @@ def cache_folder() -> Path:
     return folder
 
 
-def dlrm_folder(rows: int) -> Path:
-    """Return the model folder `.../dlrm` with `rows` rows per table, exporting it first if this machine has none."""
+def dlrm_folder(rows: int, precision: Literal["float32", "bfloat16"] = "float32") -> Path:
+    """Return the model folder `.../dlrm` with `rows` rows per table, exporting it first if this machine has none.
+
+    Args:
+        precision: Precision of the dense program.
+    """
     from ringpull import Dense, Schema, Sparse, export_model
 
-    folder = cache_folder() / f"rows-{rows}" / MODEL
+    short = "" if precision == "float32" else f"-{precision}"
+    folder = cache_folder() / f"rows-{rows}{short}" / MODEL
     if not (folder / "1" / "manifest.json").exists():
         names = CONTEXT + CANDIDATE
         schema = Schema(features=[Dense("dense", width=DENSE), *(Sparse(name, many=True) for name in names)])
         print(f"exporting a DLRM of {len(names)} tables x {rows:,} rows", flush=True)
-        export_model(make_model(rows), schema, folder, 1, quiet=True)
+        export_model(make_model(rows), schema, folder, 1, dense_precision=precision, quiet=True)
     return folder

@@ -66,6 +66,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Have files that tests write here go to the disk when the kernel likes: nobody pulls a plug, and writing a table
+    waits for its disk a dozen times. Processes that are started wait as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # it refuses what is no open file, too
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_process_left_behind() -> Iterator[None]:
     """Fail the run when anything it started is alive after its last test: a shard, a raylet, a served cluster."""
     os.environ[RUN_VARIABLE] = run = uuid.uuid4().hex

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from statistics import median
 
+from ringpull.inference.model.bfloat16 import instructions
 from ringpull.loadtest.bench import e2e_din, e2e_tail, redis_server
 from ringpull.loadtest.bench.asked_rates import in_drawn_order
 from ringpull.loadtest.bench.baselines import triton
@@ -32,6 +33,8 @@ from ringpull.loadtest.bench.load import Run
 
 ROUNDS = 2 if QUICK else 5
 BF16_KEYS = ("e2e_bf16_vs_grpc_torch", "e2e_bf16_vs_triton")
+BF16_WITHIN = 0.05
+"""The most that a score may differ when the dense program is in bfloat16: 0.023 was seen, of scores spread by 0.3."""
 RIVALS = ("inprocess", "grpc_torch", "triton", "redis_torch", "ray_serve")
 
 
@@ -57,12 +60,15 @@ def _against_baselines(report: Report, ours: Contender, requests: Sequence[Reque
         # As on machines of their own: every key is asked of the shards, though their files are here.
         remote = stack.enter_context(ringpull(requests, "--local-reads", "off"))
         grpc_torch = stack.enter_context(baseline("grpc_torch", requests))
-        report.absent("ours in bfloat16", "no dense program is exported in it yet", *BF16_KEYS)
         contenders = {"ours": ours, "remote": remote, "grpc_torch": grpc_torch}
         if (why := triton.missing()) is None:
             contenders["triton"] = stack.enter_context(baseline("triton", requests))
         else:
-            report.absent("triton", why, "e2e_vs_triton", "cpu_vs_triton")
+            report.absent("triton", why, "e2e_vs_triton", "cpu_vs_triton", "e2e_bf16_vs_triton")
+        if instructions("cpu"):
+            contenders["bf16"] = stack.enter_context(ringpull(requests, precision="bfloat16"))
+        else:
+            report.absent("ours in bfloat16", "no instructions for bfloat16 here", *BF16_KEYS)
         if (why := redis_server.missing()) is None:
             port, _ = stack.enter_context(redis_server.private_redis())
             redis_torch = baseline("redis_torch", requests, "--redis-port", str(port))
@@ -73,7 +79,8 @@ def _against_baselines(report: Report, ours: Contender, requests: Sequence[Reque
             contenders["ray_serve"] = stack.enter_context(baseline("ray_serve", requests))
         else:
             report.absent("ray_serve", "Ray Serve is not installed: pip install 'ringpull[bench]'", "e2e_vs_ray_serve")
-        check_scores(contenders.values(), requests[0])
+        check_scores([each for name, each in contenders.items() if name != "bf16"], requests[0])
+        check_scores([each for name, each in contenders.items() if name == "bf16"], requests[0], within=BF16_WITHIN)
         runs: dict[str, list[Run]] = {name: [] for name in contenders}
         loops = {name: _loop(contender, runs[name]) for name, contender in contenders.items()}
         samples = in_drawn_order({"inprocess": in_process(requests), **loops}, rounds=ROUNDS)
@@ -98,6 +105,8 @@ def _report(report: Report, samples: Samples, runs: Mapping[str, Sequence[Run]])
             report.compare("samples/s", samples, ("ours", name), key=f"e2e_vs_{name}")
     report.compare("samples/s, local reads off", samples, ("remote", "grpc_torch"), key="e2e_remote_vs_grpc_torch")
     for name in ("grpc_torch", "triton"):
+        if name in runs and "bf16" in runs:
+            report.compare("samples/s, ours in bfloat16", samples, ("bf16", name), key=f"e2e_bf16_vs_{name}")
         if name in runs:
             what = "CPU us per sample, all that answers"
             report.compare(what, cpu_us, ("ours", name), key=f"cpu_vs_{name}", show=".1f")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -80,9 +81,11 @@ def in_process(requests: Sequence[Request]) -> Callable[[], float]:
 
 
 @contextmanager
-def ringpull(requests: Sequence[Request], *options: str) -> Iterator[Contender]:
-    """Serve the exported model with the real command."""
-    with deployed(dlrm_folder(ROWS), SHARDS, *options) as ours:
+def ringpull(
+    requests: Sequence[Request], *options: str, precision: Literal["float32", "bfloat16"] = "float32"
+) -> Iterator[Contender]:
+    """Serve the exported model with the real command, its dense program in a precision."""
+    with deployed(dlrm_folder(ROWS, precision), SHARDS, *options) as ours:
         asked = Server(ours.target, processes=ours.running())
         yield Contender(asked, [payload_of(request) for request in requests], _ours)
 
@@ -131,8 +134,11 @@ PROTOCOLS = {"ray_serve": (METHOD, _wrapped, _unwrapped), "triton": (OIP_METHOD,
 """Baseline -> its method, how it is asked and how its reply is read, where these are not the bare bytes."""
 
 
-def check_scores(contenders: Iterable[Contender], request: Request) -> None:
+def check_scores(contenders: Iterable[Contender], request: Request, *, within: float = 1e-5) -> None:
     """Check that all score the first request as the model in process does.
+
+    Args:
+        within: The most by which a score may differ, besides the rounding of float32.
 
     Raises:
         AssertionError: One does not.
@@ -140,4 +146,4 @@ def check_scores(contenders: Iterable[Contender], request: Request) -> None:
     with torch.inference_mode():
         expected = score_request(make_model(ROWS), request).numpy().reshape(-1)
     for contender in contenders:
-        np.testing.assert_allclose(contender.scores(contender.first_reply()), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(contender.scores(contender.first_reply()), expected, rtol=1e-4, atol=within)

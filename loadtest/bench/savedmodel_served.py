@@ -69,7 +69,8 @@ def tensorflow(python: str, folder: Path, ids: dict[str, NDArray[np.int32]]) -> 
     arrays: dict[str, Any] = {**ids}
     np.savez(folder / "requests.npz", **arrays)
     command = [python, str(RIVAL), str(folder), str(folder / "requests.npz"), str(folder / "scores.npy")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8") as process:
         try:
             said(process, "")
             yield process

@@ -10,12 +10,10 @@ are laid over each other until each slot that is in any of them has a layer.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -27,8 +25,6 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.table import Table
 from ringpull.ps.wire.files_messages import TableFiles
-
-_LOG: Final = logging.getLogger(__name__)
 
 _Place = tuple[str, bytes, FileStamp]
 """Table, folder and stamp of its header: what makes two told files one."""
@@ -86,9 +82,9 @@ def open_files(
     for each, unanswered in files.values():
         try:
             table = _opened(each, unanswered, known)
-        except (RingpullError, OSError) as exc:
-            refused.append(f"table {each.table}: {exc}")
-            _LOG.warning("a table is not read here, but asked of shards: %s", exc, extra={"table": each.table})
+        except Exception as exc:  # Whatever it is, shards have the table.
+            why = str(exc) if isinstance(exc, RingpullError | OSError) else f"{type(exc).__name__}: {exc}"
+            refused.append(f"table {each.table}: {why}")
             continue
         tables.setdefault(each.table, []).append(table)
     return _layered(identity, tables, max_layers, refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import weakref
 from pathlib import Path
@@ -19,7 +20,8 @@ class FilesTold:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._change = 0
+        # Not from 0 on: a caller compares it with what it was told at this address, maybe by a process before this one.
+        self._change = secrets.randbits(48)
         self._state: weakref.ref[ShardState] | None = None
         """State that was told last; not kept, so that it keeps no file mapped."""
 

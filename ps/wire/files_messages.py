@@ -98,12 +98,19 @@ def _table(
             raise ValueError(f"slots are {begin} to {end}; they must be [begin, end) within 0..{SLOTS}")
     return TableFiles(
         _typed(table, str),
-        _typed(folder, bytes),
-        _typed(within, bytes),
+        _path(folder),
+        _path(within) if within != b"" else b"",
         _typed(identity, int),
         FileStamp(*(_typed(each, int) for each in header)),
         unanswered,
     )
+
+
+def _path(value: Any) -> bytes:
+    path: bytes = _typed(value, bytes)
+    if not path.startswith(b"/") or b"\0" in path:
+        raise ValueError(f"a folder is {brief(path)}; it must be an absolute path")
+    return path
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -38,6 +38,11 @@ class LookupThreads:
         """Have `function(*args)` called in one of the threads. What it raises goes to `threading.excepthook`."""
         self._jobs.put((function, args))
 
+    @property
+    def waiting(self) -> int:
+        """Calls that were submitted and that no thread has begun, about: others may take and submit meanwhile."""
+        return self._jobs.qsize()
+
     def close(self) -> None:
         """Let what was submitted finish, then end the threads. Nothing may be submitted afterwards."""
         for _ in self._threads:

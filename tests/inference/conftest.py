@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,16 @@ from ringpull.ps.ring import Ring
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.clock import Clock
 from tests.inference.batcher_stages import Stages
+from tests.inference.local_cluster import write_tables
 from tests.inference.served import Served
+from tests.router.cases import Tables
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Tables]]:
+    """Versions 1 and 2 on disk, with other rows."""
+    folder = tmp_path_factory.mktemp("versions")
+    return {version: (folder / str(version), write_tables(folder / str(version), version)) for version in (1, 2)}
 
 
 @pytest.fixture

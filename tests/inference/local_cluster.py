@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.slot_mask import runs
-from ringpull.ps.spec import OnUnavailable, RowType, TableSpec
-from ringpull.ps.store.base import Base
+from ringpull.ps.spec import OnUnavailable, Pooling, RowType, TableSpec
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.merge import Part, merge
@@ -31,7 +32,7 @@ from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.reference import ReferenceBytes, ReferenceTable
-from tests.router.cases import LISTS, Tables
+from tests.router.cases import LISTS, Tables, assert_reference
 from tests.router.fakes import PATIENT
 
 MODEL = "model"
@@ -121,11 +122,15 @@ class Cluster:
             shard.install(MODEL, version, bases)
 
     def copied(self, number: int, shard: Shard, version: int, name: str, folder: Path, copies: Path) -> Base:
-        whole = Base.open(folder / name)
+        """Return a shard's copy of its ranges of a table; it is written once for the same ranges."""
         mask = shard.owned(MODEL, name)
         assert mask is not None
+        copy = copies / f"{number}-{version}-{name}-{zlib.crc32(mask)}"
+        if copy.exists():
+            return Base.open(copy)
+        whole = Base.open(folder / name)
         parts = [Part(slots, whole) for slots in runs(mask)]
-        return merge(copies / f"{number}-{version}-{name}-{self.epoch}", whole.spec, whole.identity, parts, Job())
+        return merge(copy, whole.spec, whole.identity, parts, Job())
 
     async def learn(self, *versions: int) -> None:
         """Have the files of these versions read here."""
@@ -192,3 +197,42 @@ class Wire:
 
     async def close(self) -> None:
         pass
+
+
+def lookups(seed: int = 0) -> list[Lookup]:
+    rng = np.random.default_rng(seed)
+    asked = []
+    for name in DIMS:
+        for pooling in [Pooling.NONE] if name == LISTS else Pooling:
+            keys = rng.integers(0, KEYS, 150).astype(np.uint64)
+            offsets = np.sort(rng.integers(0, 151, 40))
+            offsets[[0, -1]] = 0, 150
+            asked.append(Lookup(name, pooling, keys, None if pooling is Pooling.NONE else offsets))
+            if pooling is Pooling.SUM:
+                asked.append(Lookup(name, pooling, keys, offsets, rng.normal(size=150).astype(np.float32)))
+    return asked
+
+
+async def check(cluster: Cluster, version: int, seed: int = 0) -> None:
+    """Pull, and hold what comes against the reference."""
+    asked = lookups(seed)
+    assert_reference(cluster.versions[version][0], asked, await cluster.pull(version, asked))
+
+
+async def serving(written, ring: Ring, replicas=1, copies: Path | None = None) -> Cluster:
+    cluster = Cluster(ring, replicas)
+    cluster.map()
+    if copies is None:
+        cluster.open(1, *written[1])
+    else:
+        cluster.open_copies(1, *written[1], copies)
+    cluster.assign([ring])
+    await cluster.learn(1)
+    return cluster
+
+
+def damage(cluster: Cluster, shard: int, begin: int, end: int) -> None:
+    """Have a shard find its rows of these slots of `users` damaged."""
+    served = cluster.shards[shard]
+    base = served.bases(MODEL, 1)["users"]
+    assert served.quarantine((MODEL, 1, "users"), base, [BadBlock(0, 0, 1, (begin, end))])

@@ -2,74 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ringpull.inference.head.local_reads import files
-from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S, TRY_AGAIN_S
+from ringpull.inference.head.local_reads.following import TRY_AGAIN_S
 from ringpull.ps.errors import LimitExceeded, NotFound, Unavailable
 from ringpull.ps.local.open_files import open_files
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.store.base import Base
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.files_messages import TableFiles
-from ringpull.ps.wire.messages import DescribeRequest, PullReply
+from ringpull.ps.wire.messages import DescribeRequest
 from ringpull.router.lookup import FlatLookups, Lookup
-from tests.inference.local_cluster import DIMS, KEYS, MODEL, Cluster, write_tables
-from tests.router.cases import LISTS, Tables, assert_reference
+from tests.inference.local_cluster import DIMS, KEYS, MODEL, Cluster, check, damage, lookups, serving, write_tables
+from tests.router.cases import LISTS, assert_reference
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Tables]]:
-    """Versions 1 and 2 on disk, with other rows."""
-    folder = tmp_path_factory.mktemp("versions")
-    return {version: (folder / str(version), write_tables(folder / str(version), version)) for version in (1, 2)}
-
-
-def lookups(seed: int = 0) -> list[Lookup]:
-    rng = np.random.default_rng(seed)
-    asked = []
-    for name in DIMS:
-        for pooling in [Pooling.NONE] if name == LISTS else Pooling:
-            keys = rng.integers(0, KEYS, 150).astype(np.uint64)
-            offsets = np.sort(rng.integers(0, 151, 40))
-            offsets[[0, -1]] = 0, 150
-            asked.append(Lookup(name, pooling, keys, None if pooling is Pooling.NONE else offsets))
-            if pooling is Pooling.SUM:
-                asked.append(Lookup(name, pooling, keys, offsets, rng.normal(size=150).astype(np.float32)))
-    return asked
-
-
-async def check(cluster: Cluster, version: int, seed: int = 0) -> None:
-    """Pull, and hold what comes against the reference."""
-    asked = lookups(seed)
-    assert_reference(cluster.versions[version][0], asked, await cluster.pull(version, asked))
-
-
-async def serving(written, ring: Ring, replicas=1, copies: Path | None = None) -> Cluster:
-    cluster = Cluster(ring, replicas)
-    cluster.map()
-    if copies is None:
-        cluster.open(1, *written[1])
-    else:
-        cluster.open_copies(1, *written[1], copies)
-    cluster.assign([ring])
-    await cluster.learn(1)
-    return cluster
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("copies")
 
 
 @pytest.mark.parametrize("replicas", [1, 2, ALL])
@@ -89,11 +51,11 @@ async def test_whole_files_are_one_part_that_no_shard_is_asked_for(written, coun
 @pytest.mark.parametrize(
     ("replicas", "elsewhere"), [(1, ()), (1, (0,)), (1, (1, 2)), (2, ()), (2, (1,)), (2, (0, 1)), (ALL, (0,))]
 )
-async def test_copies_of_some_ranges_count_for_their_slots(written, tmp_path, replicas, elsewhere):
+async def test_copies_of_some_ranges_count_for_their_slots(written, copies, replicas, elsewhere):
     cluster = Cluster(Ring.even(range(3), 1 if replicas == ALL else replicas), replicas)
     cluster.map()
     cluster.elsewhere |= set(elsewhere)
-    cluster.open_copies(1, *written[1], tmp_path)
+    cluster.open_copies(1, *written[1], copies)
     cluster.assign([cluster.ring])
     await cluster.learn(1)
     await check(cluster, 1)
@@ -106,6 +68,7 @@ async def test_copies_of_some_ranges_count_for_their_slots(written, tmp_path, re
     await cluster.close()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("elsewhere", [(), (1, 2)])
 async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_path, elsewhere):
     plain = lookups()
@@ -169,13 +132,6 @@ async def test_moves_deaths_and_versions_change_no_answer(written, tmp_path):
             cluster.retire(1)
     assert 0 < cluster.keys_here() <= cluster.keys()
     await cluster.close()
-
-
-def damage(cluster: Cluster, shard: int, begin: int, end: int) -> None:
-    """Have a shard find its rows of these slots of `users` damaged."""
-    served = cluster.shards[shard]
-    base = served.bases(MODEL, 1)["users"]
-    assert served.quarantine((MODEL, 1, "users"), base, [BadBlock(0, 0, 1, (begin, end))])
 
 
 @pytest.mark.parametrize("own_copies", [False, True])
@@ -314,41 +270,6 @@ async def test_an_earlier_build_answers_that_there_is_no_such_table(written):
     await cluster.close()
 
 
-async def test_what_fails_here_is_asked_of_shards_and_counted(written, monkeypatch):
-    cluster = await serving(written, Ring.even(range(2)))
-
-    def broken(*_: object) -> None:
-        raise OSError("the disk is gone")
-
-    monkeypatch.setattr(files, "_pulled", broken)
-    await check(cluster, 1)
-    counted = cluster.router.counters()
-    assert (counted.here_refused, cluster.keys_here(), cluster.pulls) == (1, 0, 2)
-    assert (counted.unavailable, counted.not_owner) == (0, 0)
-    monkeypatch.undo()
-    await check(cluster, 1)
-    assert cluster.keys_here() > 0
-    await cluster.close()
-
-
-async def test_a_slow_read_is_hedged_to_shards(written, monkeypatch):
-    cluster = await serving(written, Ring.even(range(2)))
-    gate = threading.Event()
-    pulled = files._pulled
-
-    def slow(*asked: Any) -> PullReply:
-        gate.wait(10)
-        return pulled(*asked)
-
-    monkeypatch.setattr(files, "_pulled", slow)
-    cluster.router._calls._times.delay_s = 0.01
-    await check(cluster, 1)
-    gate.set()
-    counted = cluster.router.counters()
-    assert (counted.hedges, counted.hedges_won, cluster.keys_here()) == (1, 1, 0)
-    await cluster.close()
-
-
 async def test_a_version_is_unmapped_when_its_last_pull_is_done(written, tmp_path):
     folder = tmp_path / "version"
     shutil.copytree(written[1][0], folder)
@@ -408,37 +329,6 @@ def pss(pid: int, file: Path) -> int:
         Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8"),
     )
     return sum(map(int, found)) * 1024
-
-
-async def test_shards_are_followed_and_those_elsewhere_are_left_alone(written, monkeypatch):
-    """A shard that moved to another machine has no files here any more; one look that goes wrong ends nothing."""
-    cluster = await serving(written, Ring.even(range(2)))
-    looks = asyncio.Semaphore(0)
-
-    async def sleep(seconds: float) -> None:
-        assert seconds == ASK_EVERY_S
-        await looks.acquire()
-
-    monkeypatch.setattr(cluster.following, "_sleep", sleep)
-    task = asyncio.create_task(cluster.following.follow())
-    shards = cluster.router.addresses
-    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
-    looks.release()
-    await asyncio.sleep(0.01)
-    monkeypatch.setattr(cluster.router, "addresses", shards)
-    cluster.elsewhere |= {0, 1}
-    looks.release()
-    while cluster.files.opened()[MODEL, 1].layers:
-        await asyncio.sleep(0.001)
-    cluster.elsewhere.clear()
-    await cluster.look()
-    assert not cluster.files.opened()[MODEL, 1].layers, "they are not asked again at once"
-    cluster.later_s += ELSEWHERE_S
-    await cluster.look()
-    await check(cluster, 1)
-    assert cluster.keys_here() == cluster.keys()
-    task.cancel()
-    await cluster.close()
 
 
 async def test_rows_of_bytes_have_their_limit_here_too(written):

@@ -30,6 +30,11 @@ from ringpull.router.here import Here, layer_id
 LAYOUTS_KEPT: Final = 64
 """Lists of tables whose masks are kept ready, of each version: as many as there are kinds of requests, mostly."""
 
+MAX_WAITING: Final = 64
+"""Pulls that wait for a thread at most; what comes then is asked of shards. So many wait only where files are read
+slowly, or not at all: each keeps its keys in memory, and one that nobody waits for any more is dropped when its turn
+comes."""
+
 VersionName = tuple[str, int]
 """Model and version."""
 
@@ -55,15 +60,20 @@ class LocalFiles:
     def install(self, model: str, version: int, files: OpenFiles) -> None:
         """Read a version from these files from now on, and from no others."""
         self._open = {**self._open, (model, version): files}
+        self._forget_layouts((model, version))
         with self._counting:
             self._counts.setdefault((model, version), {})
 
     def retire(self, model: str, version: int) -> None:
         """Read a version no more; its files are unmapped when the last pull that reads them is done."""
         self._open = {key: files for key, files in self._open.items() if key != (model, version)}
-        self._layouts = {key: layout for key, layout in self._layouts.items() if key[0] != (model, version)}
+        self._forget_layouts((model, version))
         with self._counting:
             self._counts.pop((model, version), None)
+
+    def _forget_layouts(self, name: VersionName) -> None:
+        # At once: each keeps the files mapped that it was made of, and the disk keeps what is mapped.
+        self._layouts = {key: layout for key, layout in self._layouts.items() if key[0] != name}
 
     def opened(self) -> Mapping[VersionName, OpenFiles]:
         """Return the files of each version."""
@@ -102,19 +112,24 @@ class LocalFiles:
         """Have a thread pull from a layer.
 
         Raises:
-            Unavailable: The layer does not have all that is asked for, or no longer.
+            Unavailable: The layer does not have all that is asked for, or no longer; or too many wait.
         """
         files = self._open.get((request.model, request.version))
         if files is None or differ(files.identity, request.identity) or layer >= len(files.layers):
             raise Unavailable(f"{request.model}/{request.version} is not read here any more")
+        if self._threads.waiting >= MAX_WAITING:
+            raise Unavailable(f"{MAX_WAITING} pulls wait to be read here")
         self._threads.submit(self._pull, files, layer, request, answer)
+
+    def submit_ping(self, layer: int, answer: asyncio.Future[Reply]) -> None:
+        """Have a thread answer that it is alive: one that hangs in a read of a file does not."""
+        self._threads.submit(_hand_over, answer, ShardStatistics(layer_id(layer), 0, 0, 0, 0, ()))
 
     # -- in one of the threads -----------------------------------------------------------------------------------------
 
     def _pull(self, files: OpenFiles, layer: int, request: PullRequest, answer: asyncio.Future[Reply]) -> None:
         if answer.done():  # Nobody waits for it any more.
             return
-        loop = answer.get_loop()
         outcome: PullReply | RingpullError
         try:
             outcome = _pulled(files, layer, request)
@@ -123,8 +138,7 @@ class LocalFiles:
             outcome = exc
         except Exception as exc:  # Whatever it is, shards may do better.
             outcome = Unavailable(f"local files: {type(exc).__name__}: {exc}")
-        with suppress(RuntimeError):  # The loop has ended.
-            loop.call_soon_threadsafe(_give, answer, outcome)
+        _hand_over(answer, outcome)
 
     def _count(self, request: PullRequest, reply: PullReply) -> None:
         with self._counting:
@@ -148,7 +162,7 @@ class LocalConnection:
         return f"<LocalConnection to layer {self._layer} of {self._files!r}>"
 
     async def request(self, message: Request, *, deadline_s: float) -> Reply:
-        """Answer a pull in a thread, and a ping at once.
+        """Answer a pull, or a ping, in one of the threads.
 
         Raises:
             DeadlineExceeded: It takes too long.
@@ -156,16 +170,17 @@ class LocalConnection:
             NotAnswered: The same, of some slots.
             LimitExceeded: The reply would be larger than was asked for.
         """
-        if isinstance(message, StatisticsRequest):
-            return ShardStatistics(layer_id(self._layer), 0, 0, 0, 0, ())
-        if self.closed or not isinstance(message, PullRequest):
+        if self.closed or not isinstance(message, PullRequest | StatisticsRequest):
             raise Unavailable(f"{type(message).__name__} is not answered here")
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("no time was left to read local files")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Reply] = loop.create_future()
-        self._files.submit(message, self._layer, answer)
+        if isinstance(message, PullRequest):
+            self._files.submit(message, self._layer, answer)
+        else:
+            self._files.submit_ping(self._layer, answer)
         timer = loop.call_later(left_s, _fail, answer, DeadlineExceeded("local files were not read in time"))
         try:
             return await answer
@@ -206,7 +221,13 @@ def _pulled(files: OpenFiles, layer: int, request: PullRequest) -> PullReply:
         raise Unavailable(f"{exc} any more: it was when this was planned") from exc
 
 
-def _give(answer: asyncio.Future[Reply], outcome: PullReply | RingpullError) -> None:
+def _hand_over(answer: asyncio.Future[Reply], outcome: Reply | RingpullError) -> None:
+    """Give an answer to the loop that waits for it, from another thread."""
+    with suppress(RuntimeError):  # The loop has ended.
+        answer.get_loop().call_soon_threadsafe(_give, answer, outcome)
+
+
+def _give(answer: asyncio.Future[Reply], outcome: Reply | RingpullError) -> None:
     if answer.done():
         return
     if isinstance(outcome, RingpullError):

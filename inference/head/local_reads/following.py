@@ -85,6 +85,8 @@ class Following:
         self._sleep = sleep
         self._heard: dict[int, _Heard] = {}
         self._versions: dict[VersionName, int] = {}
+        self._due: set[VersionName] = set()
+        """Versions whose files have changed and are to be opened. Kept, as who asked may be cancelled meanwhile."""
         self._retry_at_s: dict[VersionName, float] = {}
         """Time at which the files of a version are tried again, some of which could not be opened."""
         self._working = asyncio.Lock()
@@ -93,12 +95,12 @@ class Following:
         """Read a version here from now on, as far as its files are on this machine; return when they are open."""
         self._versions[model, version] = identity
         if self._machine:
-            async with self._working:
-                await self._ask_all([(model, version)])
+            await self._look([(model, version)])
 
     def forget(self, model: str, version: int) -> None:
         """Read a version here no more."""
         self._versions.pop((model, version), None)
+        self._due.discard((model, version))
         self._retry_at_s.pop((model, version), None)
         for heard in self._heard.values():
             heard.files.pop((model, version), None)
@@ -108,30 +110,35 @@ class Following:
         """Look for changes, again and again. Returns never, unless nothing can ever be local."""
         while self._machine:
             await self._sleep(ASK_EVERY_S)
-            try:
-                async with self._working:
-                    await self._ask_all(())
-            except Exception:  # Whoever stopped here would never hear of damage again.
-                _LOG.exception("local files could not be followed")
+            await self._look(())
+
+    async def _look(self, new: Sequence[VersionName]) -> None:
+        try:
+            async with self._working:
+                await self._ask_all(new)
+        except (
+            Exception
+        ):  # Whoever stopped here would never hear of damage again; and shards have all that is not here.
+            _LOG.exception("local files could not be followed")
 
     async def _ask_all(self, new: Sequence[VersionName]) -> None:
         addresses = {address.shard: address for address in self._shards.addresses()}
-        changed = set(new)
+        self._due |= set(new)
         for shard in self._heard.keys() - addresses.keys():
-            changed |= self._heard.pop(shard).files.keys()
-        news = await asyncio.gather(*[self._ask(address, new) for address in addresses.values()])
-        changed |= {name for name, at_s in self._retry_at_s.items() if self._clock() >= at_s}
-        for name in changed.union(*news) & self._versions.keys():
+            self._due |= self._heard.pop(shard).files.keys()
+        await asyncio.gather(*[self._ask(address, new) for address in addresses.values()])
+        self._due |= {name for name, at_s in self._retry_at_s.items() if self._clock() >= at_s}
+        self._due &= self._versions.keys()
+        for name in tuple(self._due):
             await self._open(name)
 
-    async def _ask(self, address: ShardAddress, new: Sequence[VersionName]) -> set[VersionName]:
-        """Ask one shard what has changed; return the versions whose files have."""
+    async def _ask(self, address: ShardAddress, new: Sequence[VersionName]) -> None:
+        """Ask one shard what has changed; versions whose files have are due."""
         heard = self._heard.setdefault(address.shard, _Heard(address))
         if heard.address != address:
             heard.address, heard.change, heard.ask_at_s = address, -1, 0.0
         if self._clock() < heard.ask_at_s:
-            return set()
-        changed: set[VersionName] = set()
+            return
         try:
             reply = await self._answer(address, FilesRequest())
             names = self._versions.keys() & set(reply.versions)
@@ -145,16 +152,15 @@ class Following:
                 tables = () if other else told.tables
                 if name in told.versions and heard.files.get(name, ()) != tables:
                     heard.files[name] = tables
-                    changed.add(name)
+                    self._due.add(name)
             heard.change = reply.change
         except Retryable:
             pass  # It is away, or has no time: it is asked again.
         except RingpullError:
             # On another machine by now, or of an earlier build: it has no files for us.
             heard.change, heard.ask_at_s = -1, self._clock() + ELSEWHERE_S
-            changed |= heard.files.keys()
+            self._due |= heard.files.keys()
             heard.files.clear()
-        return changed
 
     async def _answer(self, address: ShardAddress, request: FilesRequest) -> FilesReply:
         reply = await self._shards.ask(address, request, deadline_s=self._clock() + ANSWER_WITHIN_S)
@@ -174,9 +180,11 @@ class Following:
         opened = await asyncio.to_thread(open_files, identity, told, before, MAX_LAYERS)
         if self._versions.get(name) == identity:  # it may have been let go of meanwhile
             self._files.install(*name, opened)
+            self._due.discard(name)
             if opened.refused:
                 self._retry_at_s[name] = self._clock() + TRY_AGAIN_S
-            _LOG.info(
-                "files are read here",
-                extra={"model": name[0], "version": name[1], "tables": len(opened.whole) + len(opened.masks)},
-            )
+            extra = {"model": name[0], "version": name[1]}
+            _LOG.info("files are read here", extra={**extra, "tables": len(opened.whole) + len(opened.masks)})
+            if opened.refused and (before is None or before.refused != opened.refused):
+                why = opened.refused[0]
+                _LOG.warning("%d tables are asked of shards, for one: %s", len(opened.refused), why, extra=extra)

@@ -30,6 +30,7 @@ names = st.text(max_size=20)
 counts = st.integers(0, 2**63 - 1)
 small = st.integers(0, 40)
 identities = st.integers(0, 2**64 - 1)
+paths = st.binary(max_size=20).map(lambda path: b"/" + path.replace(b"\0", b""))
 
 
 def arrays(dtype: type[np.generic], size: int) -> st.SearchStrategy[np.ndarray]:
@@ -192,8 +193,8 @@ replies = st.one_of(
             st.builds(
                 TableFiles,
                 table=names,
-                folder=st.binary(max_size=20),
-                within=st.binary(max_size=20),
+                folder=paths,
+                within=st.just(b"") | paths,
                 identity=identities,
                 header=st.builds(FileStamp, counts, counts, counts, counts, counts),
                 unanswered=st.sampled_from([(), ((0, 1), (5, 65_536))]),

@@ -353,9 +353,12 @@ def test_the_checksum_of_a_range_is_fixed() -> None:
         msgpack.packb(("machine", "1", [], 5, [])),
         msgpack.packb(("machine", 1, [("model", 1.5)], 5, [])),
         msgpack.packb(("machine", 1, [], 5, [("users", "text", b"", 7, (1, 2, 3, 4, 5), ())])),
-        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4), ())])),
-        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4, 5), ((5, 5),))])),
-        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4, 5), ((0, 65_537),))])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"folder", b"", 7, (1, 2, 3, 4, 5), ())])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"/fol\0der", b"", 7, (1, 2, 3, 4, 5), ())])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"/folder", b"up", 7, (1, 2, 3, 4, 5), ())])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"/folder", b"", 7, (1, 2, 3, 4), ())])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"/folder", b"", 7, (1, 2, 3, 4, 5), ((5, 5),))])),
+        msgpack.packb(("machine", 1, [], 5, [("users", b"/folder", b"", 7, (1, 2, 3, 4, 5), ((0, 65_537),))])),
     ],
 )
 def test_files_that_are_told_wrongly_are_refused(told: bytes) -> None:

@@ -1,0 +1,177 @@
+"""Local reads when something goes wrong: reads that fail or hang, shards that restart or move, looks that break off."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+
+from ringpull.inference.head.local_reads import files
+from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S
+from ringpull.ps.errors import DeadlineExceeded
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.store.base import Base
+from ringpull.ps.wire.messages import PullReply, StatisticsRequest
+from tests.inference.local_cluster import DIMS, MODEL, Cluster, check, damage, lookups, serving
+
+
+async def test_what_fails_here_is_asked_of_shards_and_counted(written, monkeypatch):
+    cluster = await serving(written, Ring.even(range(2)))
+
+    def broken(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(files, "_pulled", broken)
+    await check(cluster, 1)
+    counted = cluster.router.counters()
+    assert (counted.here_refused, cluster.keys_here(), cluster.pulls) == (1, 0, 2)
+    assert (counted.unavailable, counted.not_owner) == (0, 0)
+    monkeypatch.undo()
+    await check(cluster, 1)
+    assert cluster.keys_here() > 0
+    await cluster.close()
+
+
+async def test_a_slow_read_is_hedged_to_shards(written, monkeypatch):
+    cluster = await serving(written, Ring.even(range(2)))
+    gate = threading.Event()
+    pulled = files._pulled
+
+    def slow(*asked: Any) -> PullReply:
+        gate.wait(10)
+        return pulled(*asked)
+
+    monkeypatch.setattr(files, "_pulled", slow)
+    cluster.router._calls._times.delay_s = 0.01
+    await check(cluster, 1)
+    gate.set()
+    counted = cluster.router.counters()
+    assert (counted.hedges, counted.hedges_won, cluster.keys_here()) == (1, 1, 0)
+    await cluster.close()
+
+
+async def test_files_that_hang_are_left_to_shards(written, monkeypatch):
+    """Threads that wait for a disk answer no ping, and no more pulls wait for them than so many."""
+    cluster = await serving(written, Ring.even(range(2)))
+    gate = threading.Event()
+    pulled = files._pulled
+
+    began = threading.Event()
+
+    def hung(*asked: Any) -> PullReply:
+        began.set()
+        gate.wait(600)
+        return pulled(*asked)
+
+    monkeypatch.setattr(files, "_pulled", hung)
+    monkeypatch.setattr(files, "MAX_WAITING", 1)
+    cluster.router._calls._times.delay_s = 60.0  # nothing is hedged
+    read = asyncio.create_task(check(cluster, 1, seed=0))
+    while not began.is_set():
+        await asyncio.sleep(0.001)
+    waits = asyncio.create_task(check(cluster, 1, seed=1))
+    while not cluster.files._threads.waiting:
+        await asyncio.sleep(0.001)
+    await check(cluster, 1, seed=2)
+    assert (cluster.router.counters().here_refused, cluster.pulls) == (1, 2)
+    connection = cluster.files.connection(0)
+    with pytest.raises(DeadlineExceeded):
+        await connection.request(StatisticsRequest(), deadline_s=time.monotonic() + 0.01)
+    cluster.dead |= {0, 1}
+    monkeypatch.setattr(files, "MAX_WAITING", 10)
+    with pytest.raises(DeadlineExceeded):  # one that waits is not waited for beyond its time
+        await cluster.router.pull(MODEL, 1, lookups(), deadline_s=time.monotonic() + 0.05)
+    gate.set()
+    await asyncio.gather(read, waits)
+    assert await connection.request(StatisticsRequest(), deadline_s=time.monotonic() + 600)
+    assert cluster.pulls == 2
+    await cluster.close()
+
+
+async def test_a_shard_that_restarted_at_its_address_is_heard(written):
+    """Its numbers of changes begin anew: none of them may be one of the process before it."""
+    cluster = await serving(written, Ring.even([0]))
+    cluster.shards[0] = shard = Shard(0)
+    shard.open(MODEL, 1, {name: written[1][0] / name for name in DIMS}, identity=cluster.versions[1][1])
+    cluster.assign([cluster.ring])
+    damage(cluster, 0, 0, 65_536)
+    await cluster.look()
+    assert "users" not in cluster.files.opened()[MODEL, 1].whole
+    await cluster.close()
+
+
+async def test_what_has_changed_is_not_forgotten_when_who_asked_is_cancelled(written, monkeypatch):
+    cluster = await serving(written, Ring.even([0]))
+    await check(cluster, 1)
+    replaced = weakref.ref(cluster.files.opened()[MODEL, 1].layers[0]["users"].table)
+    damage(cluster, 0, 0, 65_536)
+
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(cluster.following, "_open", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await cluster.learn(1)
+    monkeypatch.undo()
+    await cluster.look()
+    assert "users" not in cluster.files.opened()[MODEL, 1].whole
+    gc.collect()
+    assert replaced() is None, "what is read no more stays mapped"
+    await cluster.close()
+
+
+async def test_whatever_goes_wrong_with_files_no_version_is_refused_for_it(written, monkeypatch):
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError("no room for maps")
+
+    cluster = Cluster(Ring.even([0]))
+    cluster.map()
+    cluster.open(1, *written[1])
+    cluster.assign([cluster.ring])
+    monkeypatch.setattr(Base, "open", no_memory)
+    await cluster.learn(1)
+    opened = cluster.files.opened()[MODEL, 1]
+    assert len(opened.refused) == len(DIMS)
+    assert "MemoryError: no room for maps" in opened.refused[0]
+    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
+    await cluster.learn(1)
+    await check(cluster, 1)
+    assert cluster.pulls == 1
+    await cluster.close()
+
+
+async def test_shards_are_followed_and_those_elsewhere_are_left_alone(written, monkeypatch):
+    """A shard that moved to another machine has no files here any more; one look that goes wrong ends nothing."""
+    cluster = await serving(written, Ring.even(range(2)))
+    looks = asyncio.Semaphore(0)
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == ASK_EVERY_S
+        await looks.acquire()
+
+    monkeypatch.setattr(cluster.following, "_sleep", sleep)
+    task = asyncio.create_task(cluster.following.follow())
+    shards = cluster.router.addresses
+    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
+    looks.release()
+    await asyncio.sleep(0.01)
+    monkeypatch.setattr(cluster.router, "addresses", shards)
+    cluster.elsewhere |= {0, 1}
+    looks.release()
+    while cluster.files.opened()[MODEL, 1].layers:
+        await asyncio.sleep(0.001)
+    cluster.elsewhere.clear()
+    await cluster.look()
+    assert not cluster.files.opened()[MODEL, 1].layers, "they are not asked again at once"
+    cluster.later_s += ELSEWHERE_S
+    await cluster.look()
+    await check(cluster, 1)
+    assert cluster.keys_here() == cluster.keys()
+    task.cancel()
+    await cluster.close()
