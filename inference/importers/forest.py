@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from ringpull.ps.errors import InvalidInput
+
 ML_DOMAIN: Final = "ai.onnx.ml"
 ML_OPSET: Final = 3
 """Version of the operators of a forest without sets; those with sets need `ML_OPSET_OF_SETS`."""
@@ -63,6 +65,10 @@ class Forest:
     comparison: Comparison
     base: NDArray[np.float64]
     """(targets,): what each sum begins with."""
+
+    def __post_init__(self) -> None:
+        if not self.trees:
+            raise InvalidInput("the model has no trees: it gives the same score to every row")
 
     @property
     def has_sets(self) -> bool:

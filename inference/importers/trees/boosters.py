@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ringpull.inference.importers.forest import ML_DOMAIN
+from ringpull.inference.importers.trees.categories import lightgbm_categories, with_categories, xgboost_categories
 from ringpull.inference.importers.trees.estimators import MATRIX, ConvertedEstimator, feature_names
 from ringpull.inference.importers.trees.margins import OPSET, BoostedTrees
 from ringpull.inference.schema.kinds import Dense
@@ -25,7 +27,9 @@ def converted_lightgbm(booster: Any) -> ConvertedEstimator:
     from ringpull.inference.importers.trees.lightgbm_model import forest_of_lightgbm, predicted_by_lightgbm
 
     names = feature_names(booster.feature_name())
-    return _converted(forest_of_lightgbm(booster), names, len(names), lambda rows: predicted_by_lightgbm(booster, rows))
+    made = _converted(forest_of_lightgbm(booster), names, len(names), lambda rows: predicted_by_lightgbm(booster, rows))
+    categories, notes = lightgbm_categories(booster)
+    return with_categories(replace(made, notes=notes), categories)
 
 
 def converted_xgboost(booster: Any) -> ConvertedEstimator:
@@ -33,9 +37,11 @@ def converted_xgboost(booster: Any) -> ConvertedEstimator:
     from ringpull.inference.importers.trees.xgboost_model import forest_of_xgboost, predicted_by_xgboost
 
     names = feature_names(booster.feature_names or ())
-    return _converted(
+    made = _converted(
         forest_of_xgboost(booster), names, booster.num_features(), lambda rows: predicted_by_xgboost(booster, rows)
     )
+    categories, notes = xgboost_categories(booster)
+    return with_categories(replace(made, notes=notes), categories)
 
 
 def matrix_schema(names: list[str], columns: int, *, takes_nan: bool) -> Schema:

@@ -19,6 +19,8 @@ Scores = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
 MATRIX: Final = "features"
 """Name of the one matrix that most estimators take."""
+LABEL: Final = "label"
+"""Name of a classifier's output that is the class itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.stages import stage
 from ringpull.inference.importers.onnx.model import import_onnx
 from ringpull.inference.importers.trees.boosters import converted_lightgbm, converted_xgboost
-from ringpull.inference.importers.trees.estimators import ConvertedEstimator
+from ringpull.inference.importers.trees.estimators import LABEL, ConvertedEstimator
 from ringpull.inference.importers.trees.threshold_rows import MAX_ROWS, nan_rows, threshold_rows
 from ringpull.inference.schema.columns import Column, as_column
 from ringpull.inference.schema.kinds import Dense, Sparse
@@ -76,13 +76,7 @@ def import_estimator(
         converted = _converted(estimator)
     if schema is not None:
         converted = replace(converted, schema=schema, thresholds={})
-    notes = list(converted.notes)
-    takes_nan = [
-        each.name for each in converted.schema.features if isinstance(each, Dense) and each.missing is not None
-    ]
-    if takes_nan and schema is None and (why := _nan_differs(converted)):
-        converted = replace(converted, schema=_without_nan(converted.schema))
-        notes.append(f"NaN is refused: {why}")
+    converted, notes = _without_what_differs(converted, told=schema is not None)
     given, scores = _given(converted, dict(check_columns or {}), dict(check_scores or {}))
     for note in notes if console is not None else ():
         console.print(note, markup=False, style="yellow", highlight=False)  # type: ignore[union-attr]
@@ -108,6 +102,24 @@ def import_estimator(
         check_columns=given or rows or None,
         quiet=quiet,
     )
+
+
+def _without_what_differs(converted: ConvertedEstimator, *, told: bool) -> tuple[ConvertedEstimator, list[str]]:
+    """Return what is served of an estimator: NaN and the label only where its graph does the same; and notes.
+
+    Whether it takes NaN is not asked where its schema was `told`.
+    """
+    notes = list(converted.notes)
+    takes_nan = [
+        each.name for each in converted.schema.features if isinstance(each, Dense) and each.missing is not None
+    ]
+    if takes_nan and not told and (why := _nan_differs(converted)):
+        converted = replace(converted, schema=_without_nan(converted.schema))
+        notes.append(f"NaN is refused: {why}")
+    if (why := _label_differs(converted)) is not None:
+        converted = replace(converted, outputs={key: each for key, each in converted.outputs.items() if each != LABEL})
+        notes.append(f"label is left out: {why}; the class of the largest probability is it but for ties")
+    return converted, notes
 
 
 def _converted(estimator: Any) -> ConvertedEstimator:
@@ -179,8 +191,8 @@ def _compare(output: str, found: Array, expected: Array, who: str) -> None:
         place = np.unravel_index(int(np.argmin(same)), same.shape)
         raise ExportError(
             f"output {output} of row {int(place[0])} of the check is {one[place]:.6g} as a graph, and {who}"
-            f" {other[place]:.6g}: it cannot be served as it is. Of a pipeline that scales numbers before trees, train"
-            " on float32"
+            f" {other[place]:.6g}: it cannot be served as it is. Either its graph is not the same model, or numbers"
+            " that it computes before trees (a scaler's, a mean) lie on thresholds as float32: then train on float32"
         )
 
 
@@ -199,6 +211,31 @@ def _nan_differs(converted: ConvertedEstimator) -> str | None:
     except ExportError:
         return "the graph would treat it in another way than the estimator"
     return None
+
+
+def _label_differs(converted: ConvertedEstimator) -> str | None:
+    """Return why the graph's label cannot be served, where its probabilities are the estimator's; None: it can.
+
+    Estimators choose among equal probabilities by numbers of their own, and skl2onnx by these.
+    """
+    if LABEL not in converted.outputs.values():
+        return None
+    rows = threshold_rows(converted.schema, converted.thresholds, converted.values, converted.unknown)
+    arguments = converted.schema.arguments(converted.schema.prepare(rows, len(next(iter(rows.values())))))
+    try:
+        own = converted.scores(arguments)
+    except ValueError:
+        return None  # it is told which rows it fails on where it is held against them
+    graph = _graph_scores(converted, arguments)
+    try:
+        for output in graph:
+            _compare(output, graph[output], own[output], "") if output != LABEL else None
+    except ExportError:
+        return None
+    if graph[LABEL].shape[:1] != own[LABEL].shape[:1]:
+        return "its graph gives no label for each row"
+    different = np.flatnonzero(graph[LABEL].reshape(-1) != own[LABEL].reshape(-1))
+    return f"of {len(own[LABEL])} rows {len(different)} have another one in a graph" if len(different) else None
 
 
 def _without_nan(schema: Schema) -> Schema:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from skl2onnx import update_registered_converter
 from skl2onnx.common.data_types import Int64TensorType
 from skl2onnx.common.shape_calculator import (
@@ -16,17 +16,45 @@ from skl2onnx.common.shape_calculator import (
 )
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from ringpull.inference.importers.forest import ML_DOMAIN
+from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET_OF_SETS
 from ringpull.inference.importers.trees.margins import OPSET, BoostedTrees
 from ringpull.inference.importers.trees.sklearn_hist import forest_of_hist
 from ringpull.inference.importers.trees.sklearn_one_hot import register_one_hot
+from ringpull.inference.importers.trees.sklearn_plain import register_indicator
 from ringpull.ps.errors import InvalidInput
+
+_KEPT: Final = "Kept"
+_KEPT_DOMAIN: Final = "ringpull.kept"
+"""Operator, and its domain, that stands for a node of a version that skl2onnx does not write, which it has inside."""
+
+
+def with_kept_nodes(graph: ModelProto) -> ModelProto:
+    """Return a graph of skl2onnx in which nodes of trees with sets are what they stand for."""
+    if not any(node.domain == _KEPT_DOMAIN for node in graph.graph.node):
+        return graph
+    nodes = [_kept(node) if node.domain == _KEPT_DOMAIN else node for node in graph.graph.node]
+    versions = {each.domain: each.version for each in graph.opset_import if each.domain != _KEPT_DOMAIN}
+    versions[ML_DOMAIN] = ML_OPSET_OF_SETS
+    made = ModelProto()
+    made.CopyFrom(graph)
+    del made.graph.node[:], made.opset_import[:]
+    made.graph.node.extend(nodes)
+    made.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
+    made.ir_version = max(made.ir_version, helper.find_min_ir_version_for(made.opset_import, ignore_unknown=True))
+    return made
+
+
+def _kept(node: NodeProto) -> NodeProto:
+    found = NodeProto.FromString(helper.get_attribute_value(node.attribute[0]))
+    found.input[:], found.output[:] = node.input, node.output
+    return found
 
 
 @cache
 def register_converters() -> None:
     """Make what is converted here known to skl2onnx, models of libraries that are installed too, once in a process."""
     register_one_hot()
+    register_indicator()
     _register((HistGradientBoostingClassifier,), (HistGradientBoostingRegressor,), "Sklearn", forest_of_hist)
     if find_spec("lightgbm"):
         from lightgbm import LGBMClassifier, LGBMRanker, LGBMRegressor
@@ -102,6 +130,19 @@ def _classifier(operator: Any, container: Any, forest_of: Any) -> None:
     )
 
 
+def _without_missing(model: Any, container: Any, given: str) -> str:
+    """Return a matrix with NaN for the number that a model of XGBoost takes for missing, besides NaN (`missing=0`)."""
+    missing = getattr(model, "missing", None) if hasattr(model, "get_booster") else None
+    if missing is None or np.isnan(missing):
+        return given
+    made = f"{given}/present"
+    container.add_initializer(f"{made}/missing", TensorProto.FLOAT, [], [float(missing)])
+    container.add_initializer(f"{made}/nan", TensorProto.FLOAT, [], [float("nan")])
+    container.add_node("Equal", [given, f"{made}/missing"], f"{made}/is", op_version=13, name=f"{made}/equal")
+    container.add_node("Where", [f"{made}/is", f"{made}/nan", given], made, op_version=16, name=f"{made}/where")
+    return made
+
+
 def _add(operator: Any, container: Any, trees: BoostedTrees, result: str) -> None:
     """Add the nodes of a forest behind the one input of an operator."""
     (given,) = operator.inputs
@@ -109,10 +150,22 @@ def _add(operator: Any, container: Any, trees: BoostedTrees, result: str) -> Non
     name = given.full_name
     cast = f"{result}/float"
     container.add_node("Cast", name, cast, to=TensorProto.FLOAT, op_version=13, name=f"{cast}/cast")
+    cast = _without_missing(operator.raw_operator, container, cast)
     nodes, initializers = trees.nodes(cast, result, int(columns))
     for tensor in initializers:
         container.initializers.append(tensor)
     for number, node in enumerate(nodes):
+        if node.domain == ML_DOMAIN and trees.forest.has_sets:
+            container.add_node(
+                _KEPT,
+                list(node.input),
+                list(node.output),
+                op_domain=_KEPT_DOMAIN,
+                op_version=1,
+                name=f"{result}/{number}",
+                node=node.SerializeToString(),
+            )
+            continue
         version = trees.forest.opset if node.domain == ML_DOMAIN else OPSET
         container.add_node(
             node.op_type,

@@ -91,7 +91,7 @@ def named_columns(estimator: Any) -> list[InputColumn] | None:
     Raises:
         InvalidInput: It is not fitted, or a column is a text that it takes apart into words.
     """
-    first = _first(estimator)
+    first = first_step(estimator)
     _refuse_words(first, "")
     if not isinstance(first, ColumnTransformer) and not hasattr(first, "categories_"):
         return None
@@ -121,13 +121,14 @@ def matrix_columns(estimator: Any) -> tuple[list[str], int]:
     Raises:
         InvalidInput: It is not fitted.
     """
-    columns = getattr(estimator, "n_features_in_", getattr(_first(estimator), "n_features_in_", None))
+    columns = getattr(estimator, "n_features_in_", getattr(first_step(estimator), "n_features_in_", None))
     if columns is None:
         raise InvalidInput(f"{type(estimator).__name__} is not fitted, or does not say how many columns it takes")
     return feature_names(getattr(estimator, "feature_names_in_", ())), int(columns)
 
 
-def _first(estimator: Any) -> Any:
+def first_step(estimator: Any) -> Any:
+    """Return what rows go through first: of a pipeline its first step that does anything."""
     while isinstance(estimator, Pipeline):
         estimator = next((step for _, step in estimator.steps if step not in (None, "passthrough")), None)
     return estimator

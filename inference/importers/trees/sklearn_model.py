@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,24 +15,25 @@ from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringT
 from sklearn.base import is_classifier
 from sklearn.ensemble._gb import BaseGradientBoosting
 
-from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET, ML_OPSET_OF_SETS
+from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET
 from ringpull.inference.importers.trees.boosters import (
     PREDICTION,
     by_feature,
     matrix_argument,
     matrix_schema,
 )
-from ringpull.inference.importers.trees.estimators import MATRIX, ConvertedEstimator
+from ringpull.inference.importers.trees.categories import categories_of_model, with_categories
+from ringpull.inference.importers.trees.estimators import LABEL, MATRIX, ConvertedEstimator
 from ringpull.inference.importers.trees.margins import OPSET
-from ringpull.inference.importers.trees.sklearn_boosters import register_converters
-from ringpull.inference.importers.trees.sklearn_columns import InputColumn, matrix_columns, named_columns
+from ringpull.inference.importers.trees.sklearn_boosters import register_converters, with_kept_nodes
+from ringpull.inference.importers.trees.sklearn_columns import InputColumn, first_step, matrix_columns, named_columns
+from ringpull.inference.importers.trees.sklearn_plain import plain_estimator
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
 Array = NDArray[Any]
 
-LABEL: Final = "label"
 PROBABILITIES: Final = "probabilities"
 _CLASSES: Final = (PROBABILITIES,)
 _ENSEMBLES: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
@@ -47,6 +49,7 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
     estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
     register_converters()
     _refuse_several(estimator)
+    _refuse_without_probabilities(estimator)
     columns = named_columns(estimator)
     if columns is None:
         names, width = matrix_columns(estimator)
@@ -71,7 +74,7 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         values = {each.feature.name: each.values for each in columns if each.values is not None}
         notes = _notes(columns)
     outputs = _outputs(estimator, graph)
-    return ConvertedEstimator(
+    converted = ConvertedEstimator(
         graph=graph,
         schema=schema,
         arguments=arguments,
@@ -86,6 +89,8 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         },
         notes=notes,
     )
+    categories, said = ({}, ()) if columns is not None else categories_of_model(first_step(estimator))
+    return with_categories(replace(converted, notes=(*notes, *said)), categories)
 
 
 def _refuse_several(estimator: Any) -> None:
@@ -96,6 +101,13 @@ def _refuse_several(estimator: Any) -> None:
         )
 
 
+def _refuse_without_probabilities(estimator: Any) -> None:
+    last = _last(estimator)
+    if is_classifier(last) and not hasattr(estimator, "predict_proba"):
+        cure = "voting='soft' makes them" if hasattr(last, "voting") else "CalibratedClassifierCV makes them"
+        raise InvalidInput(f"{type(last).__name__} gives no probabilities; {cure}")
+
+
 def _last(estimator: Any) -> Any:
     while hasattr(estimator, "steps"):
         estimator = estimator.steps[-1][1]
@@ -103,32 +115,29 @@ def _last(estimator: Any) -> Any:
 
 
 def _graph(estimator: Any, types: list[tuple[str, Any]]) -> ModelProto:
-    failures: list[Exception] = []
-    for version in (ML_OPSET, ML_OPSET_OF_SETS):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of names of columns, and of float64 that becomes float32
-                graph: ModelProto = to_onnx(
-                    estimator, initial_types=types, target_opset={"": OPSET, ML_DOMAIN: version}
-                )
-        except InvalidInput:
-            raise
-        except Exception as exc:  # of any root: skl2onnx's own, and what sklearn's parts raise in it
-            failures.append(exc)
-            continue
-        for each in graph.graph.output:  # skl2onnx takes every prediction for one column
-            for dim in each.type.tensor_type.shape.dim:
-                dim.Clear()
-        return graph
-    if "Unable to find column name" in str(failures[0]):
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of names of columns, and of float64 that becomes float32
+            found: ModelProto = to_onnx(
+                plain_estimator(estimator), initial_types=types, target_opset={"": OPSET, ML_DOMAIN: ML_OPSET}
+            )
+    except InvalidInput:
+        raise
+    except Exception as exc:  # of any root: skl2onnx's own, and what sklearn's parts raise in it
+        if "Unable to find column name" in str(exc):
+            raise InvalidInput(
+                f"{type(estimator).__name__} has a ColumnTransformer inside of it; put it before:"
+                " make_pipeline(columns, model), where the model may be one that calibrates, votes, stacks or searches"
+            ) from exc
+        told = str(exc).strip().splitlines() or [type(exc).__name__]
         raise InvalidInput(
-            f"{type(estimator).__name__} has a ColumnTransformer inside of it; put it before: make_pipeline(columns,"
-            " model), where the model may be one that calibrates, votes, stacks or searches"
-        ) from failures[0]
-    told = str(failures[0]).strip().splitlines() or [type(failures[0]).__name__]
-    raise InvalidInput(
-        f"{type(estimator).__name__} cannot be turned into a graph: {told[0]:.300}. skl2onnx says what has an operator;"
-        " what has none can be done before a request is sent"
-    ) from failures[0]
+            f"{type(estimator).__name__} cannot be turned into a graph: {told[0]:.300}. skl2onnx says what has an"
+            " operator; what has none can be done before a request is sent"
+        ) from exc
+    graph = with_kept_nodes(found)
+    for each in graph.graph.output:  # skl2onnx takes every prediction for one column
+        for dim in each.type.tensor_type.shape.dim:
+            dim.Clear()
+    return graph
 
 
 def _number(graph: ModelProto, value: ValueInfoProto, integers: NDArray[np.int64]) -> None:
@@ -142,7 +151,10 @@ def _number(graph: ModelProto, value: ValueInfoProto, integers: NDArray[np.int64
 def _send_missing(graph: ModelProto, estimator: Any) -> None:
     """Send NaN the way that plain trees send it, which skl2onnx leaves out; their nodes keep their numbers in it."""
     last = _last(estimator)
-    trees = [each.tree_ for each in np.ravel(getattr(last, "estimators_", [last])) if hasattr(each, "tree_")]
+    members = getattr(last, "estimators_", [last])  # forests among them, of what stacks or votes, are lists themselves
+    trees = [
+        each.tree_ for each in (members.flat if isinstance(members, np.ndarray) else members) if hasattr(each, "tree_")
+    ]
     nodes = [each for each in graph.graph.node if each.op_type in _ENSEMBLES]
     if len(nodes) != 1 or not trees or isinstance(last, BaseGradientBoosting):
         return
@@ -173,8 +185,6 @@ def _outputs(estimator: Any, graph: ModelProto) -> dict[str, str]:
     there = [each.name for each in graph.graph.output]
     last = _last(estimator)
     if is_classifier(last):
-        if len(there) < 2 or not hasattr(estimator, "predict_proba"):
-            raise InvalidInput(f"{type(last).__name__} gives no probabilities; CalibratedClassifierCV makes them")
         numbers = np.asarray(last.classes_).dtype.kind in "iub"
         return {**({there[0]: LABEL} if numbers else {}), there[1]: PROBABILITIES}
     if hasattr(last, "predict") and len(there) == 1:

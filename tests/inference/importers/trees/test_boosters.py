@@ -7,6 +7,7 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import pandas
 import pytest
 import xgboost
 
@@ -14,6 +15,7 @@ from ringpull.inference.importers.trees.lightgbm_model import forest_of_lightgbm
 from ringpull.inference.importers.trees.model import import_estimator
 from ringpull.inference.importers.trees.xgboost_model import forest_of_xgboost, read_xgboost
 from ringpull.ps.errors import InvalidInput
+from tests.inference.export.versions import Exported
 from tests.inference.importers.trees.training import assert_predicts, labels, matrix, numbers, on_thresholds
 
 pytestmark = pytest.mark.medium
@@ -123,6 +125,77 @@ def test_names_of_columns_are_features(tmp_path: Path) -> None:
     report = import_estimator(booster, tmp_path / "m", 1, quiet=True)
     assert [each.argument for each in report.manifest.inputs] == ["age", "price__eur", "gr_e", "column_x", "a" * 100]
     assert_predicts(report, X, {"prediction": booster.predict(xgboost.DMatrix(X, feature_names=names))[:, None]})
+
+
+CATEGORIES: dict[str, list[Any]] = {
+    "texts": ["Oslo", "Bergen", "Troms"],
+    "other texts": ["Tromsø", "Bodø", "Oslo"],
+    "integers": [10, 20, 30],
+    "truths": [False, True],
+    "fractions": [0.5, 1.5, 2.5],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(CATEGORIES))
+def test_categories_of_a_frame_are_sent_as_they_are(tmp_path: Path, case: str) -> None:
+    """By LightGBM and XGBoost, alone and as sklearn's; others are sent as codes, which is said."""
+    kinds = CATEGORIES[case]
+    values = np.array(kinds, object if isinstance(kinds[0], str) else None)[np.arange(len(X)) % len(kinds)]
+    category = pandas.Categorical(values)
+    frame = pandas.DataFrame({"x": X[:, 0], "c": category, "z": X[:, 1]})
+    target = category.codes + (TWO > 0)
+    models: list[tuple[Any, Any]] = [
+        (booster := lightgbm.train({**SIMPLE, **CATEGORICAL}, lightgbm.Dataset(frame, target), 4), booster.predict),
+        (model := lightgbm.LGBMRegressor(n_estimators=4, **SIMPLE, **CATEGORICAL).fit(frame, target), model.predict),
+    ]
+    if case in ("texts", "integers"):  # XGBoost takes no others, and cuts texts that are not ASCII off
+        data = xgboost.DMatrix(frame, target, enable_categorical=True)
+        own = xgboost.train({"max_cat_to_onehot": 1}, data, 4)
+        wrapped = xgboost.XGBRegressor(n_estimators=4, enable_categorical=True).fit(frame, target)
+        models += [(own, lambda _: own.predict(data)), (wrapped, wrapped.predict)]
+    unknown = values.copy()
+    unknown[0] = "Paris" if isinstance(kinds[0], str) else 77
+    for number, (made, predict) in enumerate(models):
+        report = import_estimator(made, tmp_path / f"m{number}", 1, quiet=True)
+        sent = {"x": X[:, 0], "z": X[:, 1], "c": values.astype(np.int64) if values.dtype.kind in "bi" else values}
+        if case == "fractions":
+            sent["c"] = category.codes.astype(np.float32)
+        version = Exported(report.path)
+        found = version.score(sent, len(X))["prediction"]
+        np.testing.assert_allclose(found[:, 0], predict(frame), 2e-5, 2e-5)
+        if number < 2 and case in ("texts", "integers"):  # XGBoost takes none that it does not know
+            sent["c"] = unknown
+            none = frame.head(1).assign(c=pandas.Categorical([None], category.categories))
+            found = version.score(sent, len(X))["prediction"]
+            np.testing.assert_allclose(found[:1, 0], predict(none), 2e-5, 2e-5)
+
+
+def test_texts_that_xgboost_cuts_off_are_sent_as_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file has the bytes of `é` without the second one: which category is which cannot be told."""
+    codes = np.arange(len(X)) % 3
+    frame = pandas.DataFrame({"x": X[:, 0], "c": pandas.Categorical(np.array(["éa", "b", "ü"])[codes])})
+    data = xgboost.DMatrix(frame, codes, enable_categorical=True)
+    booster = xgboost.train({"max_cat_to_onehot": 1}, data, 3)
+    report = import_estimator(booster, tmp_path / "m", 1)
+    assert "requests bring the codes" in " ".join(capsys.readouterr().out.split())
+    sent = {"x": X[:, 0], "c": frame["c"].cat.codes.to_numpy().astype(np.float32)}
+    found = Exported(report.path).score(sent, len(X))["prediction"]
+    np.testing.assert_allclose(found[:, 0], booster.predict(data), 2e-5, 2e-5)
+
+
+@pytest.mark.parametrize("missing", [0.0, -1.0])
+def test_numbers_that_xgboost_takes_for_missing(tmp_path: Path, missing: float) -> None:
+    rows = np.where(np.isnan(X), np.float32(missing), X)
+    rows[:5, 0] = np.nan  # is missing, too
+    model = xgboost.XGBClassifier(n_estimators=4, missing=missing).fit(rows, TWO)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    assert_predicts(report, rows, {"label": model.predict(rows), "probabilities": model.predict_proba(rows)})
+
+
+def test_a_booster_without_trees_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has no trees"):
+        import_estimator(xgboost.train({}, xgboost.DMatrix(X, ANY), 0), tmp_path / "m", 1, quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,16 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    StackingClassifier,
+    VotingClassifier,
 )
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
@@ -69,6 +71,38 @@ def test_classifiers(tmp_path: Path, case: str) -> None:
     if target.dtype.kind != "U":
         expected["label"] = model.predict(rows)
     assert_predicts(report, rows, expected)
+
+
+ODD: dict[str, tuple[Any, Any, bool]] = {
+    "forests stacked": (
+        StackingClassifier([("f", RandomForestClassifier(2)), ("l", LogisticRegression())], cv=2),
+        X,
+        True,
+    ),
+    "votes, by weights": (
+        VotingClassifier(
+            [("f", RandomForestClassifier(2)), ("l", LogisticRegression())], voting="soft", weights=[1, 3]
+        ),
+        X,
+        True,
+    ),
+    "a step of nothing": (Pipeline([("no", "passthrough"), ("l", LogisticRegression())]), X, True),
+    "bins": (make_pipeline(KBinsDiscretizer(3), LogisticRegression()), X, True),
+    "what was missing": (make_pipeline(SimpleImputer(add_indicator=True), LogisticRegression()), HOLES, True),
+    "ties": (SGDClassifier(loss="modified_huber", random_state=0), X, False),
+    "categories": (lightgbm.LGBMClassifier(n_estimators=4, verbosity=-1), HOLES, True),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(ODD))
+def test_what_skl2onnx_takes_in_another_form(tmp_path: Path, case: str) -> None:
+    """Where probabilities are alike the class is the estimator's own choice: the label is left out, and said to be."""
+    model, rows, labelled = ODD[case]
+    model.fit(rows, THREE, **({"categorical_feature": [4]} if case == "categories" else {}))
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    expected = {"probabilities": model.predict_proba(rows)}
+    assert_predicts(report, rows, expected | ({"label": model.predict(rows)} if labelled else {}))
 
 
 REGRESSORS: dict[str, tuple[Any, Any, Any]] = {
@@ -196,10 +230,11 @@ def test_rows_and_scores_of_the_source(tmp_path: Path) -> None:
         (LinearSVC().fit(X, TWO), "CalibratedClassifierCV"),
         (StandardScaler().fit(X), "predicts nothing"),
         (object(), "is no estimator"),
+        (VotingClassifier([("l", LogisticRegression())]).fit(X, TWO), "voting='soft' makes them"),
         (RandomForestClassifier(2).fit(X, np.stack([TWO, THREE], 1)), "has several outputs"),
         (FeatureHasher(4), "FeatureHasher takes texts apart"),
     ],
-    ids=["not fitted", "no probabilities", "no model", "anything", "several outputs", "hashes"],
+    ids=["not fitted", "no probabilities", "no model", "anything", "votes", "several outputs", "hashes"],
 )
 def test_what_cannot_be_imported(tmp_path: Path, model: Any, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
