@@ -64,8 +64,10 @@ tests: kernels
 fast-tests: kernels
 	$(PYTEST) -m "not (medium or ray or readme or slow or wheel)"
 
-# Compiled once, while types are checked: in a fresh checkout each process of the tests would compile them for itself.
+# Compiled once, while types are checked: in a fresh checkout each process of the tests would compile them for itself,
+# and our modules, where Python may not write what it compiled.
 kernels: $(INSTALLED_DEV)
+	@$(BIN)/python -m compileall -qq $(CODE)
 	@$(BIN)/python -m ringpull.deploy.cluster.kernels
 
 lint: $(INSTALLED_DEV) ## Format and style, checked only

@@ -22,7 +22,7 @@ from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
 from tests.metrics_page import Page
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TOLD_WITHIN_S = 5.0
 

@@ -21,7 +21,7 @@ from tests.cluster.conftest import RingpullRun, Serving, StatusOf
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import USERS, actors, until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 EXPECTED: Final = np.array([score(user, ["drama"]) for user in USERS])
 

@@ -15,7 +15,7 @@ import pytest
 from tests.cluster.conftest import RingpullRun
 from tests.cluster.models import score, write_model
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SOMEBODY_ELSES_RAY = """
 import ray, sys

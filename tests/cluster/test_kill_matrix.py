@@ -13,7 +13,7 @@ from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.router.control.change import Phase
 from tests.cluster.kill_matrix import PHASES, SURROUNDINGS, VICTIMS
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 MOVE_AND_PUBLISH = ("--phase", Phase.DUAL_OWNERSHIP.value, "--phase", Phase.LOADING.value)
 

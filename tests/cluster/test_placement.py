@@ -12,7 +12,7 @@ import pytest
 from ringpull.deploy.cluster import members
 from tests.deploy.actor_specs import make_actor_spec
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PLACED = """
 import json, os, time

@@ -14,7 +14,7 @@ from tests.cluster.models import score, write_model
 from tests.cluster.watching import actors, until
 from tests.saved_state import newest_state
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.models import write_model
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 WEB, READER, SELDOM = "s3cret-of-the-web-0123456789", "s3cret-of-prometheus-012345", "s3cret-of-who-comes-seldom"
 TEXT = f"""

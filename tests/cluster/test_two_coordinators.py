@@ -23,7 +23,7 @@ from tests.cluster.conftest import RingpullRun
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import Watch, until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROWS: Final = {1: 1000, 2: 500}
 """Version -> rows of its user table: every answer tells which version it is from."""
