@@ -85,7 +85,7 @@ def compare(folder: Path, url: str) -> tuple[float, float]:
     """Return the largest difference between the scores served and TensorFlow's, and the AUC of those served."""
     pairs, liked = samples()
     scores = ask(url, pairs)
-    return float(np.abs(scores - np.load(folder / SCORES)).max()), auc(scores, liked)
+    return float(np.abs(scores - np.load(folder / SCORES, allow_pickle=False)).max()), auc(scores, liked)
 
 
 def main(folder: Path, source: str) -> None:

@@ -33,7 +33,7 @@ Table = tuple[Any, np.ndarray[Any, np.dtype[np.float32]]]
 
 
 def read_npz(path: Path) -> Table:
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         return arrays["keys"], arrays["rows"]
 
 

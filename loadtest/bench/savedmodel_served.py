@@ -52,7 +52,7 @@ def measure(report: Report, python: str) -> None:
     requests: list[Columns] = [{name: each[number] for name, each in ids.items()} for number in range(REQUESTS)]
     with tempfile.TemporaryDirectory(prefix="ringpull-bench-") as name, tensorflow(python, Path(name), ids) as rival:
         report_of = import_savedmodel(Path(name) / "saved", Path(name) / MODEL, 1, python=python, quiet=True)
-        scores: list[Float32Array] = list(np.load(Path(name) / "scores.npy"))
+        scores: list[Float32Array] = list(np.load(Path(name) / "scores.npy", allow_pickle=False))
         told = {id(each): found for each, found in zip(requests, scores, strict=True)}
 
         def requests_per_s() -> float:

@@ -42,7 +42,7 @@ def main() -> None:
     tf.saved_model.save(neural_cf(), str(folder / "saved"))
     loaded = tf.saved_model.load(str(folder / "saved"))  # which has the signature's function as long as it is held
     served = loaded.signatures["serving_default"]
-    with np.load(requests_file) as arrays:
+    with np.load(requests_file, allow_pickle=False) as arrays:
         users, items = arrays["user"], arrays["item"]
     requests = [{"user": tf.constant(user), "item": tf.constant(item)} for user, item in zip(users, items, strict=True)]
 
