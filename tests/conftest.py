@@ -119,13 +119,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `--one-in` does. Put what starts Ray first, the READMEs' tour before all: what takes minutes would
-    end alone, one core idle."""
+    """Leave out what `--one-in` does. Put what takes minutes first: it would end alone, one core idle."""
     if left_out := _left_out(items, config.getoption("--one-in")):
         config.hook.pytest_deselected(items=left_out)
         kept = set(items) - set(left_out)
         items[:] = [item for item in items if item in kept]
-    items.sort(key=lambda item: 0 if item.get_closest_marker("readme") else 1 if item.get_closest_marker("ray") else 2)
+    items.sort(key=_turn)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -153,6 +152,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{seconds:6.2f} s  {phase}")
         if len(_unmarked) > MAX_LISTED:
             terminalreporter.line(f"and {len(_unmarked) - MAX_LISTED} more")
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return the place of a test in the order: the READMEs' tour, what waits for Ray or a package index, all else."""
+    marks = {marker.name for marker in item.iter_markers()}
+    return 0 if "readme" in marks else 1 if marks & {"ray", "wheel"} else 2
 
 
 def _left_out(items: list[pytest.Item], one_in: int) -> list[pytest.Item]:

@@ -53,7 +53,7 @@ def commands(cluster: LiveCluster) -> RunCommand:
     return run_aside
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
     requests = make_requests(40, rows=ROWS)
     for version in range(1, VERSIONS + 1):
