@@ -62,7 +62,7 @@ def _rotated(word: np.uint64, bits: int) -> np.uint64:
 
 
 @numba.njit(inline="always")
-def _word(data: UInt8Array, begin: int, size: int) -> np.uint64:
+def read_word(data: UInt8Array, begin: int, size: int) -> np.uint64:
     """Return up to eight bytes as one little-endian word."""
     word = np.uint64(0)
     for i in range(size):
@@ -84,15 +84,15 @@ def map_texts(data: UInt8Array, ends: Int64Array, out: UInt64Array) -> None:
         h1 = h2 = np.uint64(0)
         at = begin
         for _ in range(size // 16):
-            h1 ^= _rotated(_word(data, at, 8) * _C1, 31) * _C2
+            h1 ^= _rotated(read_word(data, at, 8) * _C1, 31) * _C2
             h1 = (_rotated(h1, 27) + h2) * np.uint64(5) + np.uint64(0x52DCE729)
-            h2 ^= _rotated(_word(data, at + 8, 8) * _C2, 33) * _C1
+            h2 ^= _rotated(read_word(data, at + 8, 8) * _C2, 33) * _C1
             h2 = (_rotated(h2, 31) + h1) * np.uint64(5) + np.uint64(0x38495AB5)
             at += 16
         tail = ends[i] - at
         if tail > 8:
-            h2 ^= _rotated(_word(data, at + 8, tail - 8) * _C2, 33) * _C1
-        h1 ^= _rotated(_word(data, at, min(tail, 8)) * _C1, 31) * _C2
+            h2 ^= _rotated(read_word(data, at + 8, tail - 8) * _C2, 33) * _C1
+        h1 ^= _rotated(read_word(data, at, min(tail, 8)) * _C1, 31) * _C2
         h1 ^= np.uint64(size)
         h2 ^= np.uint64(size)
         h1 += h2

@@ -161,7 +161,7 @@ class _What(StrEnum):
     BEFORE = "before"
     AFTER = "after"
     GAINED = "gained"
-    """Of a version that is open before and after; a new one is opened, not moved."""
+    """Slots gained of a version that is open before and after; a new one is opened, not moved."""
 
 
 @dataclass(frozen=True, slots=True)

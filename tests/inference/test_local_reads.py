@@ -184,7 +184,7 @@ async def test_a_file_put_in_the_place_of_a_damaged_one_is_read(written, tmp_pat
 
 
 async def test_lost_keys_by_policy_are_those_that_are_not_here(written, tmp_path):
-    """Of copies of two shards, one on another machine that dies, half of the keys are lost, and no others."""
+    """Half of the keys are lost, and no others, of copies of two shards of which one, on another machine, dies."""
     folder = tmp_path / "version"
     tables = write_tables(folder, 5, OnUnavailable.DEFAULT)
     cluster = Cluster(Ring.even(range(2)))

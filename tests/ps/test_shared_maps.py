@@ -113,7 +113,7 @@ def test_a_base_with_known_damage_is_no_model_for_another(scrubbed: Scrubbed) ->
 
 
 def test_equal_masks_are_one_mask(tmp_path: Path) -> None:
-    """Of many tables and versions, in whichever order they were opened; another number of copies has another one."""
+    """One mask of many tables and versions, in any order of opening; another number of copies has another."""
     ring, count = Ring.even(range(3), 2), 10
     table = write_table(tmp_path / "users", rows=20)
     shard, versions = Shard(0), [(MODEL, version) for version in range(1, count + 1)]

@@ -367,6 +367,6 @@ def test_files_that_are_told_wrongly_are_refused(told: bytes) -> None:
 
 
 def test_files_are_asked_for_by_a_table_without_a_name() -> None:
-    """As a shard of an earlier build reads it: a table that it does not have."""
+    """A shard of an earlier build reads it as a table that it does not have."""
     [frame] = feed(Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(FilesRequest("model", 3), 9, 5)))
     assert (frame.kind, frame.fields) == (Kind.DESCRIBE, ["model", 3, "", 0, 0, 0])

@@ -12,7 +12,7 @@ to say which texts there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ from ringpull.inference.importers.savedmodel.converter.text_ops import (
 )
 from ringpull.inference.importers.savedmodel.converter.vocabulary import Vocabulary
 
+_KEEPS_ALL: Final = frozenset({"Identity", "Reshape", "ExpandDims", "Squeeze"})
+"""Ops that give the values they take, each once."""
 _MAX_EXCEPTIONS: Final = 4
 _MAX_COMPARED: Final = 65_536
 """Known values with which each that is looked up is compared."""
@@ -129,41 +131,35 @@ class Coder:
         return self._ids
 
     def _only_looked_up(self, placeholder: str) -> bool:
-        moved, found = {placeholder}, False
-        for node in self._nodes:
-            places = [place for place, each in enumerate(node.input) if _source(each) in moved]
-            if not places or node.op in SHAPES:
-                continue
-            if node.op in FINDS and places == [1]:
-                found = True
-            elif node.op in ("Identity", "Reshape", "ExpandDims", "Squeeze", "Cast") and places == [0]:
-                if node.op == "Cast" and node.attr["DstT"].type not in (_INT64, tf.int32.as_datatype_enum):
-                    return False
-                moved.add(node.name)
-            else:
-                return False
-        return found
+        """Whether all that is done with integers is to find them in tables of look-ups."""
+        uses = self._uses(placeholder, _KEEPS_ALL)
+        return bool(uses) and all(node.op in FINDS and places == [1] for node, places in uses)
 
     def _only_hashed(self, placeholder: str) -> bool:
         """Whether all that is done with integers is to hash their digits, or to compare them."""
-        moved, found = {placeholder}, False
+        uses = self._uses(placeholder, MOVES)
+        others = [use for use in uses if use[0].op != DIGITS or use[0].attr["width"].i > 0]
+        return len(others) < len(uses) and all(self._compares_with_constants(*use) for use in others)
+
+    def _uses(self, placeholder: str, moves: Collection[str]) -> list[tuple[Any, list[int]]]:
+        """Return the ops that take integers, wherever these `moves` and casts to integers have put them, each with the
+        places of these among its inputs."""
+        moved: set[str] = {placeholder}
+        uses = []
         for node in self._nodes:
             places = [place for place, each in enumerate(node.input) if _source(each) in moved]
             if not places or node.op in SHAPES:
                 continue
-            others = [_source(each) for place, each in enumerate(node.input) if place not in places]
-            if node.op == DIGITS and node.attr["width"].i <= 0:
-                found = True
-            elif node.op in COMPARES:
-                if not set(others) <= self._constants.keys():
-                    return False
-            elif node.op in MOVES | {"Cast"} and places == [0]:
-                if node.op == "Cast" and node.attr["DstT"].type not in (_INT64, tf.int32.as_datatype_enum):
-                    return False
+            to_integers = node.op == "Cast" and node.attr["DstT"].type in (_INT64, tf.int32.as_datatype_enum)
+            if places == [0] and (to_integers or node.op in moves):
                 moved.add(node.name)
             else:
-                return False
-        return found
+                uses.append((node, places))
+        return uses
+
+    def _compares_with_constants(self, node: Any, places: list[int]) -> bool:
+        others = {_source(each) for place, each in enumerate(node.input) if place not in places}
+        return node.op in COMPARES and others <= self._constants.keys()
 
     def _meet(self, node: Any) -> None:
         """Note what an op does with coded inputs."""

@@ -139,7 +139,7 @@ CATEGORIES: dict[str, list[Any]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", list(CATEGORIES))
 def test_categories_of_a_frame_are_sent_as_they_are(tmp_path: Path, case: str) -> None:
-    """By LightGBM and XGBoost, alone and as sklearn's; others are sent as codes, which is said."""
+    """Categories of LightGBM and XGBoost, alone and as sklearn's; others are sent as codes, which is said."""
     kinds = CATEGORIES[case]
     values = np.array(kinds, object if isinstance(kinds[0], str) else None)[np.arange(len(X)) % len(kinds)]
     category = pandas.Categorical(values)

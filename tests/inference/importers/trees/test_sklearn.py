@@ -97,7 +97,7 @@ ODD: dict[str, tuple[Any, Any, bool]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", list(ODD))
 def test_what_skl2onnx_takes_in_another_form(tmp_path: Path, case: str) -> None:
-    """Where probabilities are alike the class is the estimator's own choice: the label is left out, and said to be."""
+    """The class is the estimator's own choice where probabilities are alike: the label is left out, and said to be."""
     model, rows, labelled = ODD[case]
     model.fit(rows, THREE, **({"categorical_feature": [4]} if case == "categories" else {}))
     report = import_estimator(model, tmp_path / "m", 1, quiet=True)
