@@ -77,7 +77,7 @@ lint: $(INSTALLED_DEV) ## Format and style, checked only
 types: $(INSTALLED_DEV) ## mypy, strict
 	$(BIN)/mypy -p ringpull -p examples
 
-bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 20 minutes; QUICK=1 takes a few
+bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 30 minutes; QUICK=1 takes a few
 	QUICK=$(QUICK) $(BIN)/python -m ringpull.loadtest.bench.all
 
 loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS, USERS, WORKERS=2 (distributed), MODEL=folder
@@ -86,7 +86,7 @@ loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS,
 rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; every prediction is checked. About a minute
 	$(BIN)/python -m ringpull.loadtest.chaos.rebalance_check
 
-chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; every prediction is checked. SECONDS, SEED
+chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load, rows are pushed; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
 zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; LIBRARY, TABLE. All: some 20 minutes
@@ -97,12 +97,13 @@ tensorflow-tests: $(INSTALLED_TENSORFLOW) $(INSTALLED_DEV) ## Tests of what impo
 	RINGPULL_TENSORFLOW=$(abspath $(TENSORFLOW)/bin/python) $(BIN)/python -m pytest -q tests/inference/importers/savedmodel tests/examples/test_savedmodel_way.py
 
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
-PROTOS := ringpull operations
+PROTOS := ringpull operations writer
 PROTOS_OF_OTHERS := tensorflow_serving open_inference onnx
 protoc := $(PROTOC)/bin/python -m grpc_tools.protoc -I inference/proto
 
 proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 and *.binpb from the .proto files
 	$(protoc) --python_out=inference/proto --pyi_out=inference/proto $(PROTOS:%=inference/proto/%.proto)
+	sed -i 's/^import ringpull_pb2 as /from ringpull.inference.proto import ringpull_pb2 as /' inference/proto/writer_pb2.py*
 	for name in $(PROTOS_OF_OTHERS); do $(protoc) --include_imports --descriptor_set_out=inference/proto/$$name.binpb inference/proto/$$name.proto || exit; done
 
 clean: ## Remove the environment and every cache; a served cluster is not stopped

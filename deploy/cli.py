@@ -35,9 +35,11 @@ COMMANDS: Final = {
     "lookup": "Predictions",
     "top-k": "Predictions",
     "loadtest": "Predictions",
+    "push": "Rows that change",
     "export": "Models, before they are served",
     "import": "Models, before they are served",
     "compose": "Models, before they are served",
+    "delta": "Models, before they are served",
     "inspect": "Models, before they are served",
     "plan": "Models, before they are served",
     "load": "A change while it serves",
@@ -45,6 +47,7 @@ COMMANDS: Final = {
     "publish": "A change while it serves",
     "rollback": "A change while it serves",
     "label": "A change while it serves",
+    "compact": "A change while it serves",
     "rebalance": "A change while it serves",
 }
 """Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`

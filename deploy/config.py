@@ -13,6 +13,7 @@ from ringpull.deploy.model_folders import as_roots
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.live.settings import Durability, LiveSettings
 from ringpull.ps.settings import MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
@@ -25,6 +26,13 @@ MAX_HEADS: Final = 64
 """Upper bound on the heads of one port, over which the kernel spreads connections."""
 
 CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+def _durability(option: str, given: str) -> Durability:
+    """Return the durability that an option names, if there is such a one."""
+    if given not in tuple(Durability):
+        raise InvalidInput(f"{option} is {given!r}; it must be one of {', '.join(Durability)}")
+    return Durability(given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,44 @@ class ServeConfig:
         ),
     ] = None
     """Limit in bytes; None: no limit."""
+    push_durability: Annotated[
+        Durability | None,
+        Option(
+            "What an acknowledged push survives: sync (a power cut), written (kill -9), memory (nothing)."
+            " Default: sync; without --data-dir only memory can be.",
+            Group.DATA,
+            metavar="sync|written|memory",
+            given_as=str | None,
+            parse=_durability,
+        ),
+    ] = None
+    """What a push that is acknowledged survives; None: a power cut, where there is a folder for the log."""
+    log_limit_bytes: Annotated[
+        int,
+        Option(
+            "Size of a shard's log of pushes over which it takes no more until rows are folded.",
+            Group.DATA,
+            "log-limit",
+            "SIZE",
+            default="1GiB",
+            given_as=str,
+            parse=parse_size,
+        ),
+    ] = LiveSettings().log_limit_bytes
+    newer_memory_bytes: Annotated[
+        int,
+        Option(
+            "Memory of pushed rows of a shard over which it takes no more until rows are folded.",
+            Group.DATA,
+            "newer-memory",
+            "SIZE",
+            default="1GiB",
+            given_as=str,
+            parse=parse_size,
+        ),
+    ] = LiveSettings().newer_memory_bytes
+    asked_live: bool = False
+    """Whether tables were made to take pushes on the command line, besides those that were exported so."""
     keep: Annotated[
         int,
         at_least(0),
@@ -160,6 +206,15 @@ class ServeConfig:
         self.roots  # noqa: B018 - the same
         if self.data_limit_bytes is not None and self.data_dir is None:
             raise InvalidInput("--data-limit goes with --data-dir: without it shards keep no copies")
+        if self.data_dir is None and self.push_durability not in (None, Durability.MEMORY):
+            raise InvalidInput(
+                f"--push-durability {self.push_durability} goes with --data-dir, where each shard has its log"
+            )
+        if self.asked_live and self.data_dir is None and self.push_durability is None:
+            raise InvalidInput(
+                "--live needs --data-dir, where each shard has its log of pushes; or --push-durability memory: pushed"
+                " rows are gone then with the shard's process"
+            )
         if CLUSTER_NAME.fullmatch(self.name) is None:
             raise InvalidInput(f"--name {self.name!r} is not valid: use letters, digits, '_' and '-', at most 63")
         if self.ship_code and self.address is None:
@@ -171,6 +226,20 @@ class ServeConfig:
         if self.models_root is not None:
             return ModelRoots.of(self.models_root)
         return ModelRoots.around(version.models_folder for version in self.versions)
+
+    @property
+    def live(self) -> LiveSettings:
+        """Settings of the pushes of each shard."""
+        return LiveSettings(
+            durability=self.push_durability or Durability.SYNC,
+            log_limit_bytes=self.log_limit_bytes,
+            newer_memory_bytes=self.newer_memory_bytes,
+        )
+
+    @property
+    def rows_in_memory(self) -> bool:
+        """Whether pushed rows are in memory, and go with the deployment when it is stopped."""
+        return self.live.durability is Durability.MEMORY
 
     @property
     def private(self) -> bool:

@@ -52,7 +52,10 @@ def warnings(config: ServeConfig) -> list[str]:
     how, found = " and ".join(missing), []
     host = config.host or (LOCALHOST if config.private else "the address of its node")
     if not is_loopback(host):
-        found.append(f"gRPC and HTTP listen on {host}, {how}: {_who(config)} can predict, and look at everything")
+        pushes = ", and push rows of " + " and ".join(live_tables(config)) if live_tables(config) else ""
+        found.append(
+            f"gRPC and HTTP listen on {host}, {how}: {_who(config)} can predict, and look at everything{pushes}"
+        )
     at = config.head.admin_at
     if at is not None and not is_loopback(at[0]):
         found.append(
@@ -60,6 +63,21 @@ def warnings(config: ServeConfig) -> list[str]:
             " members"
         )
     return found
+
+
+def warnings_of_live_tables(config: ServeConfig) -> list[str]:
+    """Return the warning of tables that were exported as ones that take pushes, and take none here."""
+    if config.data_dir is not None or config.push_durability is not None or not live_tables(config):
+        return []
+    return [
+        f"{' and '.join(live_tables(config))} take no pushes: there is no --data-dir for the log; give one, or"
+        " --push-durability memory"
+    ]
+
+
+def live_tables(config: ServeConfig) -> list[str]:
+    """Return the tables that take pushes."""
+    return [f"{version.model}/{table}" for version in config.versions for table in version.live_tables]
 
 
 def _who(config: ServeConfig) -> str:

@@ -17,7 +17,24 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, parse_manifest, versions
+from ringpull.deploy.placed_chains import (
+    as_known,
+    chain_of,
+    chained_table,
+    check_length,
+    header_of,
+    includes_of,
+    predecessor,
+)
+from ringpull.inference.model.manifest import (
+    FILE_NAME,
+    MAX_BYTES,
+    Manifest,
+    TableKind,
+    identity_of,
+    parse_manifest,
+    versions,
+)
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.model_dir import complete_versions, newest_complete, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
@@ -27,7 +44,7 @@ from ringpull.ps.store import slot_rows
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
-from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedPart, PlacedTable, PlacedVersion
 from ringpull.router.control.full_names import check_full_names
 from ringpull.router.control.moves import evenly
 from ringpull.router.control.operations import ModelSource, Publish
@@ -38,16 +55,19 @@ FLIPS: Final = 5
 """Times a version is looked at anew, when a link on the way to it was flipped meanwhile."""
 
 
-def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
+def choose_versions(
+    folders: Iterable[str | Path], replicas: Sequence[str] = (), live: Sequence[str] = ()
+) -> tuple[PlacedVersion, ...]:
     """Return the highest complete version below each model folder.
 
     Args:
         folders: Model folders or their URLs, in the order given by the user.
         replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: overrides the number that was exported.
+        live: `TABLE` or `MODEL/TABLE` each, which takes pushes as well as those that were exported so.
 
     Raises:
-        InvalidInput: A folder is not a model's, two models or two tables have one name, or `replicas` names no table
-            here.
+        InvalidInput: A folder is not a model's, two models or two tables have one name, or `replicas` or `live` names
+            no table here.
         CorruptData: A manifest is damaged.
         Unavailable: A URL cannot be read now.
     """
@@ -57,7 +77,7 @@ def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ())
         if names.count(name) > 1:
             raise InvalidInput(f"two of the folders hold a model named {name}; model names must differ")
     check_full_names(chosen)
-    return with_replicas(chosen, [parse_replicas(text) for text in replicas])
+    return with_live_tables(with_replicas(chosen, [parse_replicas(text) for text in replicas]), live)
 
 
 def models_below(roots: Iterable[str]) -> list[str]:
@@ -77,8 +97,11 @@ def models_below(roots: Iterable[str]) -> list[str]:
     return found
 
 
-def newest_version(model_dir: str | Path) -> PlacedVersion:
+def newest_version(model_dir: str | Path, known: Sequence[PlacedVersion] = ()) -> PlacedVersion:
     """Return the highest complete version of one model, given its folder or URL.
+
+    Args:
+        known: Versions that are open, which others may follow.
 
     Raises:
         InvalidInput: `model_dir` does not exist or holds no complete version; the message says what was found.
@@ -87,7 +110,7 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
     """
     where = absolute(model_dir)
     if is_url(where):
-        return _newest_at(where)
+        return _newest_at(where, known)
     folder = Path(where)
     with _translated(folder):
         if not folder.is_dir():
@@ -97,7 +120,7 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
         complete = versions(folder)
     if not complete:
         raise InvalidInput(_none_complete(where, numbered(RemoteFolder(where))))
-    return _place_at(version_at(where, complete[-1]))
+    return _place_at(version_at(where, complete[-1]), known)
 
 
 def absolute(folder: str | Path) -> str:
@@ -148,10 +171,10 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     assert live is not None
     where = as_path(request.folder) if request.folder else live.found_in or parent_of(live.folder)
     if not request.version:
-        found = newest_version(where)
+        found = newest_version(where, spec.versions)
     else:
         try:
-            found = _place_at(version_at(where, request.version))
+            found = _place_at(version_at(where, request.version), spec.versions)
         except NotFound as exc:
             raise InvalidInput(str(exc)) from exc
     if found.model != model:
@@ -159,8 +182,11 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     return found
 
 
-def find_versions(source: ModelSource) -> tuple[PlacedVersion, ...]:
+def find_versions(source: ModelSource, known: Sequence[PlacedVersion] = ()) -> tuple[PlacedVersion, ...]:
     """Return the versions that a source asks for, ascending: `ringpull.router.control.model_changes.FindVersions`.
+
+    Args:
+        known: Versions that are open, which others may follow.
 
     Raises:
         InvalidInput: Its folder does not exist, lacks a version that it asks for, or holds another model.
@@ -168,16 +194,21 @@ def find_versions(source: ModelSource) -> tuple[PlacedVersion, ...]:
         Unavailable: Its folder or URL cannot be read now.
     """
     where = as_path(source.folder)
-    # First of all, for what it says of a folder that is none.
-    newest = newest_version(where)
-    numbers = source.versions
+    numbers, newest = source.versions, None
     if not numbers:
+        newest = newest_version(where, known)
         numbers = tuple(islice(complete_versions(where), source.latest or None))
-    try:
-        found = [newest if number == newest.version else _place_at(version_at(where, number)) for number in numbers]
-    except NotFound as exc:
-        raise InvalidInput(str(exc)) from exc
-    model = source.name or newest.model
+    found = []
+    for number in numbers:
+        if newest is not None and number == newest.version:
+            found.append(newest)
+            continue
+        try:
+            found.append(_place_at(version_at(where, number), known))
+        except NotFound as exc:
+            newest_version(where, known)  # for what it says of a folder that is none
+            raise InvalidInput(str(exc)) from exc
+    model = source.name or found[0].model
     for each in found:
         if each.model != model:
             raise InvalidInput(f"{each.folder} holds a version of model {each.model}, not of {model}")
@@ -202,11 +233,11 @@ def loss_of(version: PlacedVersion) -> str:
         found = identity_of(manifest)
         if differ(number_of(version.identity), number_of(found)):
             return str(OtherContent.found(f"{version.name} in {where}", found, version.identity))
-        for name, table in version.tables.items():
-            there = table.identity if is_url(where) else _table_identity(table.folder)
-            if differ(there, table.identity):
-                what = f"table {name} of {version.name} in {table.folder}"
-                return str(OtherContent.found(what, text_of(there), text_of(table.identity)))
+        for name, part in _parts(version):
+            there = part.identity if is_url(where) else _table_identity(part.folder)
+            if differ(there, part.identity):
+                what = f"table {name} of {version.name} in {part.folder}"
+                return str(OtherContent.found(what, text_of(there), text_of(part.identity)))
     except NotFound as exc:
         _check_mounted(where, exc)
         return f"its files have been removed: {exc}"
@@ -215,6 +246,14 @@ def loss_of(version: PlacedVersion) -> str:
     except CorruptData as exc:
         return str(exc)
     return ""
+
+
+def _parts(version: PlacedVersion) -> Iterator[tuple[str, PlacedTable | PlacedPart]]:
+    """Yield all that lies somewhere of a version's tables, by table."""
+    for name, table in version.tables.items():
+        yield name, table
+        for part in table.parts:
+            yield name, part
 
 
 def _check_finished(manifest: bytes, where: str) -> None:
@@ -246,7 +285,7 @@ def _table_identity(folder: str | Path) -> int:
     return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
 
 
-def rows_below(table: PlacedTable, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+def rows_below(table: PlacedTable | PlacedPart, slots: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the number of a table's rows below each slot: by its files, or, if they cannot be read or are other ones,
     assuming an even spread."""
     try:
@@ -255,66 +294,95 @@ def rows_below(table: PlacedTable, slots: NDArray[np.int64]) -> NDArray[np.int64
         return evenly(table, slots)
 
 
-def place(manifest: Manifest, version_dir: Path, *, url: str = "", found_in: str = "") -> PlacedVersion:
+def place(
+    manifest: Manifest,
+    version_dir: Path,
+    *,
+    url: str = "",
+    found_in: str = "",
+    known: Sequence[PlacedVersion] = (),
+    after: int = 0,
+) -> PlacedVersion:
     """Return a version with its identities, the folders of its tables, and the copies it was exported with.
 
     Args:
         version_dir: The version's folder, or the local copy of its URL made by `local_files`.
         url: That URL, if there is one.
         found_in: See `PlacedVersion`.
+        known: Versions that are open, which it may follow.
+        after: Number of versions that follow it, of the one that is asked for.
 
     Raises:
         CorruptData: The header of a table is damaged or missing, or a file is a link that leads out of the version.
+        InvalidInput, OtherContent: It follows a version that is not there, or is another one.
         Unavailable: The header of a table cannot be read now.
     """
+    folder = url or str(version_dir)
+    beside = found_in or parent_of(folder)
+    check_length(manifest, after)
+    if (opened := as_known(manifest, known)) is not None:
+        return replace(opened, found_in=found_in)
+    before = predecessor(
+        manifest, folder, known, lambda number: _place_at(version_at(beside, number), known, after + 1)
+    )
+    tables = {}
     for entry in manifest.tables:
-        check_links(manifest.table_folder(version_dir, entry.spec.name), version_dir)
-    tables = {
-        entry.spec.name: PlacedTable(
-            folder=f"{url or version_dir}/{entry.path}",
+        name = entry.spec.name
+        if before is not None and entry.kind is not TableKind.FULL:
+            tables[name] = chained_table(manifest, entry, version_dir, folder, before)
+            continue
+        files = manifest.table_folder(version_dir, name)
+        check_links(files, version_dir)
+        tables[name] = PlacedTable(
+            folder=f"{folder}/{entry.path}",
             replicas=entry.spec.replicas,
             rows=entry.rows,
             row_bytes=entry.row_bytes,
             on_unavailable=entry.spec.on_unavailable,
-            identity=_identity_of(manifest.table_folder(version_dir, entry.spec.name)),
+            identity=header_of(files).identity,
         )
-        for entry in manifest.tables
-    }
-    folder = url or str(version_dir)
     return PlacedVersion(
-        manifest.model, manifest.version, folder, tables, manifest.identity, found_in, manifest.tables_alone
+        model=manifest.model,
+        version=manifest.version,
+        folder=folder,
+        tables=tables,
+        identity=manifest.identity,
+        found_in=found_in,
+        tables_alone=manifest.tables_alone,
+        chain=chain_of(manifest, before),
+        lineage_of=manifest.chain.lineage or "",
+        live_tables=tuple(sorted(entry.spec.name for entry in manifest.tables if entry.live)),
+        includes=includes_of(manifest, before),
     )
 
 
-def _identity_of(folder: Path) -> int:
-    """Return the identity of a table of a version: nothing is placed without knowing what it is."""
-    try:
-        return _table_identity(folder)
-    except NotFound as exc:
-        raise CorruptData(f"{exc}; the manifest names its table") from exc
-
-
-def _newest_at(url: str) -> PlacedVersion:
+def _newest_at(url: str, known: Sequence[PlacedVersion]) -> PlacedVersion:
     files = RemoteFolder(url)
     if files.exists(FILE_NAME):
         raise InvalidInput(f"{url} is one version of a model; give the model's folder, {parent_of(url)}")
     newest = next(complete_versions(url), None)
     if newest is None:
         raise InvalidInput(_none_complete(url, numbered(files)))
-    return _place_at(version_at(url, newest))
+    return _place_at(version_at(url, newest), known)
 
 
-def _place_at(version: str) -> PlacedVersion:
+def _place_at(version: str, known: Sequence[PlacedVersion] = (), after: int = 0) -> PlacedVersion:
+    """Place a version, given its folder or URL, and whatever it follows but what is `known`.
+
+    Args:
+        after: Number of versions that follow it, of the one that is asked for.
+    """
     if is_url(version):
         with local_files(version) as files:
-            return place(Manifest.load(files), files, url=version)
+            return place(Manifest.load(files), files, url=version, known=known, after=after)
     named = Path(version)
     with _translated(version):
         for _ in range(FLIPS):
             folder = named.resolve()
             manifest = Manifest.load(named)
             if named.resolve() == folder:
-                return place(manifest, folder, found_in="" if folder == named else str(named.parent))
+                named_in = "" if folder == named else str(named.parent)
+                return place(manifest, folder, found_in=named_in, known=known, after=after)
     raise Unavailable(f"{version}: links on the way to it are flipped again and again; try again")
 
 
@@ -357,17 +425,41 @@ def with_replicas(placed: Sequence[PlacedVersion], wanted: Iterable[tuple[str, R
     """
     tables: list[dict[str, PlacedTable]] = [dict(version.tables) for version in placed]
     for name, count in wanted:
-        places = [(i, table) for i, table in _tables(placed) if name in (table, f"{placed[i].model}/{table}")]
-        if not places:
-            known = ", ".join(f"{placed[i].model}/{table}" for i, table in _tables(placed)) or "none at all"
-            raise InvalidInput(f"--replicas {name}={count}: there is no table {name}; there is {known}")
-        if len(places) > 1:
-            models = " and ".join(f"{placed[i].model}/{table}" for i, table in places)
-            raise InvalidInput(f"--replicas {name}={count}: {name} could be {models}; write MODEL/TABLE=R")
-        [(i, table)] = places
+        i, table = _one_table(placed, name, f"--replicas {name}={count}", "MODEL/TABLE=R")
         tables[i][table] = replace(tables[i][table], replicas=count)
     return tuple(replace(version, tables=changed) for version, changed in zip(placed, tables, strict=True))
 
 
-def _tables(placed: Sequence[PlacedVersion]) -> list[tuple[int, str]]:
-    return [(i, table) for i, version in enumerate(placed) for table in sorted(version.tables)]
+def with_live_tables(placed: Sequence[PlacedVersion], live: Iterable[str]) -> tuple[PlacedVersion, ...]:
+    """Return the versions with more tables that take pushes.
+
+    Args:
+        live: `TABLE` or `MODEL/TABLE` each.
+
+    Raises:
+        InvalidInput: One is no table of any model, or of more than one.
+    """
+    tables = [set(version.live_tables) for version in placed]
+    for name in live:
+        i, table = _one_table(placed, name, f"--live {name}", "MODEL/TABLE")
+        tables[i].add(table)
+    return tuple(
+        replace(version, live_tables=tuple(sorted(names))) for version, names in zip(placed, tables, strict=True)
+    )
+
+
+def _one_table(placed: Sequence[PlacedVersion], name: str, option: str, form: str) -> tuple[int, str]:
+    """Return which version has the table that an option names, and its own name.
+
+    Raises:
+        InvalidInput: None has, or several have.
+    """
+    tables = [(i, table) for i, version in enumerate(placed) for table in sorted(version.tables)]
+    places = [(i, table) for i, table in tables if name in (table, f"{placed[i].model}/{table}")]
+    if not places:
+        known = ", ".join(f"{placed[i].model}/{table}" for i, table in tables) or "none at all"
+        raise InvalidInput(f"{option}: there is no table {name}; there is {known}")
+    if len(places) > 1:
+        models = " and ".join(f"{placed[i].model}/{table}" for i, table in places)
+        raise InvalidInput(f"{option}: {name} could be {models}; write {form}")
+    return places[0]

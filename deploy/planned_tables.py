@@ -13,7 +13,7 @@ from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import ALL, Pooling
-from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.deployment_spec import PlacedTable, PlacedVersion
 from ringpull.router.control.operations import DeploymentStatus
 from ringpull.router.control.planner import PlannedTable
 from ringpull.router.control.traffic import TableLoad, load_of
@@ -56,14 +56,13 @@ def planned_tables(
     return [
         PlannedTable(
             name=(name := f"{manifest.model}/{entry.spec.name}"),
-            rows=entry.rows,
-            row_bytes=entry.row_bytes,
+            **_size_of(version.tables[entry.spec.name]),
             vector_bytes=_reply_bytes(entry.spec.dim, entry.row_bytes),
             load=loads.get(name, TableLoad(0, 0)),
             min_copies=min_copies,
             versions=open_versions,
         )
-        for manifest in manifests
+        for version, manifest in zip(versions, manifests, strict=True)
         for entry in manifest.tables
     ]
 
@@ -81,22 +80,37 @@ def tables_that_serve(
     found = []
     for model, number in sorted(status.spec.live.items()):
         live = status.spec.version(model, number)
-        versions = sum(version.model == model for version in status.spec.versions)
+        of_model = [version for version in status.spec.versions if version.model == model]
         for table, placed in {} if live is None else live.tables.items():
             name, copies = f"{model}/{table}", status.spec.replicas.get((model, table), 1)
             has = 1 if copies == ALL else copies
             found.append(
                 PlannedTable(
                     name=name,
-                    rows=placed.rows,
-                    row_bytes=placed.row_bytes,
+                    **_size_of(placed),
                     vector_bytes=_reply_bytes(dims[name], placed.row_bytes),
                     load=loads.get(name, TableLoad(0, 0)),
                     min_copies=has if min_copies is None else min_copies,
-                    versions=versions,
+                    versions=_bases(of_model, table),
                 )
             )
     return found
+
+
+def _size_of(table: PlacedTable) -> dict[str, int]:
+    """Return what of a planned table says how large it is: deltas take memory besides the base."""
+    return {
+        "rows": table.rows + table.newer_rows,
+        "row_bytes": table.row_bytes,
+        "newer_rows": table.newer_rows,
+        "deltas": table.deltas,
+    }
+
+
+def _bases(versions: Sequence[PlacedVersion], name: str) -> int:
+    """Return how many bases a table has in these versions: those that follow another one share its."""
+    tables = [(version, version.tables[name]) for version in versions if name in version.tables]
+    return len({(table.origin or version.version, table.identity) for version, table in tables})
 
 
 def _reply_bytes(dim: int, row_bytes: int) -> int:

@@ -72,6 +72,8 @@ class ServedRecord:
     """Folder of the coordinator's state, if it was created for this deployment and is removed with it."""
     ray_folder: str | None = None
     """Folder of its private Ray, which removes it unless it is killed."""
+    in_memory: tuple[str, ...] = ()
+    """Tables, MODEL/TABLE each, whose pushed rows are in memory, and go when it is stopped."""
     log: str | None = None
     started_s: float = field(default_factory=time.time)
 
@@ -349,7 +351,8 @@ def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
         fields = json.loads(read_file(path))
-        record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
+        named = {"models": tuple(fields["models"]), "in_memory": tuple(fields.get("in_memory", ()))}
+        record = ServedRecord(**{**fields, **named})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if _well_formed(record) else None
@@ -360,7 +363,7 @@ def _well_formed(record: ServedRecord) -> bool:
     optional = (record.address, record.made_folder, record.ray_folder, record.log, record.lock)
     numbers = (record.pid, record.start_ticks, record.pid_started_s)
     return (
-        all(isinstance(each, str) for each in texts)
+        all(isinstance(each, str) for each in (*texts, *record.in_memory))
         and all(each is None or isinstance(each, str) for each in optional)
         and all(each is None or (isinstance(each, int | float) and each >= 0) for each in numbers)
         and isinstance(record.started_s, int | float)

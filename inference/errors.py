@@ -10,8 +10,10 @@ from ringpull.ps.errors import (
     LimitExceeded,
     NotFound,
     RingpullError,
+    StaleNumber,
     Unauthenticated,
     Unavailable,
+    UnmetCondition,
 )
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "LimitExceeded",
     "NotFound",
     "RingpullError",
+    "StaleNumber",
     "Unauthenticated",
     "Unavailable",
+    "UnmetCondition",
 ]

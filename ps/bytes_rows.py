@@ -31,6 +31,16 @@ class BytesRows:
         data = self.data.tobytes()
         return (data[begin:end] for begin, end in pairwise(self.offsets.tolist()))
 
+    def at(self, places: NDArray[np.intp]) -> Self:
+        """Return the rows at some places, in that order: a view where they lie one behind the other."""
+        data, offsets = self.data, self.offsets
+        if len(places) and (places[1:] - places[:-1] == 1).all():
+            begin, end = int(offsets[places[0]]), int(offsets[places[-1] + 1])
+            return type(self)(data[begin:end], offsets[places[0] : places[-1] + 2] - begin)
+        whole = data.tobytes()
+        begins, ends = offsets[:-1][places].tolist(), offsets[1:][places].tolist()
+        return self.of([whole[begin:end] for begin, end in zip(begins, ends, strict=True)])
+
     @classmethod
     def of(cls, rows: Sequence[bytes]) -> Self:
         """Return these rows, end to end."""

@@ -3,7 +3,8 @@
 numba keeps compiled code beside the module, or below the user's home, and refuses a kernel when neither can be written:
 an installed package is read-only, and a container's user may have no home. Then the cache is in the user's own folder
 below the temporary one. A home that others can write is none: code in it may be anybody's, as with HOME=/tmp in a
-container. Where there is no own folder either, or the cache cannot be read or written later on, kernels are
+container. A kernel is compiled anew when any module changes that it is made from (`kernel_sources`). Where there is no
+own folder either, or the cache cannot be read or written later on, kernels are
 compiled for the process alone, and a line of the log says so. `NUMBA_CACHE_DIR` is obeyed before all.
 """
 
@@ -20,6 +21,7 @@ import numba
 from numba.core.caching import InTreeCacheLocator
 
 from ringpull.ps.errors import StartupError
+from ringpull.ps.kernel_sources import digest_of
 from ringpull.ps.user_folder import check_path, user_folder
 
 log = logging.getLogger(__name__)
@@ -28,15 +30,16 @@ FOLDER: Final = "numba"
 """Name of the cache in the folder of the user."""
 
 
-def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return the decorator of a kernel that releases the GIL and is kept in the cache.
+def kernel(*, nogil: bool = True, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return the decorator of a kernel that is kept in the cache.
 
     Args:
+        nogil: Whether it releases the GIL. What takes less time than another thread's turn had better not.
         options: More options of `numba.njit`.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(nogil=True, **options)(function)
+        dispatcher = numba.njit(nogil=nogil, **options)(function)
         if dispatcher is not function:  # which it is with NUMBA_DISABLE_JIT
             _keep(dispatcher)
         return dispatcher
@@ -52,6 +55,8 @@ def _keep(dispatcher: Any) -> None:
         except (RuntimeError, OSError, StartupError) as exc:  # RuntimeError: numba has no place to write to
             why = str(exc)
         else:
+            files = dispatcher._cache._cache_file
+            files._source_stamp = (files._source_stamp, digest_of(dispatcher.py_func.__module__))
             dispatcher._cache = _Cache(dispatcher._cache)
             return
     _say_once(why)

@@ -23,6 +23,14 @@ class UnmetCondition(InvalidInput):
     """Raised when a request relies on what is not so here, such as a signature that the model does not have."""
 
 
+class StaleLineage(UnmetCondition):
+    """Raised for a push that means a lineage of which no version is open. The message names both."""
+
+
+class StaleNumber(UnmetCondition):
+    """Raised for a push whose writer has sent a later one since: it is not applied, and never will be."""
+
+
 class AlreadyLive(InvalidInput):
     """Raised when the version to go live is live: nothing is to be done."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
-from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.placement import NONE_LIVE, ServedRanges, VersionPlacement
 from ringpull.ps.process import ShardProcess
 
 
@@ -64,10 +64,12 @@ class FencedShard:
         epoch: int,
         served_ranges: Sequence[ServedRanges],
         versions: Collection[tuple[str, int]],
+        pushed: Collection[tuple[str, int, str]] = (),
+        live: Mapping[str, int] = NONE_LIVE,
     ) -> None:
         """See `ShardProcess.assign`."""
         with self._fence.obeyed(order, "tables"):
-            self.process.assign(epoch, served_ranges, versions)
+            self.process.assign(epoch, served_ranges, versions, pushed, live)
 
     def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         """See `ShardProcess.throttle`."""

@@ -38,3 +38,13 @@ class ShardHeartbeat:
     """What an operator should know of it now, a sentence each; `status` shows them."""
     term: int = 0
     """Highest term of a coordinator that it was introduced to; 0: none yet."""
+    wants_to_push: tuple[tuple[str, int, str], ...] = ()
+    """Tables, by model, lineage and name, with pushes that wait until it is saved that they have pushed rows here."""
+    pushed: tuple[tuple[str, int, str], ...] = ()
+    """Tables that have pushed rows here."""
+    newer_rows: int = 0
+    """Keys of these rows."""
+    newer_bytes: int = 0
+    """Memory that they take."""
+    log_bytes: int = 0
+    """Bytes of the log of pushes."""

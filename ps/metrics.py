@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from prometheus_client.registry import Collector
 
 from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
+from ringpull.ps.open_versions import ServedTable
 from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.wire.server import ShardServer
@@ -110,6 +111,28 @@ class ShardCollector(Collector):
             TABLE,
             {labels: table.bytes for labels, table in tables.items()},
         )
+        yield gauge(
+            "ringpull_shard_table_deltas",
+            "Deltas that an open table is made of, besides its base; to compact is due above 8.",
+            ("model", "version", "table"),
+            {key: served.deltas for key, served in self._open()},
+        )
+        yield gauge(
+            "ringpull_shard_table_delta_share",
+            "Rows that deltas brought, as a share of the base's; to compact is due above 0.3.",
+            ("model", "version", "table"),
+            {key: served.delta_share for key, served in self._open()},
+        )
+        yield gauge(
+            "ringpull_shard_table_newer_share",
+            "Rows that deltas brought or that were pushed, as a share of the base's; to compact is due above 0.3.",
+            ("model", "version", "table"),
+            {key: served.newer_share for key, served in self._open()},
+        )
+
+    def _open(self) -> Iterator[tuple[tuple[str, str, str], ServedTable]]:
+        for (model, version, table), served in self._shard.served_tables():
+            yield (model, str(version), table), served
 
 
 class ScrubCollector(Collector):

@@ -6,13 +6,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ringpull.ps.errors import CorruptData, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of, text_of
+from ringpull.ps.open_parts import OpenPart, bases
+from ringpull.ps.parts import PartName
+from ringpull.ps.parts import table_of as table_of_part
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.table import Table
 from ringpull.ps.wire.messages import PullRequest, TableStatistics
+from ringpull.ps.wire.newest_messages import NewestRequest
 from ringpull.ps.wire.top_k_messages import TopKRequest
 
 
@@ -29,12 +36,40 @@ class ServedTable:
     """Open table, and the slots of it that this shard serves."""
 
     table: Table
+    """What is asked for: the exported table, and what was pushed since."""
+    exported: Table
+    """Base and deltas of its version, which its heads check; the same object where nothing was pushed."""
+    parts: Mapping[str, OpenPart]
+    """What the exported table is made of, by the names of the parts."""
     mask: SlotMask | None
     """Slots served; None: every slot."""
     owned_rows: int
     owned_bytes: int
-    """Bytes of these rows and their keys."""
+    """Bytes of all parts of these slots, and of their keys."""
     counts: Counts
+    grown: NDArray[np.int64] | None = None
+    """See `ringpull.ps.open_parts.grown_by_slot`; None: there are no deltas."""
+
+    @property
+    def chained(self) -> bool:
+        """Whether it has deltas."""
+        return len(self.parts) > 1
+
+    @property
+    def deltas(self) -> int:
+        """Number of its deltas."""
+        return len({PartName.of(name).version for name in self.parts} - {0})
+
+    @property
+    def newer_share(self) -> float:
+        """Rows that deltas brought or that were pushed, as a share of those of the base."""
+        return self.table.newer_rows / max(1, self.table.base.rows)
+
+    @property
+    def delta_share(self) -> float:
+        """Rows and keys that deltas brought, as a share of the base's rows."""
+        base = self.exported.base.rows
+        return (sum(part.base.rows for part in self.parts.values()) - base) / max(1, base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +79,26 @@ class OpenVersion:
     identity: int
     """Identity of the version; 0: not known."""
     tables: Mapping[str, ServedTable]
+    lineage: int = 0
+    """Lineage of the version; 0: not known."""
+    live: frozenset[str] = frozenset()
+    """Tables that take pushes."""
+    includes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """See `VersionPlacement.includes`."""
+
+    @property
+    def bases(self) -> dict[str, Base]:
+        """Base of each part of each table, by the part's name."""
+        return dict(bases(each.parts for each in self.tables.values()))
+
+    def part(self, name: str) -> OpenPart | None:
+        """Return a part of one of its tables, by its name; None: there is none."""
+        served = self.tables.get(table_of_part(name))
+        return None if served is None else served.parts.get(name)
 
 
 TableKey = tuple[str, int, str]
-"""Model, version and name of a table."""
+"""Key of a table, of a part of one, or of the copy of either: model, version, name."""
 
 KnownDamage = Callable[[Base], Collection[BadBlock]]
 """Function that returns the blocks of a base which are known to be bad when it is opened."""
@@ -65,6 +116,8 @@ class ShardState:
     """Versions that should be open, as (model, version)."""
     refusals: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """Versions that could not be opened when that was asked for, each with the reason."""
+    live: Mapping[str, int] = field(default_factory=dict)
+    """Lineage that is live, by model: of those alone where all that is assigned here agrees on it."""
 
 
 def statistics_of(state: ShardState) -> tuple[TableStatistics, ...]:
@@ -76,20 +129,20 @@ def statistics_of(state: ShardState) -> tuple[TableStatistics, ...]:
     )
 
 
-def check_keys(table: Table) -> None:
-    """Refuse to cut a range out of a table by positions that are damaged.
+def check_keys(part: OpenPart) -> None:
+    """Refuse to cut a range out of a part of a table by positions that are damaged.
 
     Raises:
         CorruptData: They are.
     """
-    if table.keys_damaged:
-        raise CorruptData(f"{table.base.folder}: keys are damaged, so no range can be cut out; another copy has them")
+    if part.keys_damaged:
+        raise CorruptData(f"{part.base.folder}: keys are damaged, so no range can be cut out; another copy has them")
 
 
 def open_base(
     name: str, folder: Path, identity: int, within: Path | None, *, verify: bool, like: Iterable[Base] = ()
 ) -> Base:
-    """Open a table's folder, which must hold the table of this name and identity.
+    """Open a table's folder, or that of a part of it, which must hold the table of this name and identity.
 
     Args:
         like: See `Base.open`.
@@ -99,25 +152,23 @@ def open_base(
         OtherContent: It has another identity.
     """
     base = Base.open(folder, verify_rows=verify, within=within, identity=identity, like=like)
-    if base.spec.name != name:
+    if base.spec.name != table_of_part(name):
         raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
     return base
 
 
 def is_content_of(served: OpenVersion, identity: str, tables: Mapping[str, int]) -> bool:
     """Return whether an open version has the content that is asked for."""
+    there = served.bases
     return not differ(served.identity, number_of(identity)) and not any(
-        differ(served.tables[name].table.base.identity, wanted)
-        for name, wanted in tables.items()
-        if name in served.tables
+        differ(there[name].identity, wanted) for name, wanted in tables.items() if name in there
     )
 
 
-def mixes(before: Mapping[str, ServedTable], bases: Mapping[str, Base]) -> bool:
-    """Return whether one of these bases has another content than the table of its name has."""
-    return any(
-        name in before and differ(before[name].table.base.identity, base.identity) for name, base in bases.items()
-    )
+def mixes(before: OpenVersion, bases: Mapping[str, Base]) -> bool:
+    """Return whether one of these bases has another content than the part of its name has."""
+    there = before.bases
+    return any(name in there and differ(there[name].identity, base.identity) for name, base in bases.items())
 
 
 def opened_version(state: ShardState, shard: int, model: str, version: int) -> OpenVersion:
@@ -145,7 +196,19 @@ def table_of(tables: Mapping[str, ServedTable], model: str, version: int, name: 
     return served
 
 
-def check_identity(opened: OpenVersion, shard: int, request: PullRequest | TopKRequest) -> None:
+def part_of(served: ServedTable, model: str, version: int, name: str) -> OpenPart:
+    """Return a part of an open table.
+
+    Raises:
+        NotFound: It has none of this name.
+    """
+    part = served.parts.get(name)
+    if part is None:
+        raise NotFound(f"model {model}, version {version}: there is no part {name!r}; it has {sorted(served.parts)}")
+    return part
+
+
+def check_identity(opened: OpenVersion, shard: int, request: PullRequest | TopKRequest | NewestRequest) -> None:
     """Refuse a request that means another content than the open version has.
 
     Raises:

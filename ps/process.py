@@ -27,11 +27,15 @@ from ringpull.ps.damage import Damage
 from ringpull.ps.errors import NotFound, RingpullError
 from ringpull.ps.garbage import freeze_loaded
 from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.ps.live.live_shard import LiveShard
+from ringpull.ps.live.metrics import PushCollector
+from ringpull.ps.live.record import LiveName
+from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ScrubCollector, ShardCollector
 from ringpull.ps.metrics_server import Check, MetricsServer
-from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.placement import NONE_LIVE, ServedRanges, VersionPlacement
 from ringpull.ps.refusals import Refusals, refused
 from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
@@ -84,6 +88,7 @@ class ShardProcess:
         deployment: str = "",
         tls: TlsFiles = NO_TLS,
         scrape_check: Check | None = None,
+        live: LiveSettings | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -102,6 +107,7 @@ class ShardProcess:
             deployment: Id of the deployment, which callers and peers must mean; empty: any.
             tls: Certificate that it shows to those, as they do to it, and to whoever scrapes its metrics.
             scrape_check: Raises for a scraper that may not have the metrics, given its header `authorization`.
+            live: What it does with pushes; None: the defaults.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
@@ -111,30 +117,32 @@ class ShardProcess:
         reuse_freed_memory()
         memory = CheckedRows(checked)
         self._damage = Damage(memory, copied=data_dir is not None)
-        self._shard = Shard(shard, self._damage.known)
-        self._node = node
+        self._shard, self._node = Shard(shard, self._damage.known), node
         self._hello = Hello(deployment, shard, secrets.token_hex(8))
         self._prefault, self._verify, self._tidy_after_s = prefault, verify, tidy_after_s
         self._throttle = Throttle()
         self._row_check = RowCheck(memory, self._throttle, self._is_pulling)
         self._opening = threading.Lock()  # one prepare at a time opens files in place
         self._control = threading.Condition()  # guards the six below; notified when a prepare ends
-        self._stopping = False
-        self._prepares: set[Job] = set()
-        self._last_prepare = Job()
+        self._stopping, self._prepares = False, set[Job]()
+        self._last_prepare, self._tidy_job = Job(), Job()
         self._tidying: threading.Thread | None = None
-        self._tidy_job = Job()
         self._versions: frozenset[tuple[str, int]] | None = None
         self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
+        self._live = LiveShard(self._shard, _live_folder(data_dir, shard), deployment, live, memory)
         self._lookups, self._streams = LookupThreads(threads), LookupThreads(1, name="stream")
         self._scans = LookupThreads(1, name="scan", nice=SCAN_NICE)
         self._loop, self._thread = _running_loop(f"shard-{shard}")
         self._server = self._new_server(admission, tally := ServerTally() if metrics else None)
-        self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
+        self._scrubber = self._new_scrubber(memory, scrub_bytes_per_s)
         self._metrics: MetricsServer | None = None
         self._address = self._listen(host, tally, scrape_check)
         if scrub_bytes_per_s:
             self._scrubber.start()
+
+    def _new_scrubber(self, memory: CheckedRows, bytes_per_s: float | None) -> Scrubber:
+        look = self._live.files.look
+        return Scrubber(self._shard, self._damage, memory, bytes_per_s, busy=self._is_pulling, look_beside=look)
 
     def _new_server(self, admission: AdmissionLimits | None, tally: ServerTally | None) -> ShardServer:
         return ShardServer(
@@ -143,6 +151,7 @@ class ShardProcess:
             hello=self._hello,
             streams=self._streams,
             scans=self._scans,
+            pushes=self._live,
             admission_limits=admission,
             tally=tally,
             tls=self._tls,
@@ -151,10 +160,15 @@ class ShardProcess:
     def _listen(self, host: str, tally: ServerTally | None, check: Check | None) -> tuple[str, int]:
         try:
             if tally is not None:
-                collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
+                collectors = [
+                    ShardCollector(self._shard, self._server, tally),
+                    ScrubCollector(self._scrubber),
+                    PushCollector(self._live),
+                ]
                 self._metrics = MetricsServer(registry_of(collectors), host, check, tls=self._tls)
             address = self._on_loop(self._server.start(host))
         except BaseException:
+            self._live.close()
             self._stop_threads()
             if self._copies is not None:
                 self._copies.close()
@@ -172,7 +186,7 @@ class ShardProcess:
 
     def heartbeat(self) -> ShardHeartbeat:
         """Return identity, address and progress, at once."""
-        job = self._last_prepare
+        job, live = self._last_prepare, self._live
         return ShardHeartbeat(
             incarnation=self._hello.incarnation,
             shard=self._shard.shard,
@@ -187,7 +201,17 @@ class ShardProcess:
             checked_bytes=job.checked_bytes,
             bytes_to_check=job.bytes_to_check,
             damaged=self._damage.wants_repair(self._shard),
-            warnings=(*self._refusals(), *self._damage.warnings(self._shard), *warnings_of(self._tls)),
+            warnings=(
+                *self._refusals(),
+                *self._damage.warnings(self._shard),
+                *warnings_of(self._tls),
+                *live.warnings(),
+            ),
+            wants_to_push=tuple(sorted(live.wanted)),
+            pushed=tuple(sorted(live.pushed)),
+            newer_rows=live.tables.rows,
+            newer_bytes=live.tables.memory_bytes,
+            log_bytes=live.log_bytes,
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -238,10 +262,24 @@ class ShardProcess:
         of = [(placement.model, placement.version) for placement in placements]
         _LOG.info("shard prepared", extra={"versions": _named(of), "copied_bytes": job.copied_bytes})
 
-    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
-        """See `Shard.assign`. Copies that are no longer needed are deleted later, in the background."""
+    def assign(
+        self,
+        epoch: int,
+        served_ranges: Sequence[ServedRanges],
+        versions: Collection[tuple[str, int]],
+        pushed: Collection[tuple[str, int, str]] = (),
+        live: Mapping[str, int] = NONE_LIVE,
+    ) -> None:
+        """See `Shard.assign`. Copies that are no longer needed are deleted later, in the background.
+
+        Args:
+            pushed: Tables, by model, lineage and name, that have pushed rows here, or may have from now on: that is
+                saved.
+        """
+        if epoch >= self._shard.epoch:
+            self._live.confirm([LiveName(*name) for name in pushed])
         with frequent_switches():
-            news = self._shard.assign(epoch, served_ranges, versions)
+            news = self._shard.assign(epoch, served_ranges, versions, live)
         if news:
             _LOG.info("shard assigned", extra={"epoch": epoch, "versions": _named(versions)})
             with self._control:
@@ -287,6 +325,7 @@ class ShardProcess:
             for job in jobs:
                 job.cancel()
             self._scrubber.cancel()
+            self._live.close()
             self._on_loop(self._server.close(grace_s=grace_s))
             self._scrubber.stop(grace_s)
             if tidying is not None:
@@ -359,6 +398,9 @@ class ShardProcess:
     def _open(self, placement: VersionPlacement, job: Job) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
+            part = placement.tables[name]
+            if part.origin and self._shard.base_of(placement.model, part.identity) is not None:
+                continue  # of a version that is open: its files may be gone by now
             if not is_there(folder / fmt.HEADER):
                 raise NotFound(
                     f"{placement.model}/{placement.version}: the folder of table {name},"
@@ -372,6 +414,7 @@ class ShardProcess:
             identity=placement.identity,
             tables={name: table.identity for name, table in placement.tables.items()},
             within=Path(placement.folder) if placement.folder else None,
+            placed=placement,
             prefault=self._prefault,
             verify=self._verify,
             check=lambda bases: self._check_rows(placement, bases, job),
@@ -419,6 +462,11 @@ class ShardProcess:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _live_folder(data_dir: Path | None, shard: int) -> Path | None:
+    """Return the folder of a shard's log: beside its copies, which are tidied."""
+    return None if data_dir is None else data_dir / f"shard-{shard}.live"
 
 
 def _named(versions: Collection[tuple[str, int]]) -> str:

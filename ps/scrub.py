@@ -64,6 +64,9 @@ MAX_STEPS: Final = 200
 WHOLE: Final = -1
 """Number of the block that stands for a whole file."""
 
+LookBeside = Callable[[Callable[[int], None]], None]
+"""Function that looks once at other files, and calls what it is given before it reads so many bytes of them."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -97,6 +100,7 @@ class Scrubber:
         *,
         busy: Busy = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        look_beside: LookBeside = lambda pace: None,
     ) -> None:
         """Look at nothing yet.
 
@@ -105,6 +109,7 @@ class Scrubber:
             memory: Told what is whole.
             bytes_per_s: Limit on reading; None: no limit.
             busy: Asked before each block.
+            look_beside: Looks once, in every round, at what is served from other files than tables.
         """
         self.bytes = 0
         """Bytes of rows read since the shard was started."""
@@ -118,6 +123,7 @@ class Scrubber:
         self._throttle.set(bytes_per_s)
         self._busy = busy
         self._clock = clock
+        self._look_beside = look_beside
         self._keys: WeakKeyDictionary[Base, UInt64Array] = WeakKeyDictionary()
         """Checksums of the positions of the tables that are served."""
         self._no_better: WeakKeyDictionary[Base, dict[str, FileStamp]] = WeakKeyDictionary()
@@ -161,8 +167,17 @@ class Scrubber:
                 self._look_at(key, job)
             except _Gone:
                 continue
+        self._look_beside(lambda size: self._pace(size, job))
         self.damage.current(self._shard)
         self.rounds += 1
+
+    def _pace(self, size: int, job: Job) -> None:
+        """Wait before bytes are read that are of no table, and look at what is known to be bad, when that is due."""
+        if self._clock() >= self._known_due_s:
+            self._look_at_known(job)
+        self._throttle.take(size, job)
+        give_way(self._busy, job, max_steps=MAX_STEPS)
+        self.bytes += size
 
     def _run(self) -> None:
         try:

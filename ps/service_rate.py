@@ -16,8 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 WINDOW_S: Final = 0.05
 """Lower bound on the busy time that a sample of the rate spans; twice as long where ends come without a gap."""
@@ -41,8 +40,7 @@ LONE_WEIGHT_DOWN: Final = 0.5
 a cold server are soon forgotten."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
+class Work(NamedTuple):
     """Piece of work in flight, as `ServiceRate.begin` gives it and `end` takes it back."""
 
     cost: float
@@ -131,7 +129,7 @@ class ServiceRate:
     def reweigh(self, work: Work, cost: float) -> Work:
         """Correct the cost of work that was begun before it was known; return the work to `end` in its place."""
         self._in_flight += cost - work.cost
-        return replace(work, cost=cost)
+        return Work(cost, work.began_s, work.lone)
 
     def withdraw(self, work: Work) -> None:
         """Take back work that was begun and is none, as if it had never been; it is not to be ended.

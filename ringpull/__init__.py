@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ringpull.inference.degrade.steps import CutBags as CutBags
     from ringpull.inference.degrade.steps import UseDefault as UseDefault
     from ringpull.inference.degrade.steps import UseVersion as UseVersion
+    from ringpull.inference.export.delta.export import export_delta as export_delta
     from ringpull.inference.export.model import export_model as export_model
     from ringpull.inference.export.report import ExportReport as ExportReport
     from ringpull.inference.export.table_options import TableOptions as TableOptions
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ringpull.inference.prediction import Filled as Filled
     from ringpull.inference.prediction import Prediction as Prediction
     from ringpull.inference.prediction import Timings as Timings
+    from ringpull.inference.push_answer import PushAnswer as PushAnswer
+    from ringpull.inference.push_answer import PushStamp as PushStamp
     from ringpull.inference.rows_answer import RowsAnswer as RowsAnswer
     from ringpull.inference.schema.columns import Ragged as Ragged
     from ringpull.inference.schema.kinds import Cross as Cross
@@ -54,6 +57,7 @@ __version__ = "0.2.0"
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.client.client": ("AsyncClient", "Client"),
     "ringpull.inference.degrade.steps": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
+    "ringpull.inference.export.delta.export": ("export_delta",),
     "ringpull.inference.export.model": ("export_model",),
     "ringpull.inference.export.report": ("ExportReport",),
     "ringpull.inference.export.table_options": ("TableOptions",),
@@ -61,6 +65,7 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.importers.compose.composing": ("compose",),
     "ringpull.inference.importers.tables.import_tables": ("import_tables",),
     "ringpull.inference.prediction": ("Filled", "Prediction", "Timings"),
+    "ringpull.inference.push_answer": ("PushAnswer", "PushStamp"),
     "ringpull.inference.rows_answer": ("RowsAnswer",),
     "ringpull.inference.schema.columns": ("Ragged",),
     "ringpull.inference.schema.kinds": ("Cross", "Dense", "IdSequence", "Sparse"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -66,7 +67,7 @@ class Batch:
         flat = lookups if isinstance(lookups, FlatLookups) else _NO_LOOKUPS
         others = flat.others if isinstance(lookups, FlatLookups) else lookups
         shape = []
-        keys, offsets, weights = [_NO_KEYS, flat.keys], [_NO_OFFSETS], [_NO_WEIGHTS]
+        keys, offsets, weights = [_NO_KEYS, flat.keys], [_NO_OFFSETS, flat.offsets], [_NO_WEIGHTS]
         for lookup in others:
             _check(lookup)
             op = _OPS[lookup.pooling]
@@ -81,7 +82,7 @@ class Batch:
             shape.append((lookup.keys.size, bags, op, lookup.weights is not None, lookup.pooling is Pooling.MEAN))
         return cls(
             tables=(*flat.tables, *[lookup.table for lookup in others]),
-            shape=_shape(flat.counts, shape),
+            shape=_shape(flat, shape),
             keys=np.concatenate(keys),
             hashed=False,
             offsets=np.concatenate(offsets),
@@ -94,13 +95,23 @@ class Batch:
         return np.where(self.shape[:, OP] == ROWS, self.shape[:, KEYS], self.shape[:, BAGS])
 
 
-def _shape(flat: Int64Array, others: Sequence[tuple[int, int, int, bool, bool]]) -> Int64Array:
-    """Return the shape of flat look-ups of so many keys (F,), and of others after them."""
-    shape = np.zeros((len(flat) + len(others), 5), np.int64)
-    shape[: len(flat), KEYS], shape[: len(flat), OP] = flat, ROWS
+def _shape(flat: FlatLookups, others: Sequence[tuple[int, int, int, bool, bool]]) -> Int64Array:
+    """Return the shape of flat look-ups (F,), and of others after them."""
+    count = len(flat.counts)
+    shape = np.zeros((count + len(others), 5), np.int64)
+    shape[:count, KEYS], shape[:count, OP] = flat.counts, ROWS
+    if flat.poolings:
+        shape[:count, BAGS] = flat.bags
+        shape[:count, OP], shape[:count, MEAN] = _ops_of(flat.poolings)
     if others:
-        shape[len(flat) :] = others
+        shape[count:] = others
     return shape
+
+
+@lru_cache(64)
+def _ops_of(poolings: tuple[Pooling, ...]) -> Int64Array:
+    """Return the columns OP and MEAN of flat look-ups; a head's are of few kinds."""
+    return np.array([[_OPS[each] for each in poolings], [each is Pooling.MEAN for each in poolings]], np.int64)
 
 
 _NO_KEYS: Final = np.empty(0, np.uint64)

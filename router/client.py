@@ -31,6 +31,8 @@ from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import FlatResults, Merge
 from ringpull.router.partition import Part
 from ringpull.router.pull import Pull, ServedTable, ServedVersion
+from ringpull.router.pushed_rows import PushedRows, PushResult
+from ringpull.router.pushing import Pushing
 from ringpull.router.route_planning import RoutePlanner
 from ringpull.router.routes import Refresh, Routes
 from ringpull.router.scan import Scan
@@ -67,6 +69,7 @@ class Router:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
+        self._as_exported = False
         self._local = local
         self._settings = chosen = RouterSettings() if settings is None else settings
         self._clock = clock
@@ -82,6 +85,7 @@ class Router:
         )
         self._scan_planner = RoutePlanner(self._routes, self._health, self._scan_calls.loads)
         self._in_flight = InFlightByEpoch()
+        self._pushing = Pushing(self._routes, self._connections, self._in_flight, clock=clock)
         self._served: dict[tuple[str, int], ServedVersion] = {}
 
     def __repr__(self) -> str:
@@ -93,9 +97,11 @@ class Router:
     def uncounted(self) -> Router:
         """Return a view of this router whose pulls are in none of its counts: those that no request asked for.
 
-        They are of shards, whatever is here: what is to be found out is whether those answer, and what.
+        They are of shards, whatever is here: what is to be found out is whether those answer, and what. It is asked for
+        rows as they were exported, which samples are of: pushes since then change others.
         """
         view = copy(self)
+        view._as_exported = True
         view._local = None
         view._tally = Tally()
         view._calls = self._calls.counted_by(view._tally)
@@ -212,6 +218,26 @@ class Router:
             self._tally.failed += 1
             raise
 
+    async def push(self, pushed: PushedRows, *, deadline_s: float) -> PushResult:
+        """Have rows written, or keys removed; return when every shard concerned has acknowledged its part.
+
+        A push that fails may have been applied in part. Pushed again under the same number, each part applies once.
+
+        Args:
+            deadline_s: Absolute, `time.monotonic()` seconds.
+
+        Raises:
+            StaleNumber: Its writer has sent a larger number since, to a shard that took the rest.
+            UnmetCondition: No shard has a version of the lineage, or the table takes no pushes.
+            InvalidInput: Rows do not fit the table.
+            LimitExceeded: Too much comes at once, or from too many writers.
+            DeadlineExceeded: Not all was acknowledged in time.
+            Unavailable: A shard takes none now, or does not answer. The message says which, and of how many keys.
+        """
+        if deadline_s <= self._clock():
+            raise DeadlineExceeded("no time was left to push")
+        return await self._pushing.push(pushed, deadline_s=deadline_s)
+
     def top_k_bytes(self, rows: int, queries: int, k: int) -> int:
         """Return the memory that a top-k over a table of so many rows takes at most until shards' replies are merged.
 
@@ -256,6 +282,7 @@ class Router:
             served.identity,
             max_reply_bytes,
             None if local is None else local.here(model, version, served.identity, batch.tables),
+            self._as_exported,
         )
         answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
         own = [part.keys for part, reply in answers if reply is not None and is_here(part.shard)]

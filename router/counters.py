@@ -124,7 +124,8 @@ class Tally:
                     self._count_flat()
                 self._flat[kind] = np.zeros((_FIELDS, begin), np.int64)
             counted = self._flat[kind]
-            counted[:2] += lookups.counts
+            counted[0] += lookups.counts
+            counted[1] += lookups.outputs
             counted[2] += results.missing[:begin]
             counted[3] += results.lost[:begin]
             if here is not None:

@@ -34,7 +34,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlatLookups(Sequence[Lookup]):
-    """Look-ups of which the first F are flat, unpooled and end to end: no object for each, however many there are.
+    """Look-ups of which the first F are flat, end to end: no object for each, however many there are.
 
     To whoever asks for one it is a `Lookup` as any other.
     """
@@ -47,10 +47,26 @@ class FlatLookups(Sequence[Lookup]):
     """(F,): keys of each."""
     others: Sequence[Lookup] = ()
     """Look-ups that come after them."""
+    poolings: tuple[Pooling, ...] = ()
+    """(F,): pooling of each, none of them weighted; empty: nothing is pooled."""
+    bags: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(F,): bags of each, 0 of one that is not pooled; empty: nothing is pooled."""
+    offsets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(O,): B+1 offsets of each that is pooled, counted from its own first key."""
     _ends: NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_ends", np.cumsum(self.counts))
+
+    @property
+    def outputs(self) -> NDArray[np.int64]:
+        """Vectors of each of the first F: bags, or keys when nothing is pooled."""
+        if not self.poolings:
+            return self.counts
+        return np.where(self._pooled(), self.bags, self.counts)
+
+    def _pooled(self) -> NDArray[np.bool_]:
+        return np.array([each is not Pooling.NONE for each in self.poolings], np.bool_)
 
     def __len__(self) -> int:
         return len(self.tables) + len(self.others)
@@ -69,7 +85,11 @@ class FlatLookups(Sequence[Lookup]):
         if place >= len(self.tables):
             return self.others[place - len(self.tables)]
         end = int(self._ends[place])
-        return Lookup(self.tables[place], Pooling.NONE, self.keys[end - int(self.counts[place]) : end])
+        table, keys = self.tables[place], self.keys[end - int(self.counts[place]) : end]
+        if not self.poolings or self.poolings[place] is Pooling.NONE:
+            return Lookup(table, Pooling.NONE, keys)
+        begin = int((self.bags[:place] + self._pooled()[:place]).sum())
+        return Lookup(table, self.poolings[place], keys, self.offsets[begin : begin + int(self.bags[place]) + 1])
 
     def __iter__(self) -> Iterator[Lookup]:
         return (self[place] for place in range(len(self)))

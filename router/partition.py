@@ -69,12 +69,21 @@ class Part:
         """Return the indexes of the look-ups that this part has keys of: those of `request`, in its order."""
         return np.flatnonzero(self.keys).tolist()
 
-    def request(self, model: str, version: int, epoch: int, identity: int = 0, max_reply_bytes: int = 0) -> PullRequest:
+    def request(
+        self,
+        model: str,
+        version: int,
+        epoch: int,
+        identity: int = 0,
+        max_reply_bytes: int = 0,
+        as_exported: bool = False,
+    ) -> PullRequest:
         """Return the message that asks for this part.
 
         Args:
             identity: Identity of the version; 0: not known.
             max_reply_bytes: Most bytes of the answer; 0: any.
+            as_exported: Whether rows that were pushed since are left out.
         """
         shape, tables = self.batch.shape.tolist(), self.batch.tables
         lookups = tuple(
@@ -95,6 +104,7 @@ class Part:
             identity,
             max_reply_bytes,
             tell_absent=self.lengths.size > 0,
+            as_exported=as_exported,
         )
 
     def check_reply(self, reply: PullReply, dims: Int64Array) -> None:

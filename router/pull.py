@@ -101,6 +101,8 @@ class Pull:
     """Most bytes of rows of bytes in all answers; 0: any."""
     here: Here | None = None
     """What can be answered here of the tables of the look-ups; None: nothing."""
+    as_exported: bool = False
+    """Whether rows that were pushed since the version was exported are left out."""
 
     @property
     def size(self) -> int:
@@ -128,7 +130,7 @@ class Pull:
 
     def request(self, part: Part, epoch: int) -> PullRequest:
         """Return the message that asks for a part, by the map of this epoch."""
-        return part.request(self.model, self.version, epoch, self.identity, self.max_reply_bytes)
+        return part.request(self.model, self.version, epoch, self.identity, self.max_reply_bytes, self.as_exported)
 
     def checked(self, part: Part, reply: Reply) -> PullReply:
         """Return the answer to a part.

@@ -15,7 +15,10 @@ from typing import Any, Final
 
 import grpc
 
-from ringpull.inference.proto import operations_pb2, ringpull_pb2
+from ringpull.inference.proto import operations_pb2, ringpull_pb2, writer_pb2
+from ringpull.inference.push_answer import PushAnswer
+from ringpull.inference.wire.status_codes import status_of
+from ringpull.ps.errors import RingpullError
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS
 from tests.certificates import Certificates, Pair
@@ -30,7 +33,7 @@ MODEL: Final = ringpull_pb2.Model(
         ringpull_pb2.FeatureInfo(name="item", kind="sparse", dtype=ringpull_pb2.INT64),
     ],
     tables=[
-        ringpull_pb2.TableInfo(name="items", dim=1, key_type="int64"),
+        ringpull_pb2.TableInfo(name="items", dim=1, key_type="int64", live=True),
         ringpull_pb2.TableInfo(name="texts", row_type="bytes", key_type="string"),
     ],
 )
@@ -55,6 +58,8 @@ class GuardedHead:
     top_ks: list[ringpull_pb2.TopKRequest] = field(default_factory=list)
     best: ringpull_pb2.TopKResponse = field(default_factory=ringpull_pb2.TopKResponse)
     """Answer to each top-k."""
+    push: Callable[[writer_pb2.PushRequest], PushAnswer] | None = None
+    """Function that applies a push; None: it is acknowledged."""
     operations: FakeOperations = field(default_factory=FakeOperations)
 
     def get_status(self, body: bytes) -> Any:
@@ -78,6 +83,12 @@ class GuardedHead:
         self.top_ks.append(ringpull_pb2.TopKRequest.FromString(body))
         return self.best
 
+    def pushed(self, body: bytes) -> Any:
+        message = writer_pb2.PushRequest.FromString(body)
+        answer = PushAnswer(rows=1) if self.push is None else self.push(message)
+        counts = {"rows": answer.rows, "new_keys": answer.new_keys, "repeated": answer.repeated}
+        return writer_pb2.PushResponse(stamp=str(answer.stamp), lineage=answer.lineage, **counts)
+
     def call(self, body: bytes) -> Any:
         message = operations_pb2.OperationRequest.FromString(body)
         verb = VERBS.named(message.verb)
@@ -91,7 +102,11 @@ class GuardedHead:
             if self.token and shown != f"Bearer {self.token}":
                 code = grpc.StatusCode.UNAUTHENTICATED if shown is None else grpc.StatusCode.PERMISSION_DENIED
                 context.abort(code, "a token is asked for" if shown is None else "that token may not")
-            return bytes(method(body).SerializeToString())
+            try:
+                return bytes(method(body).SerializeToString())
+            except RingpullError as exc:
+                context.abort(grpc.StatusCode[status_of(exc).grpc], str(exc))
+                raise AssertionError("abort always raises") from exc
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -116,6 +131,7 @@ def guarded_head(credentials: grpc.ServerCredentials | None = None, *, token: st
         },
         "ringpull.v1.Admin": {"GetStatus": head.get_status},
         "ringpull.v1.Operations": {"Call": head.call},
+        "ringpull.v1.Writer": {"Push": head.pushed},
     }
     with ThreadPoolExecutor(8) as threads:
         server = grpc.server(threads)

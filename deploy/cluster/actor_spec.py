@@ -10,6 +10,7 @@ from typing import Final
 
 from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.tls import TlsFiles
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.router.control.model_roots import ModelRoots
@@ -39,6 +40,8 @@ class ShardSettings:
     """Rate at which each shard looks through what it serves for damage; 0: it does not."""
     tls: TlsFiles = field(default_factory=TlsFiles)
     """Certificate of the deployment, as the head's."""
+    live: LiveSettings = field(default_factory=LiveSettings)
+    """Durability of pushes, and what they may take of disk and memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,7 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         admission=settings.admission,
         deployment=actor_spec.deployment,
         tls=settings.tls,
+        live=settings.live,
         scrape_check=scrape_check(actor_spec.head.tokens),
     )
     return FencedShard(process, actor_spec.deployment)

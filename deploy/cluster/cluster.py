@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
+from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from ringpull.deploy import doors
@@ -114,8 +115,10 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._cleanup.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._cleanup.__exit__(kind, failure, at)
 
     @classmethod
     def bring_up(cls, config: ServeConfig, progress: Progress, made: Callable[[Path], None] | None = None) -> Self:
@@ -152,7 +155,14 @@ class Cluster:
                         if made is not None:
                             made(folder)
                 with progress.step("took the state folder over") as say:
-                    owned = OwnedStateFolder.take(config.state_dir, owner, heads=config.heads, say=say)
+                    owned = OwnedStateFolder.take(
+                        config.state_dir,
+                        owner,
+                        heads=config.heads,
+                        say=say,
+                        warn=warn,
+                        rows_in_memory=config.rows_in_memory,
+                    )
                 cleanup.enter_context(owned)
                 if config.private:
                     with progress.step("started a private Ray"):
@@ -327,6 +337,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             admission=config.shard_admission,
             scrub_bytes_per_s=config.scrub_bytes_per_s,
             tls=config.head.tls,
+            live=config.live,
         ),
         head=config.head,
         heads=config.heads,

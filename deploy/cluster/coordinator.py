@@ -19,6 +19,7 @@ from ringpull.deploy.cluster.members import await_up, end, make, make_shard, nod
 from ringpull.deploy.model_folders import find_version, find_versions, loss_of, rows_below
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.fence import Order
+from ringpull.ps.live.settings import Durability
 from ringpull.router.control.controls import HeadControl, ShardControl
 from ringpull.router.control.process import CoordinatorProcess, Settings
 from ringpull.router.control.state_files import open_files
@@ -68,6 +69,7 @@ def _coordinator_process(actor_spec: ActorSpec, store: Callable[[], StateStore],
             heads=actor_spec.heads,
             keep=actor_spec.keep,
             streamed=actor_spec.shard.data_dir is not None,
+            rows_in_memory=actor_spec.shard.live.durability is Durability.MEMORY,
             rows_below=rows_below,
             loss_of=loss_of,
             roots=actor_spec.roots,

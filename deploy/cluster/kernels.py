@@ -1,8 +1,8 @@
 """Warm-up of the kernels: compiles all of them into numba's cache on disk, which every process shares.
 
 A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
-every operation, and ranked, through shard, wire and router, over a real connection, and pulled from its files, and the
-columns of two requests are read and joined as in the head.
+every operation, and ranked, through shard, wire and router, over a real connection, and pulled from its files; it is
+given a newer row, and compared; and the columns of two requests are read and joined as in the head.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import Pooling, RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.changed_rows import changed_rows, compared_by_number
+from ringpull.ps.store.newer.directory import Directory, upserted
+from ringpull.ps.store.newer.newer import Newer
+from ringpull.ps.store.newer.segments import Segments
+from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
 from ringpull.router.client import Router
@@ -57,6 +63,7 @@ def warm_up(within: str | None = None) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="ringpull-", dir=within) as folder:
         _write_tables(Path(folder))
+        _change_rows(Path(folder))
         shards = [ShardProcess(i, metrics=False) for i in (0, 1)]
         try:
             shard_map = ShardMap(
@@ -85,7 +92,9 @@ def _receive_columns() -> None:
     one, other = (ReceivedColumns.of(pack({TABLE: column}, {}), Limits(2, 2)) for _ in range(2))
     for received in (one, ReceivedColumns.joined([one, other])):
         begins, counts = received.places[:, kernels.NUMBERS].copy(), received.sizes[:, kernels.VALUES].copy()
-        kernels.direct_keys(received.words, begins, counts, np.zeros(1, np.int64))
+        kernels.direct_keys(received.words, begins, counts, np.zeros((1, 3), np.int64))
+        kernels.direct_offsets(received.words, begins, counts)
+        kernels.all_within(received.words, begins, counts, np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
 def _write_tables(folder: Path) -> None:
@@ -96,6 +105,19 @@ def _write_tables(folder: Path) -> None:
             else:
                 writer.add(np.arange(64), np.ones((64, spec.dim), np.float32))
             writer.finish()
+
+
+def _change_rows(folder: Path) -> None:
+    for table in SPECS:
+        base = Base.open(folder / table)
+        segments, positions = Segments(base.spec.row_bytes), base.positions_slice(0, 1)
+        directory, _ = upserted(Directory.with_room(1), positions, segments.append(base.raw_rows(0, 1), 1))
+        directory.get(positions)
+        Table(base, Newer(directory, segments)).newest_block(SlotRange(0, SLOTS), None, 1)
+        for _ in changed_rows(base, base):
+            pass
+        if not base.spec.is_bytes:
+            compared_by_number(base.sections.rows, base.sections.rows, np.arange(base.rows))
 
 
 async def _pull_everything(shard_map: ShardMap) -> None:

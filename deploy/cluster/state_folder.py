@@ -18,7 +18,6 @@ from typing import Any, Final, Self
 from ringpull.deploy.cluster.ray_actors import count_actors
 from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.ps.errors import RingpullError
-from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.state_files import open_files, probe
 from ringpull.router.control.state_store import Life, Owner, StateStore
@@ -29,9 +28,10 @@ logger: Final = logging.getLogger(__name__)
 class OwnedStateFolder:
     """State folder of a deployment that this process brings up, as a context; leaving it releases the folder."""
 
-    def __init__(self, reign: Reign, beat_s: float) -> None:
+    def __init__(self, reign: Reign, beat_s: float, *, rows_in_memory: bool = False) -> None:
         """Use `OwnedStateFolder.take`."""
         self._reign = reign
+        self._rows_in_memory = rows_in_memory
         self._left = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, args=(beat_s,), name="beat", daemon=True)
@@ -41,13 +41,24 @@ class OwnedStateFolder:
         return f"<OwnedStateFolder {self._reign!r}>"
 
     @classmethod
-    def take(cls, folder: str, owner: Owner, *, heads: int, say: Callable[[str], None]) -> Self:
+    def take(
+        cls,
+        folder: str,
+        owner: Owner,
+        *,
+        heads: int,
+        say: Callable[[str], None],
+        warn: Callable[[str], None] = lambda _: None,
+        rows_in_memory: bool = False,
+    ) -> Self:
         """Take a folder over for a deployment, and write its first state there.
 
         Args:
             folder: Path, or URL.
             heads: Number of heads.
             say: Called with what is waited for.
+            warn: Called with what an operator should know of what was found there.
+            rows_in_memory: Whether pushed rows go with the deployment, when it is stopped.
 
         Raises:
             InvalidInput: The folder cannot make a file only where there is none.
@@ -60,19 +71,22 @@ class OwnedStateFolder:
         store = StateStore(files)
         reign = store.take_over(owner, lives=lives, say=say)
         # It serves nothing yet, so it needs no epochs ahead: the first map of the deployment has the next one.
-        reign.save(CoordinatorState(heads=tuple(range(heads)), epoch=reign.epochs_to), ahead=0)
+        reign.save(reign.first_state(tuple(range(heads))), ahead=0)
         reign.beat()
-        return cls(reign, store.beat_s)
+        if reign.saved is not None and reign.saved.warning:
+            warn(reign.saved.warning)
+        return cls(reign, store.beat_s, rows_in_memory=rows_in_memory)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self._stop_beating()
         if self._left:
             return
         try:
-            self._reign.release()
+            # Where it was not stopped but failed, nobody chose that rows go: the next one says that they are missing.
+            self._reign.release(without_rows=self._rows_in_memory and failure is None)
         except RingpullError as exc:
             # Whoever comes next watches for a while whether this one lives.
             logger.warning("%s was not released: %s", self._reign, exc)

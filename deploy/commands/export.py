@@ -9,18 +9,25 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from traceback import format_exception
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.commands.options import AsJson, Includes
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
+from ringpull.ps.live.stamp import stamps_in
 from ringpull.ps.spec import VECTOR_TYPES
 
+if TYPE_CHECKING:
+    from ringpull.inference.export.report import ExportReport
+    from ringpull.inference.export.table_options import TableOptions
+
 _NOT_THE_USERS: Final = (__name__, "importlib")
+OF_DELTAS: Final = ("changed", "gone")
+"""Arguments of `ringpull.export_delta`, which a full export leaves alone."""
 NAMES: Final = (
     "module",
     "schema",
@@ -40,8 +47,10 @@ NAMES: Final = (
     "dense_precision",
     "degrade",
     "classes",
+    *OF_DELTAS,
 )
-"""Names that a returned mapping may have: arguments of `ringpull.export_model`, all but what the command line says."""
+"""Names that a returned mapping may have: arguments of `ringpull.export_model` and `export_delta`, all but what the
+command line says."""
 
 
 def export(
@@ -68,6 +77,10 @@ def export(
             " function says.",
         ),
     ] = None,
+    live: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE", help="Table whose rows may be pushed while it is served; repeatable."),
+    ] = None,
     max_diff: Annotated[
         float | None, typer.Option(help="The most that short types may change a score; else nothing is written.")
     ] = None,
@@ -78,6 +91,11 @@ def export(
             help="What heads run the dense program in: float32, or bfloat16. Goes before what the function says.",
         ),
     ] = None,
+    follows: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Write only what changed since version N, which serves the same: see `delta`."),
+    ] = None,
+    includes: Includes = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a torch model: its embeddings become tables, the rest the dense program.
@@ -86,34 +104,65 @@ def export(
     """
     as_folder("OUT_DIR", out_dir)  # Before the function, which may take hours to train.
     with needing("export", "ringpull export"):
-        from ringpull.inference.export.model import export_model
         from ringpull.inference.export.precision import check_precision
-        from ringpull.inference.export.table_options import TableOptions
     from ringpull.inference.model.manifest import versions
 
     check_precision(dense_precision or "float32")
     # Standard output is for the result, so output of the function goes to standard error.
     with redirect_stdout(sys.stderr):
         arguments = arguments_of(returned_by(source))
-    options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
-    for table, wanted in row_types_of(row_type or []).items():
-        options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
+    options = _table_options(arguments.get("tables") or {}, row_types_of(row_type or []), live or ())
     given = {"tables": options, "max_diff": max_diff, "dense_precision": dense_precision}
     arguments |= {name: value for name, value in given.items() if value is not None}
     number = max(versions(out_dir), default=0) + 1 if version is None else version
-    report = export_model(out_dir=out_dir, version=number, quiet=as_json, **arguments)
-    if as_json:
-        print_json(
-            {
-                "model": arguments.get("name") or out_dir.resolve().name,
-                "version": number,
-                "folder": str(out_dir / str(number)),
-                "cost": None if report.cost is None else asdict(report.cost),
-                "bfloat16": None if report.manifest.bfloat16 is None else asdict(report.manifest.bfloat16),
-            }
-        )
-    else:
-        print_line(f"exported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+    report = _export(out_dir, number, follows, includes, arguments | {"quiet": as_json})
+    _tell(report, number, out_dir / str(number), as_json=as_json)
+
+
+def _export(
+    out_dir: Path, number: int, follows: int | None, includes: str | None, arguments: Mapping[str, Any]
+) -> ExportReport:
+    with needing("export", "ringpull export"):
+        from ringpull.inference.export.delta.export import export_delta
+        from ringpull.inference.export.model import export_model
+
+    if follows is not None:
+        stamps = None if includes is None else stamps_in(includes)
+        return export_delta(folder=out_dir, version=number, follows=follows, includes=stamps, **arguments)
+    if includes is not None:
+        raise InvalidInput("--includes is for deltas: it goes with --follows N")
+    own = {name: value for name, value in arguments.items() if name not in OF_DELTAS}
+    return export_model(out_dir=out_dir, version=number, **own)
+
+
+def _tell(report: ExportReport, number: int, folder: Path, *, as_json: bool) -> None:
+    if not as_json:
+        print_line(f"exported {folder}; serve it with: ringpull serve {folder.parent}")
+        return
+    print_json(
+        {
+            "model": report.manifest.model,
+            "version": number,
+            "folder": str(folder),
+            "cost": None if report.cost is None else asdict(report.cost),
+            "bfloat16": None if report.manifest.bfloat16 is None else asdict(report.manifest.bfloat16),
+            **({"tables": [asdict(each) for each in report.deltas]} if report.deltas else {}),
+        }
+    )
+
+
+def _table_options(
+    given: Mapping[str, TableOptions], row_types: Mapping[str, Any], live: Sequence[str]
+) -> dict[str, TableOptions]:
+    """Return options of tables with what the command line says, which goes before."""
+    from ringpull.inference.export.table_options import TableOptions
+
+    options = dict(given)
+    for table, wanted in row_types.items():
+        options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
+    for table in live:
+        options[table] = replace(options.get(table, TableOptions()), live=True)
+    return options
 
 
 def row_types_of(given: Sequence[str]) -> dict[str, Any]:

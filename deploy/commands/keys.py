@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.number_text import integer_of
 
 if TYPE_CHECKING:
     from ringpull.inference.client.client import Client
@@ -40,7 +41,8 @@ def lines_of(option: str, source: str) -> list[str]:
     """
     content = content_of(option, source)
     try:
-        return [line.removesuffix("\r") for line in content.decode().removesuffix("\n").split("\n")] if content else []
+        text = content.decode("utf-8-sig").removesuffix("\n")
+        return [line.removesuffix("\r") for line in text.split("\n")] if content else []
     except ValueError as exc:
         raise InvalidInput(f"{option} {source}: {exc}") from exc
 
@@ -59,7 +61,7 @@ def key_reader(client: Client, model: str, table: str, version: int | None, labe
 
     def number(text: str) -> int:
         try:
-            return int(text)
+            return integer_of(text)
         except ValueError as exc:
             raise InvalidInput(f"key {text!r:.80} is no integer; table {table} is keyed by integers") from exc
 

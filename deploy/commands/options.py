@@ -25,6 +25,14 @@ TrustFiles = Annotated[
 AllRows = Annotated[
     bool, typer.Option("--all", help="Show every table, not just the largest. With --json all are there anyway.")
 ]
+Includes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARD:STAMP,...",
+        help="Stamp of the last push that the delta's rows have in them, as `push` returns it: later ones stay."
+        " Default: that of the last one before the delta is opened.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for programs.")]
 
 

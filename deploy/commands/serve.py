@@ -57,6 +57,14 @@ Replicas = Annotated[
         rich_help_panel=Group.DEPLOYMENT,
     ),
 ]
+Live = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TABLE",
+        help="Table whose rows may be pushed while it is served; MODEL/TABLE where models share its name. Repeatable.",
+        rich_help_panel=Group.DATA,
+    ),
+]
 Detach = Annotated[
     bool,
     typer.Option(
@@ -66,7 +74,9 @@ Detach = Annotated[
 
 
 @taking(ServeConfig)
-def serve(models: Models = None, replicas: Replicas = None, detach: Detach = False, **given: Any) -> None:
+def serve(
+    models: Models = None, replicas: Replicas = None, live: Live = None, detach: Detach = False, **given: Any
+) -> None:
     """Serve models; prints `ringpull ready ...` when predictions work.
 
     In the foreground it serves until SIGINT or SIGTERM, lets requests in flight finish, stops everything it started,
@@ -87,7 +97,8 @@ def serve(models: Models = None, replicas: Replicas = None, detach: Detach = Fal
         config = built(
             ServeConfig,
             given,
-            versions=choose_versions(_folders(models or (), head), replicas or ()),
+            versions=choose_versions(_folders(models or (), head), replicas or (), live or ()),
+            asked_live=bool(live),
             head=head,
             state_dir=state.folder,
         )
@@ -148,7 +159,11 @@ def _warn_and_check(config: ServeConfig) -> None:
     from ringpull.deploy import doors
     from ringpull.inference.head import audit_file
 
-    for warning in (*doors.warnings(config), *doors.warnings_of_shards(config)):
+    for warning in (
+        *doors.warnings(config),
+        *doors.warnings_of_shards(config),
+        *doors.warnings_of_live_tables(config),
+    ):
         warn(warning)
     if config.head.audit_log is not None and config.private:  # Elsewhere it is a file of each head's node.
         audit_file.check(Path(config.head.audit_log))
@@ -186,6 +201,8 @@ def _tell(record: ServedRecord) -> None:
 
 
 def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedRecord:
+    from ringpull.deploy import doors
+
     return ServedRecord(
         target=cluster.target,
         http=cluster.http,
@@ -195,6 +212,7 @@ def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedReco
         name=config.name,
         address=cluster.joined,
         ray_folder=None if cluster.ray_folder is None else str(cluster.ray_folder),
+        in_memory=tuple(doors.live_tables(config)) if config.rows_in_memory else (),
         **by_whom,
     )
 

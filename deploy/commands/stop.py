@@ -44,6 +44,8 @@ def stop(
         record = served.find(target)
         _stop_served(record, timeout)
         stopped = record.target
+        if record.in_memory:
+            warn(f"what was pushed to {' and '.join(record.in_memory)} went with it (--push-durability memory)")
     if as_json:
         print_json({"stopped": stopped})
     else:

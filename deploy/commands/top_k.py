@@ -13,6 +13,7 @@ from ringpull.deploy.commands.keys import content_of, key_reader, lines_of
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.number_text import float_of
 from ringpull.ps.settings import above
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _vectors(written: Listed, source: Source) -> NDArray[np.generic] | list[list
 
 def _numbers(option: str, line: str) -> list[float]:
     try:
-        return [float(number) for number in line.replace(",", " ").split()]
+        return [float_of(number) for number in line.replace(",", " ").split()]
     except ValueError as exc:
         raise InvalidInput(f"{option}: {line!r:.80} is no list of numbers, as 0.5,1,-2") from exc
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ringpull.deploy.model_folders import place
 from ringpull.inference.degrade.steps import plain_steps
-from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.manifest import Manifest, TableKind
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData
@@ -34,6 +34,8 @@ class TableSummary:
     verified: bool
     """Whether the rows were read and checked."""
     bad_blocks: tuple[BadBlock, ...]
+    what: str = ""
+    """What it is of its table, where not all of it: `changed` rows, keys that are `gone`."""
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -49,6 +51,7 @@ class TableSummary:
                 {"block": bad.block, "first_row": bad.first_row, "rows": bad.rows, "slots": list(bad.slots)}
                 for bad in self.bad_blocks
             ],
+            **({"what": self.what} if self.what else {}),
         }
 
 
@@ -77,6 +80,13 @@ class VersionSummary:
     tables: tuple[TableSummary, ...]
     ids: Mapping[str, IdSpan]
     """Ids that features take, of those that do not take any."""
+    chain: tuple[str, ...] = ()
+    """Versions that it follows, the first one first, as `NUMBER (IDENTITY)`."""
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """Tables that are as in the version that it follows."""
+        return tuple(each.spec.name for each in self.manifest.tables if each.kind is TableKind.SAME)
 
     def refuses(self, table: str) -> bool:
         """Return whether no prediction comes to an unknown key of a table, as ids beyond are refused."""
@@ -110,6 +120,7 @@ class VersionSummary:
                 for output in manifest.outputs
             ],
             "degrade": plain_steps(manifest.degrade),
+            **({"follows": list(self.chain), "same": list(self.same)} if self.chain else {}),
         }
 
 
@@ -166,19 +177,25 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
     """
     with local_files(folder) as files:
         manifest = Manifest.load(files)
-        places = place(manifest, files, url=folder if is_url(folder) else "").tables
+        placed = place(manifest, files, url=folder if is_url(folder) else "")
         ids = _ids_taken(manifest, files)
     tables = []
     for entry in manifest.tables:
         within = None if is_url(folder) else Path(folder)
-        table = read_table(places[entry.spec.name].folder, verify=verify, within=within)
-        if (table.spec, table.rows) != (entry.spec, entry.rows):
-            raise CorruptData(
-                f"{table.folder}: it holds {table.rows} rows of {table.spec.name} with dim {table.spec.dim};"
-                f" the manifest says {entry.rows} of {entry.spec.name} with dim {entry.spec.dim}, or another spec"
-            )
-        tables.append(table)
-    return VersionSummary(folder=folder, manifest=manifest, tables=tuple(tables), ids=ids)
+        for path in entry.folders:
+            table = read_table(f"{placed.folder}/{path}", verify=verify, within=within)
+            if path == entry.gone:
+                tables.append(replace(table, what="gone"))
+                continue
+            whole = entry.kind is TableKind.FULL
+            if table.spec != entry.spec or (whole and table.rows != entry.rows):
+                raise CorruptData(
+                    f"{table.folder}: it holds {table.rows} rows of {table.spec.name} with dim {table.spec.dim};"
+                    f" the manifest says {entry.rows} of {entry.spec.name} with dim {entry.spec.dim}, or another spec"
+                )
+            tables.append(table if whole else replace(table, what="changed"))
+    chain = tuple(map(str, placed.chain))
+    return VersionSummary(folder=folder, manifest=manifest, tables=tuple(tables), ids=ids, chain=chain)
 
 
 def _ids_taken(manifest: Manifest, files: Path) -> dict[str, IdSpan]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -21,7 +22,12 @@ SHOWN_BLOCKS = 20
 def version_headline(summary: VersionSummary) -> Text:
     """Return a version's name, date, dense program and outputs in one line; or that it is of tables alone."""
     manifest = summary.manifest
-    text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
+    created = re.sub(r"\.\d+", "", manifest.created)  # to the second, which is enough for people
+    text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {created}")
+    if summary.chain:
+        text.append(f"   follows {' -> '.join(summary.chain)}")
+        if summary.same:
+            text.append(f", as before: {', '.join(summary.same)}")
     if manifest.program is None:
         return text.append("   tables alone: rows by key, no predictions")
     taken = manifest.program.bytes + sum(each.bytes for each in manifest.program_data)
@@ -54,10 +60,10 @@ def files_table(
     )
     for each in some:
         shown.add(
-            each.spec.name,
+            f"{each.spec.name} ({each.what})" if each.what else each.spec.name,
             f"{each.rows:,}",
             "" if each.spec.is_bytes else str(each.spec.dim),
-            each.spec.row_type.value,
+            each.spec.row_type.value + ", live" * _is_live(summary, each.spec.name),
             each.spec.key_type.value,
             "refused" if summary is not None and summary.refuses(each.spec.name) else _default(each.spec),
             str(each.spec.replicas),
@@ -68,9 +74,14 @@ def files_table(
     return shown
 
 
+def _is_live(summary: VersionSummary | None, table: str) -> bool:
+    """Whether a version's manifest has a table take pushes."""
+    return summary is not None and any(entry.live for entry in summary.manifest.tables if entry.spec.name == table)
+
+
 def lookups_table(summary: VersionSummary, *, every: bool = True) -> FieldsTable:
     """Return a row for each look-up of a version; of many only those in the largest tables, without `every`."""
-    sizes = {table.spec.name: table.bytes for table in summary.tables}
+    sizes = {entry.spec.name: entry.bytes for entry in summary.manifest.tables}
     lookups = summary.manifest.lookups
     some = most_important(lookups, lambda each: sizes[each.table], every=every)
     shown = FieldsTable(

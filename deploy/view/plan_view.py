@@ -53,6 +53,8 @@ def plan_fields(plan: Plan, *, assumed: str) -> dict[str, Any]:
             {
                 "table": choice.table.name,
                 "rows": choice.table.rows,
+                "newer_rows": choice.table.newer_rows,
+                "deltas": choice.table.deltas,
                 "bytes": table_bytes(choice.table.rows, choice.table.row_bytes),
                 "keys_per_request": choice.table.load.keys,
                 "bags_per_request": choice.table.load.bags,
@@ -95,7 +97,7 @@ def _tables(plan: Plan, choices: Sequence[Choice]) -> FieldsTable:
         table = choice.table
         shown.add(
             table.name,
-            f"{table.rows:,}",
+            f"{table.rows - table.newer_rows:,} + {table.newer_rows:,}" if table.deltas else f"{table.rows:,}",
             size(table_bytes(table.rows, table.row_bytes)),
             f"{table.load.keys:,.1f}",
             f"{table.load.bag_length:,.1f}",

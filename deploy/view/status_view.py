@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -57,7 +57,10 @@ def status_view(
         parts.append(degrade_table(status.degrade))
     if len(status.heads) > 1:
         parts.append(heads_table(status.heads))
-    parts += [shards_table(status.shards, memory), tables_table(status.tables, every=every)]
+    live = live_tables(status)
+    parts += [shards_table(status.shards, memory), tables_table(status.tables, live, every=every)]
+    if live and status.straight_pushes:
+        parts.append(Text(f"straight pushes: {status.straight_pushes}", style="dim"))
     parts += [Text(f"! {warning}", style="yellow") for warning in (*told, *warnings_seen(status))]
     return Group(*parts)
 
@@ -222,9 +225,20 @@ def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int |
     return table
 
 
-def tables_table(tables: Sequence[pb.TableStatus], *, every: bool = True) -> FieldsTable:
+def live_tables(status: pb.ClusterStatus) -> set[tuple[str, str]]:
+    """Return the tables that take pushes, by model and name."""
+    return {(model.name, table.name) for model in status.models for table in model.tables if table.live}
+
+
+def tables_table(
+    tables: Sequence[pb.TableStatus], live: Collection[tuple[str, str]] = (), *, every: bool = True
+) -> FieldsTable:
     """Return a row for each table, with its copies and look-ups; of many only those that lack copies and the largest,
-    without `every`."""
+    without `every`.
+
+    Args:
+        live: Tables that take pushes, by model and name.
+    """
     shown = most_important(tables, lambda each: (short_of_copies(each), each.bytes, each.keys), every=every)
     table = FieldsTable(
         "tables",
@@ -248,7 +262,7 @@ def tables_table(tables: Sequence[pb.TableStatus], *, every: bool = True) -> Fie
         )
         missing = f"{each.missing:,} ({each.missing / each.keys:.1%})" if each.keys else f"{each.missing:,}"
         table.add(
-            f"{each.model}/{each.table}",
+            f"{each.model}/{each.table}{' (live)' * ((each.model, each.table) in live)}",
             str(each.version),
             f"{each.rows:,}",
             str(each.dim or ""),  # rows of bytes have none

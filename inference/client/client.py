@@ -7,9 +7,9 @@ Both send raw buffers, and raise the errors of `ringpull.ps.errors` with the ser
 and LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
 
 What could not be answered goes out again on another channel, within its deadline (`ringpull.inference.client.retry`):
-every verb only reads. Of each channel `in_flight` calls are out at once; one more goes out on a channel that has a free
-turn, and where none has, it waits for its turn, within its deadline: heads let fewer wait at their door than a program
-may ask at once.
+every verb only reads, but a push, which has a number by which it is applied once. Of each channel `in_flight` calls are
+out at once; one more goes out on a channel that has a free turn, and where none has, it waits for its turn, within its
+deadline: heads let fewer wait at their door than a program may ask at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from ringpull.inference.client.channels import DEFAULT_CHANNELS
 from ringpull.inference.client.connections import DEFAULT_TIMEOUT_S, IN_FLIGHT
 from ringpull.inference.client.credentials import Credentials
-from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts
+from ringpull.inference.client.push import AsyncPushCalls, PushCalls
+from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Retrying
 from ringpull.inference.client.top_k import AsyncTopKCalls, TopKCalls
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -41,7 +42,7 @@ from ringpull.inference.wire.lookup_codec import decode_rows, encode_lookup
 PathLike = str | os.PathLike[str]
 
 
-class Client(TopKCalls):
+class Client(TopKCalls, PushCalls):
     """Connections to the heads of one deployment. Thread-safe: threads share it, and its calls run side by side.
 
     Args:
@@ -52,6 +53,8 @@ class Client(TopKCalls):
             port are reached by several.
         in_flight: Calls of one channel that are out at once; more wait for their turn, within their deadlines. What a
             head has no room for (`serve --max-pending`, `--max-requests`) it turns away.
+        straight_pushes: Whether rows are pushed to the shards that own them, past the heads, where a head says that it
+            may be done and they can be reached; else, and wherever that fails, they go through a head.
         tls_ca: PEM file of the CA that a head's certificate has to be of; with it, connections are TLS.
         tls_cert: PEM file of a certificate to show, and `tls_key` its key, where heads demand one.
         token: Token that says who asks. These four have defaults in the environment: RINGPULL_TLS_CA,
@@ -70,6 +73,7 @@ class Client(TopKCalls):
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
         in_flight: int = IN_FLIGHT,
+        straight_pushes: bool = True,
         tls_ca: PathLike | None = None,
         tls_cert: PathLike | None = None,
         tls_key: PathLike | None = None,
@@ -77,7 +81,7 @@ class Client(TopKCalls):
         credentials: grpc.ChannelCredentials | Credentials | None = None,
     ) -> None:
         shown = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
-        super().__init__(grpc, target, timeout_s, retries, channels, shown, in_flight)
+        super().__init__(grpc, target, timeout_s, retries, channels, shown, in_flight, straight_pushes)
         self._turns = [threading.Semaphore(self.in_flight) for _ in self._channels]
 
     def predict(
@@ -196,11 +200,12 @@ class Client(TopKCalls):
 
     def close(self) -> None:
         """Close the connections. Calls in flight fail, and so do later ones."""
+        self._close_straight()
         for channel in self._channels:
             channel.close()
 
-    def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
-        attempts = self._begin(timeout_s)
+    def _call(self, method: list[Any], request: Any, timeout_s: float | None, retrying: Retrying | None = None) -> Any:
+        attempts = self._begin(timeout_s, retrying)
         while True:
             turn = self._take_turn(attempts)
             try:
@@ -244,7 +249,7 @@ class Client(TopKCalls):
         self.close()
 
 
-class AsyncClient(AsyncTopKCalls):
+class AsyncClient(AsyncTopKCalls, AsyncPushCalls):
     """`Client` for asyncio: the same calls as coroutines. Make it inside the running loop that will use it.
 
     Cancelling a call cancels it at the server.
@@ -258,6 +263,7 @@ class AsyncClient(AsyncTopKCalls):
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
         in_flight: int = IN_FLIGHT,
+        straight_pushes: bool = True,
         tls_ca: PathLike | None = None,
         tls_cert: PathLike | None = None,
         tls_key: PathLike | None = None,
@@ -265,7 +271,7 @@ class AsyncClient(AsyncTopKCalls):
         credentials: grpc.ChannelCredentials | Credentials | None = None,
     ) -> None:
         shown = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
-        super().__init__(grpc.aio, target, timeout_s, retries, channels, shown, in_flight)
+        super().__init__(grpc.aio, target, timeout_s, retries, channels, shown, in_flight, straight_pushes)
         self._turns = [asyncio.Semaphore(self.in_flight) for _ in self._channels]
 
     async def predict(
@@ -344,10 +350,13 @@ class AsyncClient(AsyncTopKCalls):
 
     async def close(self) -> None:
         """Close the connections. Calls in flight fail, and so do later ones."""
+        await self._close_straight()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
-    async def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
-        attempts = self._begin(timeout_s)
+    async def _call(
+        self, method: list[Any], request: Any, timeout_s: float | None, retrying: Retrying | None = None
+    ) -> Any:
+        attempts = self._begin(timeout_s, retrying)
         while True:
             turn = await self._take_turn(attempts)
             try:

@@ -12,8 +12,10 @@ from ringpull.inference.client import stubs
 from ringpull.inference.client.channels import OWN_CONNECTION, channel_targets, open_channel
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.numbers import timeout, whole
-from ringpull.inference.client.retry import Attempts, Failure, Retrying
+from ringpull.inference.client.push_progress import NamelessWriters
+from ringpull.inference.client.retry import Attempts, Failure, Retrying, retrying_pushes
 from ringpull.inference.client.rotation import Rotation
+from ringpull.inference.client.straight_ways import StraightWays
 from ringpull.inference.client.targets import parse_targets
 from ringpull.ps.errors import RingpullError
 
@@ -36,6 +38,7 @@ class Connections:
         channels: int,
         credentials: Credentials,
         in_flight: int,
+        straight_pushes: bool = True,
     ) -> None:
         targets = parse_targets(target)
         timeout("timeout_s", timeout_s)
@@ -53,13 +56,23 @@ class Connections:
         self._get_model = self._method(stubs.GET_MODEL)
         self._list_models = self._method(stubs.LIST_MODELS)
         self._get_status = self._method(stubs.GET_STATUS)
+        self._push = self._method(stubs.PUSH)
+        self._push_route = self._method(stubs.ROUTE)
+        self._pushing = retrying_pushes(self._rotation, retries)
+        self._asking = Retrying(self._rotation, 0)
+        self._nameless = NamelessWriters()
+        # Whoever shows something of itself, or encrypts, means a head: shards are shown nothing, in plain text.
+        bare = not credentials.tls and not credentials.token
+        self._ways = StraightWays() if straight_pushes and bare else None
+        self._straight: dict[int, Any] = {}
+        """What carries pushes to shards, by the process that made it."""
 
     def _method(self, rpc: stubs.Rpc) -> list[Any]:
         """Return a method's callables, one per channel."""
         return [rpc.on(channel) for channel in self._channels]
 
-    def _begin(self, timeout_s: float | None) -> Attempts:
-        return self._retrying.begin(self.timeout_s if timeout_s is None else timeout_s)
+    def _begin(self, timeout_s: float | None, retrying: Retrying | None = None) -> Attempts:
+        return (retrying or self._retrying).begin(self.timeout_s if timeout_s is None else timeout_s)
 
     def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
         return stubs.failure_of(self._rotation.targets[attempts.channel], error, self.credentials)

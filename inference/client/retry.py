@@ -16,6 +16,7 @@ long to pause, or that this is the end. Invariants:
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -148,6 +149,17 @@ class Retrying:
             InvalidInput: It is no number, or NaN.
         """
         return Attempts(self, timeout_s)
+
+
+def retrying_pushes(rotation: Rotation, retries: int) -> Retrying:
+    """Return the state of a client's pushes, which go out again until their time is up, unless no call ever does.
+
+    A push that is given up leaves rows that may be there or not, and a trainer that waits costs no more than one that
+    has to begin anew. There are a few out at a time, whatever fails.
+    """
+    made = Retrying(rotation, MAX_RETRIES if retries else 0)
+    made.budget = RetryBudget(0.0, math.inf, math.inf)
+    return made
 
 
 class Attempts:

@@ -17,6 +17,7 @@ from ringpull.inference.client.connecting import NO_GRPC, NOT_CONNECTED, advice,
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.retry import BRIEF_CHARS, Failure
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.proto import writer_pb2
 from ringpull.inference.wire.status_codes import PUSHBACK, STATUSES
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, Unauthenticated, Unavailable
 
@@ -66,6 +67,9 @@ TOP_K: Final = Rpc.named("Predictor", "TopK")
 GET_MODEL: Final = Rpc.named("Predictor", "GetModel")
 LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
 GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
+_WRITER: Final = writer_pb2.DESCRIPTOR.services_by_name["Writer"].methods_by_name
+PUSH: Final = Rpc.of(_WRITER["Push"])
+ROUTE: Final = Rpc.of(_WRITER["Route"])
 
 
 NOTHING: Final = Credentials()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ringpull.inference.client.connections import Connections
+from ringpull.inference.client.retry import Retrying
 from ringpull.inference.top_k_answer import TopK
 from ringpull.inference.wire.top_k_codec import decode_answer, encode_top_k
 
@@ -15,7 +16,7 @@ class TopKCalls(Connections, ABC):
     """The part of `Client` that ranks."""
 
     @abstractmethod
-    def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
+    def _call(self, method: list[Any], request: Any, timeout_s: float | None, retrying: Retrying | None = None) -> Any:
         """Return the reply to a request, tried until there is one."""
 
     def top_k(
@@ -94,7 +95,9 @@ class AsyncTopKCalls(Connections, ABC):
     """The part of `AsyncClient` that ranks."""
 
     @abstractmethod
-    async def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
+    async def _call(
+        self, method: list[Any], request: Any, timeout_s: float | None, retrying: Retrying | None = None
+    ) -> Any:
         """Return the reply to a request, tried until there is one."""
 
     async def top_k(

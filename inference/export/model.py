@@ -10,8 +10,8 @@ export leaves nothing behind, and no half version is ever seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
+from ringpull.inference.export.delta.following import Following
 from ringpull.inference.export.diagnosis.errors import named_errors
 from ringpull.inference.export.diagnosis.graph import check_graph
 from ringpull.inference.export.estimators import estimators_too
@@ -43,7 +44,7 @@ from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
 from ringpull.inference.export.ranges import limits_of
 from ringpull.inference.export.ranked_scores import RankedScores
-from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
+from ringpull.inference.export.report import CheckReport, ExportReport, TableDelta, TableReport
 from ringpull.inference.export.rows import as_served, make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
@@ -52,7 +53,8 @@ from ringpull.inference.export.table_options import TableOptions, check_options
 from ringpull.inference.export.tables import TablePlan, write_tables
 from ringpull.inference.export.uses import Use
 from ringpull.inference.export.version_folder import SCHEMA_FILE, new_version, written_beside
-from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
+from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry, time_of_now
+from ringpull.inference.model.manifest_chain import NO_CHAIN
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
@@ -87,6 +89,7 @@ def export_model(
     degrade: Sequence[Step] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
     ranked: Sequence[str] = (),
+    following: Following | None = None,
     quiet: bool = False,
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
@@ -116,7 +119,7 @@ def export_model(
         degrade: What a head does under load before it refuses requests, step by step.
         classes: Names of the classes of an output (B, C), by output: TensorFlow Serving's clients are told.
         ranked: Outputs that are scores of all rows of a weight (a tied layer): queries instead, for `Client.top_k`.
-        quiet: Print no report and no progress.
+        following, quiet: What `export_delta` gives; print no report and no progress.
 
     Raises:
         InvalidInput: The name, the version or an option is not valid, or does not fit the model.
@@ -128,13 +131,16 @@ def export_model(
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once, outputs=outputs)
     console = None if quiet else Console()
-    tracing = stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
-    with tracing, named_errors(call.described, "splitting it"):
-        split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes, ranked)
+    with _tracing(call, console), named_errors(call.described, "splitting it"):
+        split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes, ranked).following(following)
     served = split.ranked.told(with_classes(split.captured.outputs, classes or {}))
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
-    data = CheckData.read(split.schema, check_columns, check_labels)
-    return _export(split, target, served, steps, _Checks(check_rows, data, max_diff, dense_precision), console)
+    checks = _Checks(check_rows, CheckData.read(split.schema, check_columns, check_labels), max_diff, dense_precision)
+    return _export(split, target, served, steps, checks, console, following)
+
+
+def _tracing(call: Call, console: Console | None) -> AbstractContextManager[object]:
+    return stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ def _export(
     steps: tuple[Step, ...],
     checks: _Checks,
     console: Console | None,
+    following: Following | None,
 ) -> ExportReport:
     """Measure what rounding costs, write the version, and report."""
     data = checks.data
@@ -165,7 +172,7 @@ def _export(
         cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data, split.ranked)
     refuse_above(cost, checks.max_diff)
     with named_errors(split.call.described, "writing it"):
-        manifest, check = _write(split, target, outputs, steps, checks, data, console)
+        manifest, check, deltas = _write(split, target, outputs, steps, checks, data, console, following)
     uses: dict[str, list[Use]] = {}
     for use in split.parts.uses:
         uses.setdefault(use.table, []).append(use)
@@ -177,6 +184,7 @@ def _export(
         large=split.parts.large,
         check=check,
         cost=cost,
+        deltas=deltas,
     )
     if console is not None:
         report.print(console)
@@ -249,6 +257,17 @@ class _Split:
         serving = plan_serving(parts, schema, arguments, plans)
         return cls(name, call, schema, captured, parts, plans, serving, RankedScores(queries, plans))
 
+    def following(self, following: Following | None) -> _Split:
+        """Return the module as it is written where it follows a version.
+
+        Raises:
+            ExportError: Its schema or its tables are others.
+        """
+        if following is None:
+            return self
+        following.check(self.plans.values(), self.serving.schema.to_json())
+        return replace(self, plans={table: following.settled(plan) for table, plan in self.plans.items()})
+
     def made_rows(self, rows: int, given: Prepared | None = None) -> tuple[Prepared, Prepared]:
         """Return made-up rows, some of them given if there are any, as training and as serving prepare them."""
         keys = {table: plan.keys for table, plan in self.plans.items()}
@@ -273,30 +292,36 @@ def _write(
     checks: _Checks,
     data: CheckData | None,
     console: Console | None,
-) -> tuple[Manifest, CheckReport | None]:
+    following: Following | None,
+) -> tuple[Manifest, CheckReport | None, tuple[TableDelta, ...]]:
     """Write a version beside its place, check it, and rename it.
 
     Args:
         data: Rows that bfloat16 is measured on, given or made up.
     """
+    plans = split.plans.values()
     with written_beside(target) as hidden:
         with stage(console, f"tracing the dense program of {len(split.parts.uses):,} look-ups"):
             write_program(
                 hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
             )
         (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
+        entries, deltas = (
+            (write_tables(hidden, plans, console), ()) if following is None else following.write(hidden, plans, console)
+        )
         manifest = Manifest(
             model=split.name,
             version=int(target.name),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=time_of_now(),
             schema=FileEntry.of(hidden, SCHEMA_FILE),
             program=FileEntry.of(hidden, PROGRAM_FILE),
-            tables=write_tables(hidden, split.plans.values(), console),
+            tables=entries,
             lookups=split.serving.lookups,
             inputs=_inputs(split.parts),
             outputs=outputs,
             degrade=steps,
             limits=limits_of(split.parts.ranges, split.schema),
+            chain=NO_CHAIN if following is None else following.chain,
         )
         manifest.save(hidden)
         check = samples = None
@@ -304,9 +329,7 @@ def _write(
             with stage(console, f"checking {checks.rows:,} rows"):
                 given = None if checks.data is None else checks.data.prepared
                 trained, served = split.made_rows(checks.rows, given)
-                self_check = SelfCheck(
-                    hidden, manifest, split.serving.schema, split.parts, split.plans.values(), split.ranked
-                )
+                self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, plans, split.ranked)
                 arguments = split.schema.arguments(trained, list(split.call.arguments))
                 check = self_check.run(split.call, trained, served, arguments)
                 samples = self_check.samples(served)
@@ -319,7 +342,7 @@ def _write(
                 receipt = measured.receipt(data, split.served, samples, checks.max_diff)
             manifest = replace(manifest, bfloat16=receipt)
             manifest.save(hidden)
-    return manifest, check
+    return manifest, check, deltas
 
 
 def _device_of(module: nn.Module) -> torch.device:

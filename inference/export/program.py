@@ -43,11 +43,20 @@ def write_program(
                 f"the model only works for batches of {TRACED_ROWS} rows, as it was traced, because of {name}: it must"
                 " not build on the number of rows as a constant"
             )
+    _drop_addresses(program)
     # To memory first: torch's own writer ends the process where a disk is full.
     archive = io.BytesIO()
     with quiet_torch():
         torch.export.save(program if device.type == "cpu" else move_to_device_pass(program, "cpu"), archive)
     file.write_bytes(archive.getbuffer())
+
+
+def _drop_addresses(program: torch.export.ExportedProgram) -> None:
+    """Drop the notes of which graph in memory each node came from: the same program is to be the same bytes, so that
+    heads know that they have it already."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("from_node", None)
 
 
 def _vectors(cut: Cut, schema: Schema, place: int) -> Tensor:

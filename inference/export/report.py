@@ -26,6 +26,26 @@ GAP: Final = 2
 """Characters between two columns."""
 
 
+@dataclass(frozen=True, slots=True)
+class TableDelta:
+    """What a delta has of one table."""
+
+    name: str
+    changed: int
+    new: int
+    gone: int
+    bytes: int
+    """Bytes of its files."""
+
+    @property
+    def sentence(self) -> str:
+        """What people read of it."""
+        if not self.bytes:
+            return f"{self.name}: as before"
+        counts = f"{self.changed:,} rows changed, {self.new:,} new, {self.gone:,} gone"
+        return f"{self.name}: {counts}; {size(self.bytes)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableReport:
     """One table that was written."""
@@ -105,6 +125,8 @@ class ExportReport:
     """Large weights of the dense program that no ids are looked up in, and what uses them."""
     ids: bool = True
     """Whether a feature has ids."""
+    deltas: tuple[TableDelta, ...] = ()
+    """What is new of each table, where the version follows another one."""
 
     @property
     def without_tables(self) -> str | None:
@@ -129,6 +151,8 @@ class ExportReport:
             console.print(f"{title}: {self.without_tables}", markup=False, highlight=False, style="bold red")
         else:
             self._print_tables(console)
+        for delta in self.deltas:
+            console.print(delta.sentence, markup=False)
         self._print_dense(console)
         if self.check is not None:
             console.print(

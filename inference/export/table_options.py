@@ -26,6 +26,8 @@ class TableOptions:
     row_type: str | None = None
     """Storage type of rows, a value of `RowType`; None: float16 or bfloat16 where that is the weight's own type, else
     float32. Shorter ones than the weight's round, and the report says at what cost; default vectors stay float32."""
+    live: bool = False
+    """Whether rows of the table may be pushed while it is served; `ringpull serve --live` says so, too."""
 
 
 def check_options(options: Mapping[str, TableOptions]) -> None:
@@ -40,6 +42,8 @@ def check_options(options: Mapping[str, TableOptions]) -> None:
         if each.on_unavailable not in tuple(OnUnavailable):
             known = ", ".join(OnUnavailable)
             raise InvalidInput(f"table {table}: on_unavailable is {each.on_unavailable!r}; it must be one of {known}")
+        if not isinstance(each.live, bool):
+            raise InvalidInput(f"table {table}: live is {each.live!r}; it must be True or False")
 
 
 def row_type_of(table: str, options: TableOptions, own: RowType = RowType.FLOAT32) -> RowType:

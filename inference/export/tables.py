@@ -100,10 +100,27 @@ class TablePlan:
         Raises:
             InvalidInput: The row type cannot hold a number.
         """
-        rows = _rows(self.weight[torch.from_numpy(numbers).to(self.weight.device)])
+        rows = self._picked(numbers)
         keyed = numbers >= self.keys.first
         rows[keyed] = decode(encode(rows[keyed], self.spec), self.spec)
         return rows
+
+    def stored_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return rows of the weight as a table stores them, uint8 (n, row_bytes).
+
+        Raises:
+            InvalidInput: The row type cannot hold a number.
+        """
+        return encode(self._picked(numbers), self.spec)
+
+    def _picked(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows of the weight, a copy."""
+        weight = self.weight.detach()
+        if (weight.device.type, weight.dtype) == ("cpu", torch.float32):
+            # torch would start all of its threads and wait for the last, however few the rows are.
+            picked: NDArray[np.float32] = weight.numpy()[numbers]
+            return picked
+        return _rows(weight[torch.from_numpy(numbers).to(weight.device)])
 
     @property
     def zero_default(self) -> bool:
@@ -172,7 +189,7 @@ def write_table(version_dir: Path, plan: TablePlan, console: Console | None) -> 
             writer.add(keys.of(begin, end), _rows(plan.weight[begin:end]))
             progress((end - begin) * spec.row_bytes)
         facts = writer.finish()
-    return TableEntry(spec=facts.spec, path=path, rows=facts.rows, bytes=facts.bytes)
+    return TableEntry(spec=facts.spec, path=path, rows=facts.rows, bytes=facts.bytes, live=plan.options.live)
 
 
 def _rows(weight: Tensor) -> NDArray[np.float32]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +20,13 @@ from ringpull.inference.export.table_options import TableOptions, check_options,
 from ringpull.inference.export.table_progress import table_progress
 from ringpull.inference.export.table_samples import sample_table
 from ringpull.inference.export.version_folder import new_version, written_beside
-from ringpull.inference.model.manifest import FileEntry, Manifest, TableEntry
+from ringpull.inference.model.manifest import FileEntry, Manifest, TableEntry, time_of_now
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.model.samples import Samples
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import OnUnavailable, RowType, TableSpec, check_name
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
 
 
@@ -135,7 +135,7 @@ def _write(
             piece.write(writer)
             progress(piece.bytes)
         summary = writer.finish()
-    entry = TableEntry(spec=summary.spec, path=path, rows=summary.rows, bytes=summary.bytes)
+    entry = TableEntry(spec=summary.spec, path=path, rows=summary.rows, bytes=summary.bytes, live=options.live)
     shown = "no bytes" if default is None else default if isinstance(default, str) else "given"
     return _Written(entry, rows.keyed_by, shown)
 
@@ -163,7 +163,7 @@ def write_manifest(version_dir: Path, name: str, version: int, tables: Sequence[
     manifest = Manifest(
         model=name,
         version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=time_of_now(),
         tables=tuple(tables),
     )
     (version_dir / SAMPLES_FILE).write_bytes(_sampled(version_dir, manifest).to_bytes())
@@ -178,7 +178,7 @@ def _sampled(version_dir: Path, manifest: Manifest) -> Samples:
     for entry in manifest.tables:
         base = Base.open(manifest.table_folder(version_dir, entry.spec.name), verify_rows=True)
         try:
-            samples[entry.spec.name] = sample_table(base)
+            samples[entry.spec.name] = sample_table(Table(base))
         finally:
             base.close()
     return Samples.of_tables(samples)

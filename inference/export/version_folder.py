@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.inference.model.model_dir import version_at
+from ringpull.ps.errors import ExportError, InvalidInput, NotFound
 from ringpull.ps.spec import check_name
 from ringpull.ps.version_number import MAX_VERSION, RANGE, version_number
 
@@ -35,6 +36,20 @@ def new_version(folder: Path, name: str, version: int) -> Path:
         if version_number(there.name) == version:
             raise ExportError(f"{there} exists; a version is never written over: choose another, or delete it")
     return folder / str(version)
+
+
+def version_before(folder: Path, version: int, follows: int) -> Path:
+    """Return the folder of the version that a new one follows.
+
+    Raises:
+        InvalidInput: It is not there, or not before the new one.
+    """
+    if isinstance(follows, bool) or not isinstance(follows, int | np.integer) or not 1 <= follows < version:
+        raise InvalidInput(f"follows is {follows!r}; it must be the number of a version before {version}")
+    try:
+        return Path(version_at(str(folder.absolute()), int(follows)))
+    except NotFound as exc:
+        raise InvalidInput(f"follows version {follows}: {exc}") from exc
 
 
 @contextmanager

@@ -14,17 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.export.made_lists import part_of
+from ringpull.inference.export.stored_rows import rows_at
 from ringpull.inference.export.table_samples import sample_table
 from ringpull.inference.head.request.lookups import FeatureLookup
+from ringpull.inference.model.chain_files import VersionOnDisk
 from ringpull.inference.model.dense_program import DenseProgram, ProgramTensor, load_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import Samples, agree, differences
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling, UInt64Array
-from ringpull.ps.store.base import Base
+from ringpull.ps.store.row_codec import decode
+from ringpull.ps.store.table import Table
 from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
@@ -36,14 +40,16 @@ RowsOf = Callable[[UInt64Array], tuple[Float32Array, NDArray[np.bool_]]]
 """Rows of a table for keys (n,): float32 (n, dim), the default vector where there is none, and where there is one."""
 
 
-def rows_of(base: Base) -> RowsOf:
+def rows_of(table: Table) -> RowsOf:
     """Return the rows of a table's files."""
-    default = base.spec.default_vector()
+    spec = table.spec
 
     def rows(keys: UInt64Array) -> tuple[Float32Array, NDArray[np.bool_]]:
-        found = base.find(positions_of(keys))
-        values = [base.row(int(row)) if row >= 0 else default for row in found]
-        return np.array(values, np.float32).reshape(len(values), base.spec.dim), found >= 0
+        found, stored = rows_at(table, positions_of(keys))
+        assert not isinstance(stored, BytesRows), "no program looks up rows of bytes"
+        values = np.tile(spec.default_vector(), (len(keys), 1))
+        values[found] = decode(stored, spec)
+        return values, found
 
     return rows
 
@@ -90,10 +96,8 @@ class WrittenVersion:
         self._schema = schema
         self._version_dir = version_dir
         self._program = load_program(version_dir, manifest, "cpu", precision="float32")
-        self._bases = {
-            entry.spec.name: Base.open(manifest.table_folder(version_dir, entry.spec.name), verify_rows=True)
-            for entry in manifest.tables
-        }
+        written = VersionOnDisk(version_dir, manifest)
+        self._tables = {entry.spec.name: written.open_table(entry.spec.name, verify=True) for entry in manifest.tables}
 
     def inputs(self, served: Prepared, other: Mapping[str, RowsOf] | None = None) -> list[ProgramTensor]:
         """Return the inputs of the dense program for rows.
@@ -111,7 +115,7 @@ class WrittenVersion:
                 inputs.append(ProgramTensor(arguments[str(entry.argument)]))
                 continue
             bound, wanted = lookups[entry.lookup]
-            source = (other or {}).get(bound.spec.table) or rows_of(self._bases[bound.spec.table])
+            source = (other or {}).get(bound.spec.table) or rows_of(self._tables[bound.spec.table])
             inputs.append(ProgramTensor(bound.values(served.features[bound.spec.feature], pull(source, wanted))))
         return inputs
 
@@ -163,7 +167,7 @@ class WrittenVersion:
         """
         rows = part_of(served, 0, min(SAMPLE_ROWS, served.rows))
         inputs = self.inputs(rows)
-        tables = {name: sample_table(base) for name, base in self._bases.items()}
+        tables = {name: sample_table(table) for name, table in self._tables.items()}
         return Samples(rows, self.run(inputs, rows.rows), tolerance(inputs), tables)
 
 

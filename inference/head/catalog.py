@@ -24,8 +24,9 @@ from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.ranker import Ranker
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.head.request.row_reader import Puller, RowReader
+from ringpull.inference.head.request.row_writer import RowWriter
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
+from ringpull.ps.errors import InvalidInput, NotFound, StaleLineage, Unavailable
 from ringpull.ps.histogram import Histogram
 
 VersionName = tuple[str, int]
@@ -52,6 +53,7 @@ class ServedVersion:
         max_pulls: int = 1,
         batch_rows: Histogram | None = None,
         thresholds: Thresholds | None = None,
+        live: Collection[str] = (),
     ) -> None:
         """Bind pipeline and batcher, and rehearse them. Blocks while the dense program, if it has one, runs once.
 
@@ -59,6 +61,7 @@ class ServedVersion:
             max_pulls: Pulls at a time; all but one are slow.
             batch_rows: Histogram of the rows of batches.
             thresholds: Thresholds of the degrade steps.
+            live: Names of tables that take pushes, besides those that were exported so.
 
         Raises:
             CorruptData: Manifest, schema and dense program do not fit each other.
@@ -67,6 +70,14 @@ class ServedVersion:
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
         self.rows: Final = RowReader(*self.key, loaded.manifest.tables, router)
         """Rows of its tables, by key."""
+        self.writer: Final = RowWriter(
+            *self.key,
+            loaded.manifest.tables,
+            router,
+            live={*live, *(entry.spec.name for entry in loaded.manifest.tables if entry.live)},
+            lineage=loaded.manifest.chain.lineage or loaded.manifest.identity,
+        )
+        """Rows of its tables, to be written."""
         self.ranker: Final = Ranker(loaded.manifest, self.rows, router)
         """Rows of its tables with the largest scores."""
         preparation = Preparation(loaded.manifest, loaded.schema)
@@ -103,7 +114,8 @@ class ServedVersion:
 
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
-        await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s), self.ranker.close(timeout_s))
+        parts = (self.batcher, self.rows, self.ranker, self.writer)
+        await asyncio.gather(*[part.close(timeout_s) for part in parts])
 
     def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
         """Return who answers a request for this version that comes now, and with what it is to leave out.
@@ -221,6 +233,29 @@ class Catalog:
             known = ", ".join(map(str, sorted(versions)))
             raise NotFound(f"model {model} has no version {wanted} here; it has: {known}")
         return found
+
+    def of_lineage(self, model: str, lineage: str, *, only_live: bool = False) -> ServedVersion:
+        """Return a version of a lineage, the live one if that is of it, else the highest.
+
+        Args:
+            only_live: Whether it has to be the live one.
+
+        Raises:
+            NotFound: The model is not served here.
+            StaleLineage: No version of that lineage is, or is live; the message says which lineage is live.
+        """
+        live = self.get(model)
+        shown = self._shown.get(model, {})
+        others = [shown[number] for number in sorted(shown, reverse=True)]
+        found = next((each for each in (live, *others) if each.writer.lineage == lineage), None)
+        if found is not None and (found is live or not only_live):
+            return found
+        what = "open" if found is None else "live"
+        raise StaleLineage(
+            f"lineage {lineage} of model {model} is not {what} here: {live.loaded.name}, which is live, is of lineage"
+            f" {live.writer.lineage}; rows that were made for another one are not mixed in"
+            + ("" if found is None else f" (they go on to {found.loaded.name} where its lineage is asked for by name)")
+        )
 
     def _labelled(self, model: str, version: int, label: str) -> int:
         check_one_of(version, label)

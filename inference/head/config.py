@@ -50,7 +50,7 @@ def _precision(option: str, given: str) -> str:
     return given
 
 
-def _local_reads(option: str, given: str) -> bool:
+def _auto(option: str, given: str) -> bool:
     if given not in ("auto", "off"):
         raise InvalidInput(f"{option} is {given!r}; it must be auto or off")
     return given == "auto"
@@ -171,6 +171,12 @@ class HeadConfig:
         Option("Bytes of the requests that one head has in flight.", Group.LIMITS, name="max-request-bytes"),
     ] = 256 << 20
     """Bytes of the requests in flight; one more gets RESOURCE_EXHAUSTED. A larger request is taken alone."""
+    max_pushing_bytes: Annotated[
+        int,
+        at_least(1),
+        Option("Bytes of the pushes that one head has in flight.", Group.LIMITS, name="max-push-bytes"),
+    ] = 64 << 20
+    """Bytes of pushes in flight; one more gets RESOURCE_EXHAUSTED. A larger push is taken alone."""
     max_queue_s: Annotated[
         float,
         above(0),
@@ -253,10 +259,23 @@ class HeadConfig:
             metavar="auto|off",
             default="auto",
             given_as=str,
-            parse=_local_reads,
+            parse=_auto,
         ),
     ] = False
     """Whether keys are answered here whose rows a shard of this machine serves from files that can be read here."""
+    straight_pushes: Annotated[
+        bool,
+        Option(
+            "Whether clients may push rows to the shards themselves, where neither tokens nor TLS are asked: auto or"
+            " off.",
+            Group.SHARDS,
+            metavar="auto|off",
+            default="auto",
+            given_as=str,
+            parse=_auto,
+        ),
+    ] = True
+    """Whether clients are told the way of pushes to shards themselves, where that is safe."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
     """Whether calls are counted by stage, and `/metrics` tells it."""
     watch_s: Annotated[

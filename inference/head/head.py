@@ -42,6 +42,7 @@ from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.script_maker import ScriptMaker
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData, NotChecked, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
@@ -136,11 +137,11 @@ class Head:
         self._dense = ThreadPoolExecutor(1, "dense")
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
+        self._scripts = ScriptMaker()
         self._catalog = Catalog()
         self._metrics = self._new_metrics() if config.metrics else None
-        calls = None if self._metrics is None else self._metrics.calls
         self._tally = CallTally(self._router.counters, here=self._local.keys)
-        watch = CallWatch(calls, tally=self._tally)
+        watch = CallWatch(None if self._metrics is None else self._metrics.calls, tally=self._tally)
         self._predictor = Predictor(self._catalog, config, watch=watch, access=self._tokens)
         self._counts = DeploymentCounts(self._tally, self._asker, operations, self.loaded)
         self._leading = asyncio.Lock()
@@ -289,6 +290,7 @@ class Head:
         for task in (self._keeping, self._rereading, self._watching, self._degrading, self._checking):
             if task is not None:
                 task.cancel()
+        self._scripts.stop()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._ways_in is not None:
             await self._ways_in.stop(timeout_s)
@@ -318,9 +320,10 @@ class Head:
         # Newer versions appear where it was found, not where links have led to.
         source = f"{placed.found_in}/{placed.version}" if placed is not None and placed.found_in else folder
         files = await asyncio.to_thread(self._mirror.local, folder, identity)
-        loaded = await asyncio.to_thread(
-            LoadedVersion.load, files, **self.config.dense_program, source=source, identity=identity
-        )
+        options = {**self.config.dense_program, "like": [each.loaded for each in self._catalog.loaded()]}
+        if self._address is not None:  # else nobody waits, and it is there sooner without another process
+            options["maker"] = self._scripts
+        loaded = await asyncio.to_thread(LoadedVersion.load, files, source=source, identity=identity, **options)
         key = (loaded.manifest.model, loaded.manifest.version)
         if self._catalog.find(key) is not None:
             return
@@ -333,6 +336,7 @@ class Head:
             max_pulls=self.config.max_pulls,
             batch_rows=None if self._metrics is None else self._metrics.calls.serves(key[0]).batch_rows,
             thresholds=self.config.degrade_thresholds,
+            live=() if placed is None else placed.live_tables,
         )
         self._router.register(*key, loaded.specs(), identity=loaded.manifest.identity)
         try:
@@ -427,15 +431,8 @@ class Head:
     async def _listen(self) -> HeadAddress:
         status = partial(cluster_status, self._view, self._router, self._catalog, self._counts)
         alone = partial(head_status, self._view)
-        parts = Parts(
-            self._predictor,
-            self._catalog,
-            status,
-            alone,
-            self._operators,
-            self._tls,
-            self._counts.of_models,
-        )
+        counts = self._counts.of_models
+        parts = Parts(self._predictor, self._catalog, status, alone, self._operators, self._tls, counts)
         opened = await WaysIn.open(
             parts,
             self.config,
@@ -495,4 +492,5 @@ class Head:
             deployment=name_of(self._router.deployment),
             leader=self.leader(),
             warnings=self._warnings(),
+            straight_closed=self._predictor.push_routes.closed,
         )

@@ -131,12 +131,13 @@ class Pipeline:
         self._program = program or NoProgram()
         self._router = router
         self._lookups: list[FeatureLookup] = []
+        tables = manifest.tables_by_name()
         for spec in manifest.lookups:
             feature = schema.get(spec.feature)
             if feature is None:
                 raise CorruptData(f"manifest: table {spec.table} is looked up by {spec.feature}, not in the schema")
             keeper = None if spec.kept_by is None else schema.get(spec.kept_by.feature)
-            self._lookups.append(FeatureLookup(spec, feature, manifest.table(spec.table).spec, keeper))
+            self._lookups.append(FeatureLookup(spec, feature, tables[spec.table].spec, keeper))
         self._plans: WeakKeyDictionary[DirectFeatures, DirectPlan] = WeakKeyDictionary()
         known = schema.argument_names()
         self._inputs: list[int | Argument] = []

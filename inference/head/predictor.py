@@ -11,7 +11,8 @@ It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
         reply = ...                               the front-end encodes the answer
 
 Rows by key are asked for the same way, with `verb="lookup"` and `await call.rows(request)`; those with the largest
-scores with `verb="top_k"` and `await call.top_k(request)`.
+scores with `verb="top_k"` and `await call.top_k(request)`; rows are written with `verb="push"` and
+`await call.push(request, nbytes)`.
 
 Whatever a step raises ends the `with` block, which counts the request by its outcome, logs it, and lets the error go on
 to the front-end, who reports it (`ringpull.inference.wire.status_codes`). A request's own deadline is kept, capped by
@@ -21,8 +22,7 @@ the head's.
 from __future__ import annotations
 
 import asyncio
-import math
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -38,27 +38,27 @@ from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call, Verb
 from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.head.missed_deadlines import missed_after_s
 from ringpull.inference.head.outputs import predicts_nothing, wanted_outputs, with_rows
+from ringpull.inference.head.push_routes import PushRoutes
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.inference.head.request.inference_request import InferenceRequest, check_version
 from ringpull.inference.head.request.received import Limits
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest, check
 from ringpull.inference.head.request.top_k import TopKRequest
+from ringpull.inference.head.stage_timings import timings_of
 from ringpull.inference.head.tokens.quotas import Permit
-from ringpull.inference.prediction import Prediction, Timings
+from ringpull.inference.prediction import Prediction
+from ringpull.inference.push_request import Pushed, PushRequest
 from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound
 from ringpull.router.control.verbs import Role
 
 T = TypeVar("T")
 
-EARLY_S: Final = 0.1
-"""Time before a call's deadline in which its caller's cancel is a deadline missed. The caller's time began when it sent
-the request, ours when we took it in: on a busy machine that is tens of milliseconds later."""
-ROUNDED: Final = 0.01
-"""Part of a call's time by which that is longer: gRPC sends it in two to three digits, rounded up."""
-MAX_EARLY: Final = 0.5
-"""Largest part of a call's time in which that is so: who gives up in the first half went away."""
+_ids: Final = random.Random()
+"""Source of the ids of requests that have none. Of its own, and no system call: that lets another thread have the
+interpreter's lock, once for every request."""
 
 
 class Predictor:
@@ -86,6 +86,12 @@ class Predictor:
             standing_queue_s=config.standing_queue_s,
             max_in_flight_bytes=config.max_in_flight_bytes,
         )
+        self.pushing: Final = Admission(
+            max_queue_s=config.max_queue_s,
+            standing_queue_s=config.max_queue_s,
+            max_in_flight_bytes=config.max_pushing_bytes,
+        )
+        """Admission of pushes, which wait for disks, and of which no prediction is to hear."""
         self.receiving: Final = _receiving(config)
         self.receiving_at_door: Final = _receiving(config)
         """Calls that are received at the operators' door: of its own, so that no crowd at the port takes its places."""
@@ -96,6 +102,7 @@ class Predictor:
             config.max_candidates, config.max_values_per_row, config.max_columns, config.max_message_bytes
         )
         self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
+        self.push_routes: Final = PushRoutes(catalog, config)
         self._catalog = catalog
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
@@ -118,30 +125,38 @@ class Predictor:
             timeout_s: Time that its caller gives it, from now; None: the default.
             length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
             authorization: What the caller shows of itself, for `Access.admit`; None: nothing.
-            access: Rule of who may predict by this way in; None: the predictor's. Who may predict may ask for rows.
+            access: Rule of who may predict by this way in; None: the predictor's. Who may predict may ask for rows, and
+                who may write may push.
             verb: What is asked for, for counts and the log.
 
         Raises:
             Unauthenticated: The caller has to show a token that is known here.
-            Forbidden: The caller's token may not predict.
+            Forbidden: The caller's token may not predict, or may not write.
             LimitExceeded: It cannot be answered in time, there is no room for it, or its caller has had what it may
                 have. `retry_after_s` is set.
             DeadlineExceeded: Its time is up.
         """
         given_s = timeout_s
         timeout_s = self._default_timeout_s if timeout_s is None else min(timeout_s, self._max_timeout_s)
-        self.counts.requests += 1
+        role = Role.WRITE if verb == "push" else Role.PREDICT
+        self.counts.requests += verb != "push"  # which asks for no answer
         call = OpenCall(self, timeout_s, given_s, verb)
         try:
-            call.admit(length, (access or self.access).admit(authorization, Role.PREDICT))
+            call.admit(length, (access or self.access).admit(authorization, role))
         except BaseException as error:
             call.close(error)
             raise
         return call
 
+    def admission_of(self, verb: Verb) -> Admission:
+        """Return the admission that a call goes by."""
+        if verb == "push":
+            return self.pushing
+        return self.admission.scans if verb == "top_k" else self.admission
+
     async def _predict(self, request: InferenceRequest, call: OpenCall) -> Prediction:
         trace = call.trace
-        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        trace.model, trace.request_id = request.model, request.request_id or _new_id()
         asked = request.served or self._catalog.get(request.model, request.version, request.label)
         trace.version = asked.key[1]
         if asked.loaded.program is None:
@@ -162,7 +177,7 @@ class Predictor:
             version=version,
             filled=scores.filled,
             unknown=tuple([each.told(request.with_unknown) for each in scores.unknown]),
-            timings=_timings(times, trace.started_s, decoded_s) if request.with_timings else None,
+            timings=timings_of(times, trace.started_s, decoded_s) if request.with_timings else None,
             model=model,
             request_id=trace.request_id,
             degraded=scores.degraded,
@@ -172,7 +187,7 @@ class Predictor:
 
     async def _rows(self, request: RowsRequest, call: OpenCall) -> RowsAnswer:
         trace = call.trace
-        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        trace.model, trace.request_id = request.model, request.request_id or _new_id()
         check_version(request.version)
         asked = self._catalog.get(request.model, request.version, request.label)
         trace.version, reader = asked.key[1], asked.rows
@@ -187,9 +202,26 @@ class Predictor:
         call.looked_up = _LookedUp(answer.model, answer.version, decoded_s, time.monotonic())
         return answer
 
+    async def _push(self, request: PushRequest, nbytes: int, call: OpenCall) -> Pushed:
+        trace = call.trace
+        trace.model, trace.request_id = request.model, request.request_id or _new_id()
+        check_version(request.version)
+        if request.lineage:
+            asked = self._catalog.of_lineage(request.model, request.lineage, only_live=request.only_live)
+        else:
+            asked = self._catalog.get(request.model, request.version, request.label)
+        trace.version, writer = asked.key[1], asked.writer
+        pushed = await call.aside(nbytes, lambda: writer.prepare(request))
+        trace.rows, trace.table = len(request.keys), request.table
+        call.take_rows(trace.rows)
+        trace.stage = "push"
+        answer = await writer.write(pushed, deadline_s=call.deadline_s, request_id=trace.request_id)
+        trace.stage = "encode"
+        return answer
+
     async def _top_k(self, request: TopKRequest, call: OpenCall) -> TopK:
         trace = call.trace
-        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        trace.model, trace.request_id = request.model, request.request_id or _new_id()
         check_version(request.version)
         asked = self._catalog.get(request.model, request.version, request.label)
         trace.version, ranker = asked.key[1], asked.ranker
@@ -254,7 +286,7 @@ class OpenCall:
         self.trace: Final = Call(time.monotonic(), "admission", verb=verb)
         self.deadline_s = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
-        self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
+        self._missed_from_s: Final = self.trace.started_s + missed_after_s(given_s)
         self.answer: _Answer | None = None
         self.looked_up: _LookedUp | None = None
         self._predictor = predictor
@@ -277,8 +309,7 @@ class OpenCall:
             raise DeadlineExceeded("the deadline had passed before the request was taken in")
         if caller.quota is not None:
             self._permit = caller.quota.begin()
-        admission = self._predictor.admission
-        self._ticket = (admission.scans if self.trace.verb == "top_k" else admission).expect(self.deadline_s)
+        self._ticket = self._predictor.admission_of(self.trace.verb).expect(self.deadline_s)
         if length is not None:
             self.received(length)
 
@@ -397,10 +428,26 @@ class OpenCall:
         """
         return await self._predictor._top_k(request, self)
 
+    async def push(self, request: PushRequest, nbytes: int) -> Pushed:
+        """Have rows of a table written; return when that is acknowledged.
+
+        Args:
+            nbytes: Bytes of work that its rows are, for `aside`.
+
+        Raises:
+            NotFound: The model, version or table is not served here; the message says which are.
+            UnmetCondition: The table takes no pushes, or has several copies; no version of the lineage is open; or the
+                writer has sent a larger number since (`StaleNumber`).
+            InvalidInput: Keys and rows do not fit each other or the table; the message names which.
+            LimitExceeded: They are more than the caller may have for now, or than there is room for.
+            DeadlineExceeded, Unavailable: It may have been applied, or may yet be.
+        """
+        return await self._predictor._push(request, nbytes, self)
+
     def close(self, error: BaseException | None) -> None:
         """End the call: count it, and report how it ended; None: its reply is made."""
         predictor, trace = self._predictor, self.trace
-        if trace.stage != "admission":
+        if trace.stage != "admission" and trace.verb != "push":
             predictor.latencies.add(time.monotonic() - trace.started_s)
         if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
             # A caller or its front-end may end a call at its deadline by itself, and be first.
@@ -421,6 +468,8 @@ class OpenCall:
         elif self.looked_up is not None:
             model, version, decoded_s, pulled_s = self.looked_up
             predictor._watch.looked_up(trace, model, version, decoded_s=decoded_s, pulled_s=pulled_s)
+        elif trace.verb == "push":
+            predictor._watch.pushed(trace, trace.model, trace.version)
 
     def __enter__(self) -> OpenCall:
         return self
@@ -429,6 +478,10 @@ class OpenCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(error)
+
+
+def _new_id() -> str:
+    return f"{_ids.getrandbits(64):016x}"
 
 
 def _receiving(config: HeadConfig) -> Receiving:
@@ -444,29 +497,3 @@ def _is_no_request(error: BaseException) -> bool:
     if isinstance(error, LimitExceeded):
         return error.retry_after_s is None
     return isinstance(error, InvalidInput | NotFound)
-
-
-def _missed_after_s(given_s: float | None) -> float:
-    """Return the time after which a caller's cancel means its own deadline, given how much time it gave its call.
-
-    Who gave none, or more than the head grants, cannot have missed the head's deadline: it went away.
-    """
-    if given_s is None:
-        return math.inf
-    return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
-
-
-def _timings(times: StageTimes, started_s: float, decoded_s: float) -> Timings:
-    return Timings(
-        decode_us=_us(decoded_s - started_s),
-        features_us=_us(times.prepare_s),
-        queue_us=_us(times.queue_s),
-        lookup_us=_us(times.lookup_s),
-        dense_us=_us(times.dense_s),
-        total_us=_us(time.monotonic() - started_s),
-        batch_rows=times.batch_rows,
-    )
-
-
-def _us(seconds: float) -> int:
-    return round(seconds * 1e6)

@@ -42,6 +42,8 @@ class ImportedTable:
     """What becomes of unknown ids, for people, where that is not this vector: "refused"."""
     total_bytes: int | None = None
     """Bytes of all rows as they are written, for the progress bar; None: not known."""
+    live: bool = False
+    """Whether rows of it may be pushed while it is served."""
 
     @property
     def default_described(self) -> str:
@@ -136,4 +138,4 @@ def _write(version_dir: Path, table: ImportedTable, exact: ExactRows | None, con
                 exact.take(keys, rows)
             progress(len(rows) * spec.row_bytes)
         summary = writer.finish()
-    return TableEntry(spec=summary.spec, path=path, rows=summary.rows, bytes=summary.bytes)
+    return TableEntry(spec=summary.spec, path=path, rows=summary.rows, bytes=summary.bytes, live=table.live)

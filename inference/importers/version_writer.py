@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from ringpull.inference.model.manifest import (
     ProgramInput,
     ProgramOutput,
     TableEntry,
+    time_of_now,
 )
 from ringpull.inference.model.onnx_inputs import as_float32
 from ringpull.inference.model.onnx_program import OnnxProgram
@@ -161,7 +161,7 @@ def _write(
     manifest = Manifest(
         model=name,
         version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=time_of_now(),
         schema=FileEntry.of(hidden, SCHEMA_FILE),
         program=program,
         program_data=data,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.extras import needing
 from ringpull.inference.model.manifest import Manifest, ProgramInput, ProgramOutput
+from ringpull.inference.model.script_maker import ScriptMaker
 
 Precision = Literal["as-exported", "float32", "bfloat16"]
 """Precision that a dense program is loaded in: as its version was exported, which a device without instructions for
@@ -97,6 +98,7 @@ def load_program(
     *,
     threads: int | None = None,
     precision: Precision = "as-exported",
+    maker: ScriptMaker | None = None,
 ) -> DenseProgram:
     """Load the dense program of a version onto `device`, by what its manifest says runs it.
 
@@ -104,6 +106,7 @@ def load_program(
         device: Device: cpu, cuda, cuda:1. None: CUDA where the runtime has it, else the CPU.
         threads: CPU threads of the program; None: as many as the runtime takes by itself.
         precision: Precision of a program of torch; one of onnxruntime has the types of its graph.
+        maker: Makes the script of a wide program of torch elsewhere, as requests wait here; None: nobody does.
 
     Raises:
         CorruptData: The file is damaged, is nothing that the runtime here runs, or its inputs or outputs are not those
@@ -120,7 +123,7 @@ def load_program(
     with needing("server", what):
         from ringpull.inference.model.torch_program import TorchProgram
 
-    return TorchProgram.load(version_dir, manifest, device, threads=threads, precision=precision)
+    return TorchProgram.load(version_dir, manifest, device, threads=threads, precision=precision, maker=maker)
 
 
 def described(entry: ProgramInput) -> str:

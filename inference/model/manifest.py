@@ -8,7 +8,8 @@ not a version yet. Everything else is named in it, with size and checksum, by a 
 A version of tables alone has no schema, no dense program, and nothing that they need: its format is 2, which builds
 from before there were such versions refuse by its number, and its body has the fields of `TABLES_ALONE` only. A version
 whose dense program another runtime than torch runs has the format 3, and two fields more: `runtime`, and
-`program_data`, files of weights that lie beside the program.
+`program_data`, files of weights that lie beside the program. A version that follows another one, or has a table that
+takes pushes, has the format 4 (`ringpull.inference.model.manifest_chain`).
 
 The checksummed body is its JSON with sorted keys and no spaces, so a flipped byte anywhere is seen. Loading trusts
 nothing: a field of the wrong type, an index out of range, or a path (link or not) that leaves the folder is an error
@@ -19,14 +20,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import xxhash
 
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
+from ringpull.inference.model.manifest_chain import (
+    FORMAT_OF_CHAINS,
+    NO_CHAIN,
+    OF_CHAINS,
+    TABLES_OF_CHAINS,
+    Chain,
+    Follows,
+    chain_to_plain,
+    is_chained,
+    read_chain,
+    read_chained_table,
+)
 from ringpull.inference.model.manifest_parts import (
     MAX_INT64,
     Bfloat16Receipt,
@@ -36,6 +50,7 @@ from ringpull.inference.model.manifest_parts import (
     ProgramInput,
     ProgramOutput,
     TableEntry,
+    TableKind,
     names_of,
     read_file_entry,
     read_input,
@@ -70,7 +85,9 @@ T = TypeVar("T")
 
 __all__ = [
     "Bfloat16Receipt",
+    "Chain",
     "FileEntry",
+    "Follows",
     "IdLimit",
     "KeptBy",
     "LookupSpec",
@@ -78,6 +95,8 @@ __all__ = [
     "ProgramInput",
     "ProgramOutput",
     "TableEntry",
+    "TableKind",
+    "time_of_now",
     "versions",
 ]
 
@@ -110,6 +129,9 @@ class Manifest:
     bfloat16: Bfloat16Receipt | None = None
     """What the dense program in bfloat16 costs; None: it is served in float32. In the file only where there is one; the
     program that lies there is the same."""
+    chain: Chain = NO_CHAIN
+    """Version that it follows, its lineage, and the pushed rows that it includes; in the file only where there is any,
+    or a table that is no full one."""
     identity: str = field(default="", compare=False)
     """Identity of the version: xxh3_64 of the bytes of its manifest, 16 hex digits. Known only of those that were read;
     not in the file."""
@@ -123,19 +145,37 @@ class Manifest:
         """Return the entry of the table called `name`; `load` guarantees one for every look-up."""
         return next(entry for entry in self.tables if entry.spec.name == name)
 
+    def tables_by_name(self) -> dict[str, TableEntry]:
+        """Return the entries of all tables by name, for whoever goes through them: a version may have thousands."""
+        return {entry.spec.name: entry for entry in self.tables}
+
     def table_folder(self, version_dir: Path, name: str) -> Path:
-        """Return the folder of the table called `name`, inside `version_dir`.
+        """Return the folder of the rows that the version has of the table called `name`, inside `version_dir`.
+
+        Raises:
+            CorruptData: It leaves the version's folder.
+            InvalidInput: There is none: the table is that of the version that this one follows.
+        """
+        path = self.table(name).path
+        if path is None:
+            raise InvalidInput(f"{version_dir}: table {name} is that of version {self.chain.follows}, which it follows")
+        return resolve(version_dir, path)
+
+    def gone_folder(self, version_dir: Path, name: str) -> Path | None:
+        """Return the folder of the keys that went from the table called `name`; None: none went.
 
         Raises:
             CorruptData: It leaves the version's folder.
         """
-        return resolve(version_dir, self.table(name).path)
+        path = self.table(name).gone
+        return None if path is None else resolve(version_dir, path)
 
     def save(self, version_dir: Path) -> None:
         """Write `manifest.json` under a temporary name, make it durable, and rename it into place."""
         body = self._to_json()
         number = FORMAT if self.runtime == "torch" else FORMAT_OF_RUNTIMES
         number = FORMAT_OF_TABLES_ALONE if self.tables_alone else number
+        number = FORMAT_OF_CHAINS if is_chained(self.chain, self.tables) else number
         text = json.dumps({"format": number, "xxh3": _checksum(body), "manifest": body}, indent=2) + "\n"
         temporary = version_dir / f".{FILE_NAME}.{os.getpid()}"
         with temporary.open("w", encoding="utf-8") as file:
@@ -168,8 +208,9 @@ class Manifest:
         if check_name and folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
-            if not is_folder(resolve(version_dir, entry.path)):
-                raise CorruptData(f"{file}: the folder {entry.path} of table {entry.spec.name} is missing")
+            for path in entry.folders:
+                if not is_folder(resolve(version_dir, path)):
+                    raise CorruptData(f"{file}: the folder {path} of table {entry.spec.name} is missing")
         for part in (manifest.schema, manifest.program):
             if part is not None:
                 part.read(version_dir)
@@ -181,7 +222,11 @@ class Manifest:
         fields = asdict(self)
         fields["tables"] = [{**asdict(entry), "spec": entry.spec.to_dict()} for entry in self.tables]
         fields["degrade"] = plain_steps(self.degrade)
-        del fields["identity"]
+        del fields["identity"], fields["chain"]
+        chained = is_chained(self.chain, self.tables)
+        for table in () if chained else fields["tables"]:
+            for name in TABLES_OF_CHAINS:
+                del table[name]
         for name in ("degrade", "limits", "bfloat16"):
             if not fields[name]:
                 del fields[name]  # So that older builds read it.
@@ -199,6 +244,8 @@ class Manifest:
                     del output[name]
         if self.tables_alone:
             fields = {name: fields[name] for name in TABLES_ALONE}
+        if chained:
+            fields |= chain_to_plain(self.chain)
         # To plain lists and strings: what will be read back, so that checksums agree.
         plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
@@ -212,8 +259,30 @@ def versions(model_dir: Path) -> list[int]:
 
 
 def _checksum(body: Any) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return xxhash.xxh3_64_hexdigest(canonical.encode())
+    digest = xxhash.xxh3_64()
+    for piece in canonical(body):
+        digest.update(piece.encode())
+    return digest.hexdigest()
+
+
+def canonical(body: Any) -> Iterator[str]:
+    """Yield the text of a manifest that its checksum is of: sorted keys, no spaces, ASCII.
+
+    It comes in pieces, one for each entry of a list: one call for a thousand tables keeps the interpreter's lock for
+    11 ms, in which a head answers nobody.
+    """
+    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
+    if not isinstance(body, dict) or not body:
+        yield encode(body)
+        return
+    for place, (name, value) in enumerate(sorted(body.items())):
+        yield f"{',' if place else '{'}{encode(name)}:"
+        if isinstance(value, list) and value:
+            yield from ((("," if number else "[") + encode(each)) for number, each in enumerate(value))
+            yield "]"
+        else:
+            yield encode(value)
+    yield "}"
 
 
 def read_manifest(file: Path) -> Manifest:
@@ -250,30 +319,43 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
         raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
     top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))
     number = top.integer("format", 0, MAX_INT64)
-    if number not in (FORMAT, FORMAT_OF_TABLES_ALONE, FORMAT_OF_RUNTIMES):
+    if number not in (FORMAT, FORMAT_OF_TABLES_ALONE, FORMAT_OF_RUNTIMES, FORMAT_OF_CHAINS):
         raise CorruptData(
-            f"{file}: format {number}; this build reads {FORMAT}, {FORMAT_OF_TABLES_ALONE} of tables alone, and"
-            f" {FORMAT_OF_RUNTIMES} of what onnxruntime runs"
+            f"{file}: format {number}; this build reads {FORMAT}, {FORMAT_OF_TABLES_ALONE} of tables alone,"
+            f" {FORMAT_OF_RUNTIMES} of what onnxruntime runs, and {FORMAT_OF_CHAINS} of what follows or is live"
         )
     found, said = _checksum(document["manifest"]), top.text("xxh3")
     if found != said:
         raise CorruptData(f"{file}: its checksum is {found}, but xxh3 says {said}: it was damaged or edited")
+    body = document["manifest"]
+    chained: tuple[str, ...] = ()
+    if number == FORMAT_OF_CHAINS:
+        chained, number = OF_CHAINS, _format_without_chain(body)
     if number == FORMAT_OF_TABLES_ALONE:
-        manifest = _tables_alone(top.inner("manifest", TABLES_ALONE))
+        manifest = _tables_alone(top.inner("manifest", (*TABLES_ALONE, *chained)))
     else:
-        if isinstance(document["manifest"], dict):
+        if isinstance(body, dict):
             # Versions exported before there were such fields.
-            document["manifest"].setdefault("samples", None)
-            document["manifest"].setdefault("degrade", [])
-            document["manifest"].setdefault("limits", [])
-            document["manifest"].setdefault("bfloat16", None)
-            set_defaults(document["manifest"].get("outputs"), {"classes": [], "ranks": None})
-            set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None, "kept_by": None})
-        names = [name for name in names_of(Manifest) if name != "identity"]
+            body.setdefault("samples", None)
+            body.setdefault("degrade", [])
+            body.setdefault("limits", [])
+            body.setdefault("bfloat16", None)
+            set_defaults(body.get("outputs"), {"classes": [], "ranks": None})
+            set_defaults(body.get("lookups"), {"unpadded": False, "key": None, "kept_by": None})
+        names = [name for name in names_of(Manifest) if name not in ("identity", "chain")]
         if number == FORMAT:
             names = [name for name in names if name not in OF_RUNTIMES]
-        manifest = _manifest(top.inner("manifest", tuple(names)), number)
+        manifest = _manifest(top.inner("manifest", (*names, *chained)), number)
     return replace(manifest, identity=identity_of(content))
+
+
+def _format_without_chain(body: Any) -> int:
+    """Return the format that the body of a manifest of format 4 would have without the fields of chains."""
+    if not isinstance(body, dict):
+        return FORMAT
+    if "schema" not in body and "program" not in body:
+        return FORMAT_OF_TABLES_ALONE
+    return FORMAT_OF_RUNTIMES if any(name in body for name in OF_RUNTIMES) else FORMAT
 
 
 def check_identity(manifest: Manifest, identity: str, where: Path | str) -> None:
@@ -287,6 +369,15 @@ def check_identity(manifest: Manifest, identity: str, where: Path | str) -> None
     """
     if differ(number_of(manifest.identity), number_of(identity)):
         raise OtherContent.found(f"{manifest.model}/{manifest.version} in {where}", manifest.identity, identity)
+
+
+def time_of_now() -> str:
+    """Return the time of an export that is written now.
+
+    To the microsecond: of two exports of a number whose other fields are equal, since only their rows differ, each is a
+    version of its own.
+    """
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def identity_of(manifest: bytes) -> str:
@@ -305,7 +396,7 @@ def _manifest(fields: Fields, number: int) -> Manifest:
         created=fields.text("created"),
         schema=read_file_entry(fields.inner("schema", names_of(FileEntry))),
         program=read_file_entry(fields.inner("program", names_of(FileEntry))),
-        tables=_items(fields, "tables", TableEntry, read_table_entry),
+        tables=_tables(fields),
         lookups=_items(fields, "lookups", LookupSpec, read_lookup),
         inputs=_items(fields, "inputs", ProgramInput, read_input),
         outputs=_items(fields, "outputs", ProgramOutput, read_output),
@@ -324,6 +415,23 @@ def _manifest(fields: Fields, number: int) -> Manifest:
         data = _items(fields, "program_data", FileEntry, read_file_entry)
         manifest = replace(manifest, runtime="onnxruntime", program_data=data)
     _check_references(fields, manifest)
+    return _with_chain(fields, manifest)
+
+
+def _tables(fields: Fields) -> tuple[TableEntry, ...]:
+    names = names_of(TableEntry)
+    if "follows" in fields.values:
+        return tuple(read_chained_table(item) for item in fields.items("tables", names))
+    names = tuple(name for name in names if name not in TABLES_OF_CHAINS)
+    return tuple(read_table_entry(item) for item in fields.items("tables", names))
+
+
+def _with_chain(fields: Fields, manifest: Manifest) -> Manifest:
+    if "follows" not in fields.values:
+        return manifest
+    manifest = replace(manifest, chain=read_chain(fields, manifest.version, manifest.tables))
+    if not is_chained(manifest.chain, manifest.tables):
+        raise fields.error("follows", "is null, and no table is live: this is of an earlier format")
     return manifest
 
 
@@ -332,23 +440,24 @@ def _tables_alone(fields: Fields) -> Manifest:
         model=fields.checked("model", lambda value: check_name("model", value)),
         version=fields.integer("version", 1, MAX_VERSION),
         created=fields.text("created"),
-        tables=_items(fields, "tables", TableEntry, read_table_entry),
+        tables=_tables(fields),
         samples=None if fields.absent("samples") else read_file_entry(fields.inner("samples", names_of(FileEntry))),
     )
     if not manifest.tables:
         raise fields.error("tables", "must be one or more")
     _check_table_names(fields, manifest)
-    return manifest
+    return _with_chain(fields, manifest)
 
 
 def _check_references(fields: Fields, manifest: Manifest) -> None:
     """Check what no field can say by itself: names are unique, and everything referred to is there."""
-    dims = {entry.spec.name: entry.spec.dim for entry in manifest.tables}
+    tables = manifest.tables_by_name()
+    dims = {name: entry.spec.dim for name, entry in tables.items()}
     _check_table_names(fields, manifest)
     for i, lookup in enumerate(manifest.lookups):
         if lookup.table not in dims:
             raise fields.error(f"lookups[{i}].table", f"there is no table {lookup.table!r}")
-        if manifest.table(lookup.table).spec.is_bytes:
+        if tables[lookup.table].spec.is_bytes:
             raise fields.error(f"lookups[{i}].table", f"rows of {lookup.table!r} are bytes, which no program takes")
         if lookup.fill is not None and len(lookup.fill) != dims[lookup.table]:
             raise fields.error(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final, Literal
 
 from ringpull.inference.model.version_files import FileEntry
@@ -20,14 +21,38 @@ from ringpull.ps.spec import Pooling, TableSpec
 MAX_INT64: Final = 2**63 - 1
 
 
+class TableKind(StrEnum):
+    """What a version's folder holds of a table."""
+
+    FULL = "full"
+    """All of its rows."""
+    DELTA = "delta"
+    """The rows that are new or changed since the version that it follows, and the keys that went."""
+    SAME = "same"
+    """Nothing: the table is that of the version that it follows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEntry:
     """One table of the version: its folder holds a base (`ringpull.ps.store`), which checks its own content."""
 
     spec: TableSpec
-    path: str
+    path: str | None
+    """Folder of its rows, relative to the version's; None: there is none, for kind `same`."""
     rows: int
+    """Rows of the table, whatever of them lies here."""
     bytes: int
+    """Bytes of all files that it is made of, whatever of them lies here."""
+    kind: TableKind = TableKind.FULL
+    gone: str | None = None
+    """Folder of the keys that went, a table of empty rows of bytes; None: none went."""
+    live: bool = False
+    """Whether it takes pushes."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders of the version's that are of this table."""
+        return tuple(path for path in (self.path, self.gone) if path is not None)
 
     @property
     def row_bytes(self) -> int:
@@ -147,7 +172,7 @@ def read_table_entry(fields: Fields) -> TableEntry:
         raise fields.error("spec", str(exc)) from exc
     return TableEntry(
         spec=spec,
-        path=fields.text("path"),
+        path=None if fields.absent("path") and fields.values.get("kind") == TableKind.SAME else fields.text("path"),
         rows=fields.integer("rows", 0, MAX_INT64),
         bytes=fields.integer("bytes", 0, MAX_INT64),
     )

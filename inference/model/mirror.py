@@ -128,8 +128,9 @@ def _make(copy: Path, remote: RemoteFolder, manifest_bytes: bytes) -> None:
         for entry in manifest.program_data:
             _copy_in_parts(hidden, remote, entry)
         for table in manifest.tables:
-            header = f"{table.path}/{HEADER}"
-            write_private(_target(hidden, header), _read(remote, header, MAX_HEADER_BYTES))
+            for path in table.folders:
+                header = f"{path}/{HEADER}"
+                write_private(_target(hidden, header), _read(remote, header, MAX_HEADER_BYTES))
         shutil.rmtree(copy, ignore_errors=True)
         hidden.rename(copy)
     finally:

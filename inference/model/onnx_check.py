@@ -68,7 +68,7 @@ _FROM: Final[Mapping[int, str]] = {
 }
 """Fields with the numbers of tensors that have no `raw_data`; all others are in `int32_data`."""
 
-_SIZED_BY: Final[Mapping[str, int]] = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneHot": 1, "Range": 1}
+SIZED_BY: Final[Mapping[str, int]] = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneHot": 1, "Range": 1}
 """Operators whose result is as large as an input says, and the place of that."""
 
 _MODEL: Final = OwnPool("onnx").message("ringpull.onnx.Model")
@@ -264,7 +264,7 @@ class _Look:
 
     def made(self, node: Any, name: str, constants: Mapping[str, Any]) -> None:
         """Check that no constant asks an operator for a huge tensor."""
-        place = _SIZED_BY.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        place = SIZED_BY.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if place is None or place >= len(node.input) or node.input[place] not in constants:
             return
         sizes = _integers(constants[node.input[place]])

@@ -160,6 +160,7 @@ def _not_run(graph: CheckedGraph) -> str:
 def _check_inputs(file: Path, session: ort.InferenceSession, inputs: Sequence[GraphInput], manifest: Manifest) -> None:
     if len(inputs) != len(manifest.inputs):
         raise CorruptData(f"{file}: takes {len(inputs)} inputs; the manifest names {len(manifest.inputs)}")
+    tables = manifest.tables_by_name()
     for each, value, entry in zip(inputs, session.get_inputs(), manifest.inputs, strict=True):
         what = f"{file}: its input {each.name!r} for {described(entry)}"
         if not value.shape or isinstance(value.shape[0], int):
@@ -167,7 +168,7 @@ def _check_inputs(file: Path, session: ort.InferenceSession, inputs: Sequence[Gr
         if entry.lookup is None:
             continue
         lookup = manifest.lookups[entry.lookup]
-        dim = manifest.table(lookup.table).spec.dim
+        dim = tables[lookup.table].spec.dim
         ranks = (2, 3) if lookup.pooling is Pooling.NONE else (2,)
         if each.dtype.kind != "f" or each.rank not in ranks or each.last not in (dim, None):
             raise CorruptData(

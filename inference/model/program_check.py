@@ -17,8 +17,10 @@ still computes, and the operators of torch are not made against hostile graphs: 
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -52,6 +54,15 @@ def check_program(content: bytes, where: str) -> None:
         raise CorruptData(f"{where}: refused: it cannot be looked through: {type(exc).__name__}: {exc}") from exc
 
 
+def graph_bytes(content: bytes) -> int:
+    """Return the size of the graphs in an archive, as far as it can be told without a look at anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return sum(each.file_size for each in archive.infolist() if _GRAPH.search(each.filename))
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # which whoever reads it says by name
+        return 0
+
+
 def _look_through(content: memoryview, where: str) -> None:
     found, budget = members(content, where), Budget()
     root = next(iter(found), "").partition("/")[0] + "/"
@@ -79,6 +90,7 @@ def _check_json(content: memoryview, where: str, budget: Budget) -> None:
     check_graph(content, where)
 
 
+_GRAPH: Final = re.compile(r"models/[^/]+\.json$|serialized_exported_program\.json$")
 _CONFIG: Final = re.compile(r"data/(?:weights/[^/]+_weights|constants/[^/]+_constants)_config\.json")
 _Kinds = tuple[tuple[re.Pattern[str], _Check], ...]
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import inspect
 import io
+import logging
 import threading
 import warnings
 import weakref
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +32,17 @@ from torch.export.passes import move_to_device_pass
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ringpull.inference.model.bfloat16 import INSTRUCTIONS, in_bfloat16, instructions
+from ringpull.inference.model.cheaper_operators import with_cheaper_operators
 from ringpull.inference.model.dense_program import Precision, ProgramTensor, RuntimeFacts, described
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
-from ringpull.inference.model.program_check import check_program
+from ringpull.inference.model.program_check import check_program, graph_bytes
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
-from ringpull.inference.model.torch_script import scripted
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.inference.model.script_maker import ScriptInput, ScriptMaker
+from ringpull.inference.model.torch_script import load_script, prepare, save_script, scripted
+from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
 from ringpull.ps.spec import Pooling
+
+logger: Final = logging.getLogger(__name__)
 
 MIN_ROWS: Final = 2
 """Rows that torch.export generalises to; fewer are filled up with copies of the first."""
@@ -51,13 +56,14 @@ class TorchProgram:
 
     def __init__(
         self,
-        program: ExportedProgram,
+        run: Callable[..., Any],
         manifest: Manifest,
         device: str,
         writer: str = "",
         threads: int | None = None,
         *,
         short: bool = False,
+        eager_because: str = "",
     ) -> None:
         """Use `TorchProgram.load`."""
         self.device = device
@@ -68,12 +74,7 @@ class TorchProgram:
         """Thread that torch computes in with so many threads; it is told in each that runs the program."""
         self._inputs = manifest.inputs
         self._target = torch.device(device)
-        placeholders = _user_inputs(program)
-        with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
-            module = _module_of(move_to_device_pass(program, self._target))
-            if short:
-                module = in_bfloat16(module)
-        self._run, eager_because = scripted(module, placeholders, self._target)
+        self._run = run
         self.runtime: Final = RuntimeFacts(
             name="torch",
             version=str(torch.__version__),
@@ -82,9 +83,9 @@ class TorchProgram:
             precision="bfloat16" if short else "float32",
             eager_because=eager_because,
         )
-        if eager_because:
+        if isinstance(run, torch.nn.Module):
             # It is part of a cycle, and frozen ones are never collected (`ringpull.ps.garbage`).
-            weights = [*module.parameters(), *module.buffers()]
+            weights = [*run.parameters(), *run.buffers()]
             weakref.finalize(self, _let_go_of, weights).atexit = False
 
     @classmethod
@@ -96,12 +97,14 @@ class TorchProgram:
         *,
         threads: int | None = None,
         precision: Precision = "as-exported",
+        maker: ScriptMaker | None = None,
     ) -> TorchProgram:
         """Load the program of a version onto `device` (default: CUDA when there is one, else the CPU).
 
         Args:
             threads: CPU threads that torch computes with; None: as many as it takes by itself.
             precision: Precision between its products.
+            maker: Makes the script of a wide program for the CPU elsewhere, as requests wait here; None: nobody does.
 
         Raises:
             CorruptData: The file is damaged, is no program that this torch reads, or its inputs or outputs are not
@@ -127,11 +130,14 @@ class TorchProgram:
         assert entry is not None, "a version of tables alone has no program to load"
         content, file = entry.read(version_dir), version_dir / entry.path
         writer = exported_with(content)
+        short = asked or precision == "bfloat16"
         try:
-            program = _program_of(content, file)
-            _check_inputs(file, program, manifest)
-            _check_outputs(file, program, manifest)
-            return cls(program, manifest, device, writer, threads, short=asked or precision == "bfloat16")
+            run, why = None, ""
+            if maker is not None and device == "cpu" and graph_bytes(content) >= maker.least_graph_bytes:
+                run = _made_elsewhere(maker, version_dir, manifest, short=short)
+            if run is None:
+                run, why = scripted(*_checked(content, file, manifest, device, short=short), torch.device(device))
+            return cls(run, manifest, device, writer, threads, short=short, eager_because=why)
         except (MemoryError, torch.OutOfMemoryError, InvalidInput):  # which say nothing of the file
             raise
         except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
@@ -183,6 +189,63 @@ class TorchProgram:
 
     def __repr__(self) -> str:
         return f"<TorchProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
+
+
+def write_script(version_dir: Path, manifest: Manifest, short: bool, path: str) -> list[ScriptInput]:
+    """Write the script of a version's program, as `TorchProgram.load` has it, to a file; return what it takes.
+
+    Args:
+        short: Whether it is to run in bfloat16.
+
+    Raises:
+        Exception: Of any root: there is none, or the version cannot be loaded.
+    """
+    entry = manifest.program
+    assert entry is not None, "a version of tables alone has no program"
+    module, inputs = _checked(entry.read(version_dir), version_dir / entry.path, manifest, "cpu", short=short)
+    script, why = scripted(module, inputs, torch.device("cpu"))
+    if why:
+        raise ValueError(why)
+    save_script(script, path, inputs)
+    return [
+        ScriptInput(str(value.dtype).removeprefix("torch."), tuple(int(size) for size in value.shape[1:]))
+        for value in inputs
+    ]
+
+
+def _made_elsewhere(
+    maker: ScriptMaker, version_dir: Path, manifest: Manifest, *, short: bool
+) -> Callable[..., Any] | None:
+    """Return the script that another process makes of a program; None: it did not, and the log says why."""
+    try:
+        with maker.make(version_dir, manifest, short=short) as made:
+            script = load_script(made.path)
+        like = [torch.empty((0, *sizes), dtype=getattr(torch, dtype), device="meta") for dtype, sizes in made.inputs]
+        prepare(script, like)
+        return script
+    except Exception as exc:  # of any root: what is wrong with the program is told by who loads it here
+        why = str(exc) if isinstance(exc, RingpullError) else last_words(exc)
+        logger.warning(
+            "%s/%s is loaded beside requests, which may wait for it: %s", manifest.model, manifest.version, why
+        )
+        return None
+
+
+def _checked(
+    content: bytes, file: Path, manifest: Manifest, device: str, *, short: bool
+) -> tuple[fx.GraphModule, list[Any]]:
+    """Return a program as a module on a device, and what torch knows of its inputs, checked against the manifest."""
+    program = _program_of(content, file)
+    _check_inputs(file, program, manifest)
+    _check_outputs(file, program, manifest)
+    target = torch.device(device)
+    with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
+        module = _module_of(move_to_device_pass(program, target))
+        if short:
+            module = in_bfloat16(module)
+        if target.type == "cpu":
+            module = with_cheaper_operators(module)
+    return module, _user_inputs(program)
 
 
 def _module_of(program: ExportedProgram) -> fx.GraphModule:
@@ -245,13 +308,14 @@ def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> N
     values = _user_inputs(program)
     if len(values) != len(manifest.inputs):
         raise CorruptData(f"{file}: takes {len(values)} inputs; the manifest names {len(manifest.inputs)}")
+    tables = manifest.tables_by_name()
     for value, entry in zip(values, manifest.inputs, strict=True):
         if not isinstance(value, Tensor) or value.dim() == 0:
             raise CorruptData(f"{file}: its input for {described(entry)} is not a tensor with rows")
         if entry.lookup is None:
             continue
         lookup = manifest.lookups[entry.lookup]
-        dim = manifest.table(lookup.table).spec.dim
+        dim = tables[lookup.table].spec.dim
         ranks = (2, 3) if lookup.pooling is Pooling.NONE else (2,)
         if value.dtype != torch.float32 or value.dim() not in ranks or value.shape[-1] != dim:
             shape = ", ".join(str(size) if isinstance(size, int) else "rows" for size in value.shape)

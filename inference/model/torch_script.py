@@ -25,6 +25,7 @@ _RECURRENT: Final = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 """Operators that are not scripted: a script of an LSTM damages the memory of the process (torch 2.13)."""
 _CHECKED_ROWS: Final = (2, 5, 64)
 """Numbers of rows on which a script must repeat the program; the first run of each also prepares it."""
+_CPU: Final = torch.device("cpu")
 
 
 def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.device) -> tuple[Callable[..., Any], str]:
@@ -33,21 +34,12 @@ def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.de
     names = [] if graph is None else [name_of(node.target) for node in graph.nodes]
     if recurrent := next((name for name in names if name in _RECURRENT), ""):
         return module, f"a script of {recurrent} is not safe"
-
-    def made_up(rows: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(rows)
-        shapes = [(rows, *(int(size) for size in value.shape[1:])) for value in inputs]
-        return [
-            torch.rand(shape, generator=generator).to(device, value.dtype)
-            for shape, value in zip(shapes, inputs, strict=True)
-        ]
-
     # torch's tracer warns of the numbers that are checked below
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
         try:
-            script = _script(module, made_up(_TRACED_ROWS))
+            script = _script(module, _made_up(inputs, _TRACED_ROWS, device))
             for rows in _CHECKED_ROWS:
-                given = made_up(rows)
+                given = _made_up(inputs, rows, device)
                 for result, expected in zip(script(*given), module(*given), strict=True):
                     torch.testing.assert_close(result, expected, equal_nan=True)
         except AssertionError:
@@ -55,6 +47,48 @@ def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.de
         except Exception as exc:  # of any root: whatever torch's tracer, or a script for other sizes, runs into
             return module, f"no script of it can be made: {last_words(exc)}"
     return script, ""
+
+
+def save_script(script: Any, path: str, inputs: Sequence[Tensor]) -> None:
+    """Write a script of the CPU, for `load_script`.
+
+    Raises:
+        ValueError: What was written gives other bits.
+    """
+    script.save(path)
+    read = load_script(path)
+    with torch.inference_mode():
+        for rows in _CHECKED_ROWS:
+            given = _made_up(inputs, rows, _CPU)
+            for result, expected in zip(read(*given), script(*given), strict=True):
+                if result.dtype != expected.dtype or result.shape != expected.shape:
+                    raise ValueError("the script that was written gives something else")
+                if result.contiguous().view(torch.uint8).ne(expected.contiguous().view(torch.uint8)).any():
+                    raise ValueError("the script that was written gives other bits")
+
+
+def load_script(path: str) -> Callable[..., Any]:
+    """Read what `save_script` wrote: without Python, and with a register of its own, as a script has that is made."""
+    native: Any = torch._C
+    module = native.import_ir_module(native.CompilationUnit(), path, None, {}, False)
+    script: Callable[..., Any] = module._get_method("forward")
+    return script
+
+
+def prepare(script: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
+    """Run a script that was read as often as it takes until torch has it ready."""
+    with torch.inference_mode():
+        for rows in _CHECKED_ROWS:
+            script(*_made_up(inputs, rows, _CPU))
+
+
+def _made_up(inputs: Sequence[Tensor], rows: int, device: torch.device) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    shapes = [(rows, *(int(size) for size in value.shape[1:])) for value in inputs]
+    return [
+        torch.rand(shape, generator=generator).to(device, value.dtype)
+        for shape, value in zip(shapes, inputs, strict=True)
+    ]
 
 
 def name_of(target: Any) -> str:

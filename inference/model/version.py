@@ -6,6 +6,7 @@ Tables are not opened here: the shards have them. Loading trusts nothing in the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.model.dense_program import DenseProgram, Precision, load_program
 from ringpull.inference.model.manifest import FILE_NAME, Manifest, check_identity
 from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.script_maker import ScriptMaker
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import TableSpec
@@ -43,6 +45,8 @@ class LoadedVersion:
         precision: Precision = "as-exported",
         source: str = "",
         identity: str = "",
+        like: Iterable[LoadedVersion] = (),
+        maker: ScriptMaker | None = None,
     ) -> LoadedVersion:
         """Read and verify a version.
 
@@ -53,6 +57,9 @@ class LoadedVersion:
             precision: Precision of the dense program.
             source: Folder or URL that the files in `version_dir` are a copy of.
             identity: Identity that it must have; empty: any.
+            like: Versions that were loaded with the same device, threads and precision: where one has the same dense
+                program, that is this one's.
+            maker: Makes the script of a wide program of torch elsewhere, as requests wait here; None: nobody does.
 
         Raises:
             InvalidInput: There is no such folder, or no such device, or no instructions for bfloat16.
@@ -77,7 +84,9 @@ class LoadedVersion:
             check_steps(manifest.degrade, schema, [each.feature for each in manifest.lookups], manifest.version)
         except InvalidInput as exc:
             raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
-        program = load_program(version_dir, manifest, device, threads=threads, precision=precision)
+        program = next((each.program for each in like if _same_program(each.manifest, manifest)), None)
+        if program is None:
+            program = load_program(version_dir, manifest, device, threads=threads, precision=precision, maker=maker)
         return cls(version_dir, manifest, schema, program, samples, source)
 
     @property
@@ -88,3 +97,17 @@ class LoadedVersion:
     def specs(self) -> dict[str, TableSpec]:
         """Return the specs of the version's tables, by table name."""
         return {entry.spec.name: entry.spec for entry in self.manifest.tables}
+
+
+def _same_program(one: Manifest, other: Manifest) -> bool:
+    """Return whether two versions have one dense program: the same bytes, given and giving the same."""
+    return _program_of(one) == _program_of(other)
+
+
+def _program_of(manifest: Manifest) -> tuple[object, ...]:
+    tables = manifest.tables_by_name()
+    dims = [tables[lookup.table].spec.dim for lookup in manifest.lookups]
+    files = [None if each is None else (each.bytes, each.xxh3) for each in (manifest.program, *manifest.program_data)]
+    paths = [each.path for each in manifest.program_data]
+    given = manifest.inputs, manifest.lookups, dims, manifest.outputs
+    return manifest.runtime, manifest.bfloat16 is None, files, paths, *given

@@ -410,7 +410,7 @@ class OutputInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., ranks: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TableInfo(_message.Message):
-    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features", "key_type")
+    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features", "key_type", "live")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +419,7 @@ class TableInfo(_message.Message):
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     KEY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     name: str
     rows: int
     dim: int
@@ -427,10 +428,11 @@ class TableInfo(_message.Message):
     replicas: str
     features: _containers.RepeatedScalarFieldContainer[str]
     key_type: str
-    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., key_type: _Optional[str] = ...) -> None: ...
+    live: bool
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., key_type: _Optional[str] = ..., live: bool = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels", "program")
+    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels", "program", "lineage")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -447,6 +449,7 @@ class Model(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     versions: _containers.RepeatedScalarFieldContainer[int]
@@ -456,7 +459,8 @@ class Model(_message.Message):
     server_version: str
     labels: _containers.ScalarMap[str, int]
     program: Program
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ..., program: _Optional[_Union[Program, _Mapping]] = ...) -> None: ...
+    lineage: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., lineage: _Optional[str] = ...) -> None: ...
 
 class Program(_message.Message):
     __slots__ = ("runtime", "version", "provider", "device", "threads", "precision", "eager_because")
@@ -703,7 +707,7 @@ class ChangeStatus(_message.Message):
     def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., under_way: bool = ..., phase: _Optional[str] = ..., paused: bool = ..., members_done: _Optional[int] = ..., members: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., bytes_to_copy: _Optional[int] = ..., checked_bytes: _Optional[int] = ..., bytes_to_check: _Optional[int] = ..., before: _Optional[_Union[LatencyStatus, _Mapping]] = ..., now: _Optional[_Union[LatencyStatus, _Mapping]] = ..., trouble: _Optional[str] = ..., error: _Optional[str] = ..., done: _Optional[float] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring", "live", "head_number")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring", "live", "head_number", "straight_pushes")
     class LiveEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -738,6 +742,7 @@ class ClusterStatus(_message.Message):
     NEXT_RING_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     HEAD_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STRAIGHT_PUSHES_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -765,4 +770,5 @@ class ClusterStatus(_message.Message):
     next_ring: RingStatus
     live: _containers.ScalarMap[str, int]
     head_number: int
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ..., live: _Optional[_Mapping[str, int]] = ..., head_number: _Optional[int] = ...) -> None: ...
+    straight_pushes: str
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ..., live: _Optional[_Mapping[str, int]] = ..., head_number: _Optional[int] = ..., straight_pushes: _Optional[str] = ...) -> None: ...

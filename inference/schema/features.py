@@ -91,6 +91,8 @@ class PreparedRequests:
     def filled(self) -> list[tuple[Filled, ...]]:
         """Return what was filled in each request."""
         filled: list[tuple[Filled, ...]] = [()] * len(self.row_counts)
+        if not self.context.fills and not self.candidates.fills:
+            return filled
         first_rows = np.cumsum((0, *self.row_counts[:-1]))
         counts = [(fill, fill.values) for fill in self.context.fills]
         counts += [(fill, np.add.reduceat(fill.values, first_rows)) for fill in self.candidates.fills]

@@ -15,7 +15,7 @@ from ringpull.inference.prediction import Filled, FillReason, Prediction, Timing
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, as_column
 from ringpull.inference.wire.column_codec import encode_column
-from ringpull.inference.wire.messages import decode_tensor, encode_tensor, packed_message
+from ringpull.inference.wire.messages import decode_tensor, packed_message, write_tensor
 from ringpull.inference.wire.packing import pack
 from ringpull.ps.errors import InvalidInput
 
@@ -143,20 +143,25 @@ def _encode_request(call: PredictCall) -> pb.PredictRequest:
 
 def encode_response(prediction: Prediction, *, typed: bool = False) -> pb.PredictResponse:
     """Return a prediction as a message, tensors typed or raw."""
-    message = pb.PredictResponse(
-        model=prediction.model,
-        version=prediction.version,
-        filled=[pb.Filled(feature=f.feature, reason=_REASONS[f.reason], values=f.values) for f in prediction.filled],
-        unknown=[
-            pb.Unknown(feature=each.feature, ids=each.ids, rows=() if each.rows is None else each.rows.tolist())
-            for each in prediction.unknown
-        ],
-        timings=None if prediction.timings is None else pb.Timings(**asdict(prediction.timings)),
-        request_id=prediction.request_id,
-        degraded=prediction.degraded,
-    )
+    message = pb.PredictResponse(model=prediction.model, version=prediction.version, request_id=prediction.request_id)
+    # Most answers have nothing else to say: fields that are left out cost nothing, and empty ones do.
+    if prediction.filled:
+        message.filled.extend(
+            [pb.Filled(feature=f.feature, reason=_REASONS[f.reason], values=f.values) for f in prediction.filled]
+        )
+    if prediction.unknown:
+        message.unknown.extend(
+            [
+                pb.Unknown(feature=each.feature, ids=each.ids, rows=() if each.rows is None else each.rows.tolist())
+                for each in prediction.unknown
+            ]
+        )
+    if prediction.timings is not None:
+        message.timings.CopyFrom(pb.Timings(**asdict(prediction.timings)))
+    if prediction.degraded:
+        message.degraded.extend(prediction.degraded)
     for name, values in prediction.outputs.items():
-        message.outputs[name].CopyFrom(encode_tensor(values, typed=typed))
+        write_tensor(message.outputs[name], values, typed=typed)
     return message
 
 

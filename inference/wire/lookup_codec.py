@@ -89,6 +89,15 @@ def encode_keys(given: Any) -> ColumnBytes:
     Raises:
         InvalidInput: They are neither.
     """
+    return column_of_keys(read_keys(given))
+
+
+def read_keys(given: Any) -> NDArray[Any]:
+    """Return keys that a caller gives, (N,): an array of integers of 64 bits or less, or of objects that are strings.
+
+    Raises:
+        InvalidInput: They are neither.
+    """
     if isinstance(given, str | bytes):
         raise InvalidInput(f"keys: is {given!r}; it must be a list of keys, or an array")
     try:
@@ -105,9 +114,20 @@ def encode_keys(given: Any) -> ColumnBytes:
     if keys.ndim != 1:
         raise InvalidInput(f"keys: have the shape {keys.shape}; they must be (N,)")
     if keys.dtype.kind in "iu" or not keys.size:
-        return column_of_numbers(DataType.UINT64 if keys.dtype == np.uint64 else DataType.INT64, keys)
+        return keys
     if keys.dtype.kind not in "UO" or not all(isinstance(key, str) for key in keys.tolist()):
         raise InvalidInput(f"keys: are {keys.dtype}; they must be all integers, or all strings")
+    return keys
+
+
+def column_of_keys(keys: NDArray[Any]) -> ColumnBytes:
+    """Return what `read_keys` gave as bytes.
+
+    Raises:
+        InvalidInput: A string has half a character.
+    """
+    if keys.dtype.kind in "iu" or not keys.size:
+        return column_of_numbers(DataType.UINT64 if keys.dtype == np.uint64 else DataType.INT64, keys)
     try:
         return column_of_texts("keys", keys.tolist())
     except InvalidInput as exc:

@@ -107,15 +107,20 @@ def _count(feature: str, name: str, data: bytes, dtype: np.dtype[Any]) -> int:
     return len(data) // dtype.itemsize
 
 
-def encode_tensor(values: NDArray[np.float32], *, typed: bool) -> pb.Tensor:
-    """Return an output as a message, its numbers typed (`floats`) or raw (`data`)."""
+def write_tensor(message: pb.Tensor, values: NDArray[np.float32], *, typed: bool) -> None:
+    """Write an output into an empty message, its numbers typed (`floats`) or raw (`data`)."""
+    message.shape.extend(values.shape)
     if typed:
-        return pb.Tensor(shape=values.shape, floats=values.ravel())
-    return pb.Tensor(shape=values.shape, data=values.astype("<f4", copy=False).tobytes())
+        message.floats.extend(values.ravel())
+    else:
+        message.data = values.astype("<f4", copy=False).tobytes()
 
 
-def decode_tensor(name: str, message: pb.Tensor) -> NDArray[np.float32]:
+def decode_tensor(name: str, message: pb.Tensor, *, copy: bool = True) -> NDArray[np.float32]:
     """Return a message's numbers, freshly allocated, float32 of the message's shape.
+
+    Args:
+        copy: Whether raw numbers are copied, so that they can be written to; else they are a read-only view.
 
     Raises:
         ProtocolError: Shape and numbers do not fit.
@@ -123,7 +128,9 @@ def decode_tensor(name: str, message: pb.Tensor) -> NDArray[np.float32]:
     shape = tuple(message.shape)
     raw = message.data
     try:
-        values = np.frombuffer(raw, "<f4").astype(np.float32) if raw else np.array(message.floats, np.float32)
+        values = (
+            np.frombuffer(raw, "<f4").astype(np.float32, copy=copy) if raw else np.array(message.floats, np.float32)
+        )
         if any(size < 0 for size in shape):
             raise ValueError("negative size")
         return values.reshape(shape)

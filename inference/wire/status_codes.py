@@ -18,6 +18,7 @@ from ringpull.ps.errors import (
     NotFound,
     Retryable,
     RingpullError,
+    StaleNumber,
     Unauthenticated,
     UnmetCondition,
     Unsupported,
@@ -42,6 +43,7 @@ class Status(NamedTuple):
 
 STATUSES: Final = (
     Status(ChangeGivenUp, "FAILED_PRECONDITION", 409),
+    Status(StaleNumber, "ABORTED", 409),
     Status(UnmetCondition, "FAILED_PRECONDITION", 400),
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),

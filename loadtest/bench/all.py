@@ -48,6 +48,7 @@ BENCHES = (
     "e2e",
     "overload",
     "changes",
+    "live",
     "growth",
     "cost",
     "gpu_head",

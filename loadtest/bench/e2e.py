@@ -2,9 +2,10 @@
 
 One user and 128 candidates per request, 8 requests in flight, the load generator on the same cores. All contenders
 serve the same weights, take turns in an order that is drawn for each round, and their scores of one request are
-compared before anything is measured. Then the tail, in open loops: by itself, and two heads beside Triton's two
-instances (`ringpull.loadtest.bench.e2e_tail`). Then a DIN with averaged histories, pooled by the pull and not
-(`ringpull.loadtest.bench.e2e_din`).
+compared before anything is measured. The model in process and plain grpc.aio are measured with one thread and with
+two, and compared in the better setting (`ringpull.loadtest.bench.strongest`). Then the tail, in open loops: by itself,
+and two heads beside Triton's two instances (`ringpull.loadtest.bench.e2e_tail`). Then a DIN with averaged histories,
+pooled by the pull and not (`ringpull.loadtest.bench.e2e_din`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ringpull.loadtest.bench.asked_rates import in_drawn_order
 from ringpull.loadtest.bench.baselines import triton
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, make_requests
 from ringpull.loadtest.bench.e2e_contenders import (
+    GRPC_TORCH,
     IN_FLIGHT,
     ROWS,
     Contender,
@@ -30,6 +32,7 @@ from ringpull.loadtest.bench.e2e_contenders import (
 )
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples
 from ringpull.loadtest.bench.load import Run
+from ringpull.loadtest.bench.strongest import in_setting, in_strongest_setting
 
 ROUNDS = 2 if QUICK else 5
 BF16_KEYS = ("e2e_bf16_vs_grpc_torch", "e2e_bf16_vs_triton")
@@ -46,9 +49,11 @@ def main() -> None:
     with ringpull(requests) as ours:
         _against_baselines(report, ours, requests)
         # Alone again: an idle Ray Serve wakes up often enough to be in the tail of others.
-        e2e_tail.beside_echo(report, ours, requests)
+        with report.part("the tail", *e2e_tail.KEYS):
+            e2e_tail.beside_echo(report, ours, requests)
     if (why := triton.missing()) is None:
-        e2e_tail.beside_triton(report, requests)
+        with report.part("the tail beside Triton", *e2e_tail.TRITON_KEYS):
+            e2e_tail.beside_triton(report, requests)
     else:
         report.absent("the tail beside Triton", why, *e2e_tail.TRITON_KEYS)
     e2e_din.measure(report)
@@ -59,8 +64,10 @@ def _against_baselines(report: Report, ours: Contender, requests: Sequence[Reque
     with ExitStack() as stack:
         # As on machines of their own: every key is asked of the shards, though their files are here.
         remote = stack.enter_context(ringpull(requests, "--local-reads", "off"))
-        grpc_torch = stack.enter_context(baseline("grpc_torch", requests))
-        contenders = {"ours": ours, "remote": remote, "grpc_torch": grpc_torch}
+        contenders = {"ours": ours, "remote": remote}
+        for setting, options in GRPC_TORCH.items():
+            served = stack.enter_context(baseline("grpc_torch", requests, *options))
+            contenders[in_setting("grpc_torch", setting)] = served
         if (why := triton.missing()) is None:
             contenders["triton"] = stack.enter_context(baseline("triton", requests))
         else:
@@ -83,7 +90,8 @@ def _against_baselines(report: Report, ours: Contender, requests: Sequence[Reque
         check_scores([each for name, each in contenders.items() if name == "bf16"], requests[0], within=BF16_WITHIN)
         runs: dict[str, list[Run]] = {name: [] for name in contenders}
         loops = {name: _loop(contender, runs[name]) for name, contender in contenders.items()}
-        samples = in_drawn_order({"inprocess": in_process(requests), **loops}, rounds=ROUNDS)
+        bare = {in_setting("inprocess", setting): run for setting, run in in_process(requests).items()}
+        samples = in_drawn_order({**bare, **loops}, rounds=ROUNDS)
     _report(report, samples, {name: each[1:] for name, each in runs.items()})
 
 
@@ -96,18 +104,27 @@ def _loop(contender: Contender, runs: list[Run]) -> Callable[[], float]:
 
 
 def _report(report: Report, samples: Samples, runs: Mapping[str, Sequence[Run]]) -> None:
-    """Report rates, tails and processor time, by the runs of each contender that has a server."""
-    cpu_us = Samples(
-        {name: [run.server_cpu_per_call_s / CANDIDATES * 1e6 for run in each] for name, each in runs.items()}
+    """Report rates, tails and processor time, by the runs of each contender that has a server.
+
+    A rival with several settings is compared in that with the highest rate, or with the least processor time.
+    """
+    samples, fastest = in_strongest_setting(samples)
+    cpu_us, cheapest = in_strongest_setting(
+        Samples({name: [run.server_cpu_per_call_s / CANDIDATES * 1e6 for run in each] for name, each in runs.items()}),
+        least=True,
     )
+    for what, settings in (("fastest", fastest), ("cheapest", cheapest)):
+        for name, setting in settings.items():
+            report.row(f"{what} setting of {name}", setting)
+            report.key(f"{name}_{what}", setting)
     for name in RIVALS:
         if name in samples.values:
             report.compare("samples/s", samples, ("ours", name), key=f"e2e_vs_{name}")
     report.compare("samples/s, local reads off", samples, ("remote", "grpc_torch"), key="e2e_remote_vs_grpc_torch")
     for name in ("grpc_torch", "triton"):
-        if name in runs and "bf16" in runs:
+        if name in cpu_us.values and "bf16" in runs:
             report.compare("samples/s, ours in bfloat16", samples, ("bf16", name), key=f"e2e_bf16_vs_{name}")
-        if name in runs:
+        if name in cpu_us.values:
             what = "CPU us per sample, all that answers"
             report.compare(what, cpu_us, ("ours", name), key=f"cpu_vs_{name}", show=".1f")
     report.row("the same, local reads off", f"{cpu_us.median('remote'):.1f}")

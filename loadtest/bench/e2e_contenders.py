@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
 import psutil
@@ -33,6 +34,15 @@ ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
 IN_FLIGHT = 8
 SECONDS = 3.0 if QUICK else 6.0
+
+IN_PROCESS: Final = {"1 thread": 1, "2 threads": 2}
+"""Settings of the model in process: threads of torch."""
+GRPC_TORCH: Final = {
+    "1 thread": (),
+    "2 threads": ("--threads", "2"),
+    "2 threads of torch": ("--torch-threads", "2"),
+}
+"""Settings of the plain grpc.aio server: options of its program."""
 
 Scores = NDArray[np.float32]
 
@@ -65,11 +75,12 @@ def echo_of(reply: bytes) -> Iterator[Server]:
         yield Server(f"127.0.0.1:{port}")
 
 
-def in_process(requests: Sequence[Request]) -> Callable[[], float]:
-    """Return a contender without any server: samples per second of the bare model, with as many threads as cores."""
+def in_process(requests: Sequence[Request]) -> dict[str, Callable[[], float]]:
+    """Return contenders without any server, by setting: samples per second of the bare model, which they share."""
     model = make_model(ROWS)
 
-    def measure() -> float:
+    def measure(threads: int) -> float:
+        torch.set_num_threads(threads)
         done, begin = 0, time.perf_counter()
         with torch.inference_mode():
             while (took := time.perf_counter() - begin) < SECONDS:
@@ -77,7 +88,7 @@ def in_process(requests: Sequence[Request]) -> Callable[[], float]:
                 done += 1
         return done * CANDIDATES / took
 
-    return measure
+    return {setting: partial(measure, threads) for setting, threads in IN_PROCESS.items()}
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,14 @@ class Report:
         self.row(what, "-", why)
         for name in keys:
             self.key(name, None)
+
+    @contextmanager
+    def part(self, what: str, *keys: str) -> Iterator[None]:
+        """Part of a bench whose failure costs the other parts nothing: it is said, and its keys are null."""
+        try:
+            yield
+        except RuntimeError as exc:
+            self.absent(what, f"failed: {exc}", *keys)
 
     def finish(self) -> dict[str, Any]:
         """Print the table, then one line of JSON: the keys and the machine. Returns the keys."""

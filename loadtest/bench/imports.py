@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -28,6 +29,8 @@ from ringpull.loadtest.bench.import_run import DIM
 
 ROWS: Final = 100_000 if QUICK else 1_000_000
 ROUNDS: Final = 1 if QUICK else 3
+TIMEOUT_S: Final = 600
+"""Seconds that one process may take: minutes on a machine that others use."""
 _OTHERS: Final = 10_000
 """Vectors of a text that are not the same."""
 
@@ -163,7 +166,7 @@ def measured(source: Path, warm: Path, out: Path, options: dict[str, Any], reade
     """Import a source in a process of its own, or read it with one of `READERS`."""
     module = "ringpull.loadtest.bench.import_run"
     command = [sys.executable, "-m", module, str(source), str(out), json.dumps(options), str(warm), reader]
-    ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=TIMEOUT_S)
     rows, took_s, cpu_s, peak_mib = json.loads(ran.stdout.splitlines()[-1])
     assert rows == ROWS
     return Figures(rows / took_s, rows / cpu_s, peak_mib)
@@ -174,13 +177,15 @@ def main() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((ROWS, DIM), np.float32)
     keys = rng.permutation(ROWS).astype(np.int64)
-    for key, (name, write, options) in FORMATS.items():
+    begin_s = time.perf_counter()
+    for number, (key, (name, write, options)) in enumerate(FORMATS.items(), 1):
+        print(f"[{number}/{len(FORMATS)}] {name}, after {time.perf_counter() - begin_s:.0f} s", flush=True)
         with scratch_folder() as folder:
             (folder / "warm").mkdir()
             warm, source = write(folder / "warm", keys[:100], rows[:100]), write(folder, keys, rows)
             ours, theirs = [], []
-            for number in range(ROUNDS):
-                ours.append(measured(source, warm, folder / f"out{number}", options))
+            for turn in range(ROUNDS):
+                ours.append(measured(source, warm, folder / f"out{turn}", options))
                 theirs.append(measured(source, warm, folder, {}, key))
         mine, other = (Figures(*map(median, zip(*each, strict=True))) for each in (ours, theirs))
         report.row(

@@ -30,12 +30,18 @@ def missing() -> str | None:
 
 
 @contextmanager
-def private_redis() -> Iterator[tuple[int, psutil.Process]]:
-    """Start one without persistence on a free port, yield the port and the process, and end it."""
+def private_redis(*, append_only: bool = False) -> Iterator[tuple[int, psutil.Process]]:
+    """Start one on a free port, yield the port and the process, and end it.
+
+    Args:
+        append_only: Whether it keeps what it is told, in a file that is synced every second and never rewritten, which
+            would cost it more; else it keeps nothing.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "no", "--dir", folder]
+        command += ["--save", "", "--dir", folder, "--appendonly", "yes" if append_only else "no"]
+        command += ["--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"] if append_only else []
         with unwound_by_sigterm():
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             try:

@@ -32,6 +32,7 @@ from ringpull.ps.wire.messages import (
     ShardStatistics,
     SubLookup,
 )
+from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
@@ -94,6 +95,9 @@ class NoTables:
         raise NotImplementedError
 
     def statistics(self) -> ShardStatistics:
+        raise NotImplementedError
+
+    def newest(self, request: NewestRequest) -> NewestReply:
         raise NotImplementedError
 
     def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply:

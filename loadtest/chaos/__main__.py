@@ -30,6 +30,12 @@ def main() -> None:
     parser.add_argument("--without", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
     parser.add_argument("--only", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
     parser.add_argument("--opened", action="store_true", help="shards open files in place: no --data-dir")
+    parser.add_argument(
+        "--pushes",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="rows are pushed, and so not moved; auto: by seed",
+    )
     console = Console(stderr=True)
     try:
         findings = run(Options(**vars(parser.parse_args())), console)

@@ -166,6 +166,7 @@ async def check(
         **last_line(load.record, under_way, scripted.moved, warm_up),
         "versions_published": published,
         "versions_seen": sorted(load.versions),
+        "by_command": by_command(load.record, under_way),
     }
 
 
@@ -194,6 +195,25 @@ def last_line(record: Record, under_way: Sequence[Span], moved: Moved, warm_up: 
         "p99_during_ms": round(during_ms, 2),
         "p99_during_vs_before": _ratio(during_ms, before_ms),
     }
+
+
+def by_command(record: Record, under_way: Sequence[Span]) -> list[dict[str, Any]]:
+    """Return what requests took while each command of the script had a change under way: which one the tail is of."""
+    due, took, verdicts = record.arrays()
+    answered = verdicts != Verdict.FAILED
+    found = []
+    for command, span in zip(SCRIPT, record.spans, strict=False):  # a command that failed was the last
+        own = [each for each in under_way if each.meets(span)]
+        during = took[(phases(own, due) != CALM) & answered]
+        found.append(
+            {
+                "command": " ".join(word for word in command.words if word != "--yes"),
+                "requests": len(during),
+                "p50_ms": round(float(np.median(during)) * 1e3, 2) if len(during) else 0.0,
+                "p99_ms": round(_p99_ms(during), 2),
+            }
+        )
+    return found
 
 
 def _p99_ms(took_s: NDArray[np.float64]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from ringpull.loadtest.chaos.goodput import Goodput
 from ringpull.loadtest.chaos.oracle import Verdict
 from ringpull.loadtest.chaos.processes import Usage
+from ringpull.loadtest.chaos.push_oracle import PushCounts
 from ringpull.loadtest.chaos.record import (
     CALM,
     FILL_GRACE_S,
@@ -75,6 +76,8 @@ class Findings:
     """How often each kind was done."""
     not_done: Mapping[str, str]
     """Reason why a kind was not done, of each that was not."""
+    pushes: PushCounts | None = None
+    """Counts of pushed rows; None: none were pushed."""
 
     @property
     def predicts(self) -> int:
@@ -87,7 +90,7 @@ class Findings:
     @property
     def good(self) -> bool:
         """Whether all promises were kept."""
-        return self.wrong == 0 and self.failed_promised == 0
+        return self.wrong == 0 and self.failed_promised == 0 and (self.pushes is None or self.pushes.good)
 
     def last_line(self) -> dict[str, Any]:
         """Return the keys of the last line."""
@@ -101,6 +104,7 @@ class Findings:
             "hurried": self.hurried,
             "kinds": dict(self.kinds),
             "not_done": dict(self.not_done),
+            "pushes": None if self.pushes is None else asdict(self.pushes),
             "seed": self.seed,
         }
 
@@ -112,6 +116,7 @@ def find(
     heads: int,
     goodput: Goodput | None,
     broken: str = "",
+    pushes: PushCounts | None = None,
     not_done: Mapping[Kind, str] = MappingProxyType({}),
 ) -> Findings:
     """Return what a run's record says.
@@ -119,6 +124,7 @@ def find(
     Args:
         heads: Number of heads: with one, requests may fail when it goes.
         broken: What did not come back; it counts as one failure.
+        pushes: Counts of pushed rows.
         not_done: Reasons why kinds were not done, of those that turn out not to be.
     """
     failed = [trouble for trouble in record.troubles if trouble.verdict is Verdict.FAILED]
@@ -141,6 +147,7 @@ def find(
         hurried=record.hurried,
         kinds={kind: done[kind] for kind in Kind if done[kind]},
         not_done={kind: reason for kind, reason in not_done.items() if not done[kind]},
+        pushes=pushes,
     )
 
 
@@ -240,6 +247,14 @@ def show(
     console.print(_growth(usages))
     if findings.goodput is not None:
         console.print(_overload(findings.goodput))
+    if (pushes := findings.pushes) is not None:
+        console.print(
+            f"{pushes.pushes:,} pushes of {pushes.rows:,} rows acknowledged, {pushes.resumed:,} times begun anew,"
+            f" {pushes.repeats:,} sent twice; {pushes.reads:,} reads: {pushes.outside:,} rows outside,"
+            f" {pushes.twice:,} pushes applied twice, {pushes.lost:,} keys lost",
+            style="" if pushes.good else "red",
+            highlight=False,
+        )
     for text, count in findings.failed_by_cause.items():
         _tell(console, f"failed  {count:6,}  {text}")
     for kind, reason in findings.not_done.items():

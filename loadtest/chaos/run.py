@@ -29,6 +29,9 @@ from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
 from ringpull.loadtest.chaos.kinds.surroundings import served_among
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle
 from ringpull.loadtest.chaos.processes import Usage, give_way, usage
+from ringpull.loadtest.chaos.push_oracle import PushCounts
+from ringpull.loadtest.chaos.pushed_load import PushedLoad
+from ringpull.loadtest.chaos.pushed_model import PUSHED
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.report import Findings, find, show
 from ringpull.loadtest.chaos.schedule import END_S, LONG_RUN_S, Command, Event, Fault, Kind, schedule, too_long
@@ -44,6 +47,7 @@ OTHERS: Final = {MODEL: [swapped(version, version) for version in range(1, VERSI
 REQUESTS: Final = 100
 LARGE_REQUESTS: Final = 20
 SHARDS: Final = 4
+PUSHED_STAY: Final = "rows are pushed in this run, and those are not moved: another seed, or --pushes off"
 REPLICAS: Final = tuple(
     word
     for model, user_copies in ((MODEL, 2), (SINGLE_COPY, 1))
@@ -66,6 +70,15 @@ class Options:
     only: Sequence[Kind]
     opened: bool = False
     """Whether shards open the models' files in place."""
+    pushes: str = "auto"
+    """Whether rows are pushed, and so never moved: "on", "off", or "auto", by the seed."""
+
+    @property
+    def pushing(self) -> bool:
+        """Whether rows are pushed."""
+        if self.pushes != "auto" or self.opened or Kind.REBALANCE in self.only:
+            return self.pushes == "on"
+        return pushes_rows(self.seed)
 
 
 class Served:
@@ -108,6 +121,8 @@ class Run:
         self.broken = ""
         """Part of the deployment that did not come back; empty: none."""
         self.usages: dict[str, dict[str, Usage]] = {}
+        self.pushes: PushCounts | None = None
+        """Counts of pushes; None: no rows are pushed."""
 
     async def play(self, events: list[Event]) -> None:
         """Play the schedule under load, then the overload.
@@ -118,7 +133,10 @@ class Run:
         options, live = self._options, Live(dict.fromkeys(VERSIONS, 1))
         oracle = Oracle(make_requests(REQUESTS, seed=options.seed, rows=ROWS), VERSIONS, ROWS, others=OTHERS)
         arrivals = endless_arrivals(options.rate, np.random.default_rng([options.seed, 0xC405]))
-        async with AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client:
+        async with (
+            AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client,
+            AsyncClient(self._ours.target, timeout_s=options.timeout_s, straight_pushes=False) as through,
+        ):
             with OperationsClient(self._ours.target) as operations:
                 load = CheckedLoad(client.predict, tuple(VERSIONS), oracle, live, client.top_k)
                 self.record = load.record
@@ -127,6 +145,11 @@ class Run:
                 await load.warm_up()
                 await self._measure("before")
                 load.start(arrivals)
+                pushed = None
+                if options.pushing:
+                    pushed = PushedLoad(client, through, load.record, load.now_s, options.seed)
+                    pushed.start()
+                    self.pushes = pushed.counts
                 scene = Scene(
                     self._ours,
                     self._folders,
@@ -137,6 +160,7 @@ class Run:
                     load.record.broken.append,
                     partial(_reexported, oracle),
                     load.hurried,
+                    moves=pushed is None,
                 )
                 driver = Driver(Served(scene), load.record, load.now_s, self._console)
                 try:
@@ -146,6 +170,8 @@ class Run:
                     self.broken = str(exc)
                 finally:
                     await load.stop()
+                    if pushed is not None:
+                        await pushed.stop()
         self._console.print(f"played {driver.played} of {len(events)} events", highlight=False)
         await self._measure("after")
         if options.overload_s and not self.broken:
@@ -177,6 +203,12 @@ def local_reads(seed: int) -> str:
     return "auto" if seed % 2 else "off"
 
 
+def pushes_rows(seed: int) -> bool:
+    """Return whether rows are pushed: with half of the seeds, of those with local reads as of those without. With the
+    others shards come and go, which is refused where there are pushed rows."""
+    return seed // 2 % 2 == 1
+
+
 def run(options: Options, console: Console) -> Findings:
     """Make the models, serve them, play the schedule, take everything down; show and return what was found.
 
@@ -185,10 +217,12 @@ def run(options: Options, console: Console) -> Findings:
     """
     reads = local_reads(options.seed)
     given = ("--heads", str(options.heads), *REPLICAS, "--local-reads", reads)
-    with served_among(VERSIONS, ROWS, SHARDS, given, opened=options.opened) as (ours, run_command, folders):
-        cannot = impossible(folders)
+    served = VERSIONS | ({PUSHED: 1} if options.pushing else {})
+    with served_among(served, ROWS, SHARDS, given, opened=options.opened) as (ours, run_command, folders):
+        cannot = impossible(folders) | ({Kind.REBALANCE: PUSHED_STAY} if options.pushing else {})
         events = schedule(options.seed, options.seconds, {*options.without, *cannot}, only=options.only)
-        console.print(f"seed {options.seed}, {options.seconds:g} s, local reads {reads}:", highlight=False)
+        what = "rows pushed" if options.pushing else "shards moved"
+        console.print(f"seed {options.seed}, {options.seconds:g} s, local reads {reads}, {what}:", highlight=False)
         for event in events:
             console.print(f"  {event}", highlight=False, markup=False)
         playing = Run(options, ours, run_command, folders, console)
@@ -199,6 +233,7 @@ def run(options: Options, console: Console) -> Findings:
         heads=options.heads,
         goodput=playing.goodput,
         broken=playing.broken,
+        pushes=playing.pushes,
         not_done=reasons(options, cannot),
     )
     show(console, findings, playing.record, playing.usages)

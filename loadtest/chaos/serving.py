@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY
+from ringpull.loadtest.chaos.pushed_model import PUSHED, export_pushed
 from ringpull.loadtest.deployment import Deployment, deployed
 
 RunCommand = Callable[..., Awaitable[dict[str, Any]]]
@@ -32,7 +34,7 @@ def served_models(
     """Serve the first version of each model, and make the others, which are not there yet when it is served.
 
     Args:
-        versions: Number of versions by model: `checked`, and `single_copy` if it is asked for.
+        versions: Number of versions by model: `checked`, and `single_copy` and `pushed` if they are asked for.
         options: Further options of `ringpull serve`.
     """
     with (
@@ -66,6 +68,9 @@ def served_below(
         lossy = {"user": TableOptions(on_unavailable="default")}
         export_version(folder / SINGLE_COPY, 1, rows, name=SINGLE_COPY, tables=lossy)
         others.append(str(folder / SINGLE_COPY))
+    if PUSHED in versions:
+        export_pushed(folder / PUSHED)
+        others.append(str(folder / PUSHED))
     data = () if opened else ("--data-dir", str(folder / "data"))
     with deployed(folder / MODEL, shards, *others, *data, *options, prefix=prefix) as ours:
         for version in range(2, versions[MODEL] + 1):
@@ -92,15 +97,15 @@ async def run_program(module: str, *arguments: str, environment: Mapping[str, st
     Raises:
         CommandFailed: It failed.
     """
-    process = await asyncio.create_subprocess_exec(
-        # Its start takes a core for most of a second. Operators have machines of their own for that.
-        *("nice", "-n", "19", sys.executable, "-m", module, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment},
+    # Its start takes a core for most of a second. Operators have machines of their own for that.
+    words = ("nice", "-n", "19", sys.executable, "-m", module, *arguments)
+    env = {**os.environ, **environment}
+    # Not by uvloop: that forks, and what gRPC does then in the child has killed it (grpcio 1.85, event_engine).
+    ended = await asyncio.to_thread(
+        lambda: subprocess.run(words, capture_output=True, encoding="utf-8", env=env, check=False)
     )
-    out, err = await process.communicate()
-    if process.returncode != 0:
-        raise CommandFailed(f"{module} {' '.join(arguments)}: {err.decode().strip()}")
-    found: dict[str, Any] = json.loads(out)
+    if ended.returncode != 0:
+        said = ended.stderr.strip() or f"it ended with {ended.returncode}, and said nothing"
+        raise CommandFailed(f"{module} {' '.join(arguments)}: {said}")
+    found: dict[str, Any] = json.loads(ended.stdout)
     return found

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 
 from ringpull.ps.local.machine import machine_id
-from ringpull.ps.open_versions import OpenVersion, ShardState
+from ringpull.ps.open_versions import OpenVersion, ServedTable, ShardState
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.table import Table
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest, TableFiles
@@ -37,9 +37,13 @@ class FilesTold:
 
 
 def _files_of(opened: OpenVersion) -> tuple[TableFiles, ...]:
-    # Where keys are damaged, what of them is found is this shard's to say, as long as it is not mended.
-    tables = {name: served.table for name, served in opened.tables.items() if not served.table.keys_damaged}
-    return tuple(_files(name, table) for name, table in tables.items())
+    return tuple(_files(name, served.table) for name, served in opened.tables.items() if _is_told(opened, name, served))
+
+
+def _is_told(opened: OpenVersion, name: str, served: ServedTable) -> bool:
+    # Where keys are damaged, what of them is found is this shard's to say, as long as it is not mended. What is newer
+    # than the base, or may be in a moment, is asked of shards.
+    return not (served.table.keys_damaged or served.chained or name in opened.live)
 
 
 def _files(name: str, table: Table) -> TableFiles:

@@ -33,12 +33,10 @@ from ringpull.ps.store.file_errors import opened, unreadable
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
+from ringpull.ps.store.mapping import MADV_POPULATE_READ, advise
 from ringpull.ps.store.raw_rows import RawRows, flat
 from ringpull.ps.store.row_codec import decode
-from ringpull.ps.store.sections import Sections, map_sections, mapping_of
-
-_MADV_POPULATE_READ: Final = 22
-"""Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
+from ringpull.ps.store.sections import Sections, map_sections
 
 _POPULATE_BYTES: Final = 64 << 20
 _PAGE_BYTES: Final = 4096
@@ -277,13 +275,12 @@ class Base:
         for array in (sections.index, sections.positions, sections.starts, sections.rows):
             if array.size == 0:
                 continue
-            mapping = mapping_of(array)
             for start in range(0, array.nbytes, _POPULATE_BYTES):
                 size = min(_POPULATE_BYTES, array.nbytes - start)
                 try:
-                    mapping.madvise(_MADV_POPULATE_READ, start, size)
+                    advise(array, MADV_POPULATE_READ, start, size)
                 except OSError:  # an older kernel: touch the pages ourselves
-                    np.frombuffer(mapping, np.uint8, size, start)[::_PAGE_BYTES].max()
+                    array.reshape(-1).view(np.uint8)[start : start + size : _PAGE_BYTES].max()
 
     def close(self) -> None:
         """Let go of the maps; they go with the last reference to them. Further use raises `InvalidInput`."""

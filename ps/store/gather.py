@@ -1,7 +1,4 @@
-"""Gathering: copies rows of bytes, which lie anywhere, into one buffer end to end, in a compiled loop.
-
-numba's cache on disk only notices changes of this file: after one in `intrinsics`, touch it.
-"""
+"""Gathering: copies rows of bytes, which lie anywhere, into one buffer end to end, in a compiled loop."""
 
 from __future__ import annotations
 

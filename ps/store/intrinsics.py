@@ -49,6 +49,51 @@ put_int64: Any = intrinsic(_generate_put)
 """`put_int64(address, value)` writes a number at a multiple of 8 bytes."""
 
 
+def _releaser(numba_type: Any) -> Any:
+    """Return an intrinsic `release(address, value)`: write a number of its type at a multiple of its size.
+
+    Whoever sees it by a load that acquires, or before a fence that does, sees all that was written before it.
+    """
+    size = numba_type.bitwidth // 8
+
+    @intrinsic
+    def release(_context: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], ir.IntType(8 * size).as_pointer())
+            builder.store_atomic(args[1], pointer, "release", size)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, numba_type), generate
+
+    return release
+
+
+release_u16, release_u64 = (_releaser(kind) for kind in (types.uint16, types.uint64))
+
+
+def _generate_acquire(_context: Any, _address: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(args[0], INT64.as_pointer()), "acquire", 8)
+
+    return types.uint64(types.int64), generate
+
+
+acquire_u64: Any = intrinsic(_generate_acquire)
+"""`acquire_u64(address)` reads a number that `release_u64` writes: what is read after it is as new as that."""
+
+
+def _generate_fence(_context: Any) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        builder.fence("acquire")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+fence: Any = intrinsic(_generate_fence)
+"""`fence()`: what is read after it is as new as what was read before it. No instruction on x86."""
+
+
 def _prefetcher(locality: int) -> Any:
     """Return an intrinsic `prefetch(address)`: start loading a cache line. Any integer is safe.
 
@@ -83,11 +128,33 @@ def splat(builder: Any, value: Any, lanes: int) -> Any:
 
 def _generate_matches(_context: Any, line_at: Any, position: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        line = builder.load(builder.inttoptr(args[0], ir.VectorType(INT64, 8).as_pointer()), align=LINE_BYTES)
-        equal = builder.icmp_unsigned("==", line, splat(builder, args[1], 8))
+        eight = builder.load(builder.inttoptr(args[0], ir.VectorType(INT64, 8).as_pointer()), align=8)
+        equal = builder.icmp_unsigned("==", eight, splat(builder, args[1], 8))
         return builder.zext(builder.bitcast(equal, INT8), INT64)
 
     return types.int64(types.int64, types.uint64), generate
+
+
+def _generate_lines_differ(_context: Any, one: Any, other: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(INT64, 8).as_pointer()
+        lines = [builder.load(builder.inttoptr(each, kind), align=1) for each in args]
+        differ = builder.icmp_unsigned("!=", *lines)
+        return builder.zext(builder.bitcast(differ, INT8), INT64)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+def _generate_tag_matches(_context: Any, tags_at: Any, tag: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(INT16, 8)
+        tags = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=16)
+        equal = builder.icmp_unsigned("==", tags, splat(builder, args[1], 8))
+        free = builder.icmp_unsigned("==", tags, ir.Constant(kind, None))
+        bits = [builder.zext(builder.bitcast(each, INT8), INT64) for each in (equal, free)]
+        return builder.or_(bits[0], builder.shl(bits[1], INT64(8)))
+
+    return types.int64(types.int64, types.uint16), generate
 
 
 def _generate_lowest_bit(_context: Any, bits: Any) -> Any:
@@ -111,7 +178,14 @@ copy_bytes: Any = intrinsic(_generate_copy)
 """`copy_bytes(to, source, count)` copies so many bytes from one address to another; they must not overlap."""
 
 matches: Any = intrinsic(_generate_matches)
-"""`matches(line_at, number)` returns which of the 8 uint64 of an aligned cache line equal `number`, as bits."""
+"""`matches(line_at, number)` returns which of the 8 uint64 from a multiple of 8 bytes on equal `number`, as bits."""
+
+lines_differ: Any = intrinsic(_generate_lines_differ)
+"""`lines_differ(one, other)` returns which of the 8 uint64 at two addresses, multiples of anything, differ, as bits."""
+
+tag_matches: Any = intrinsic(_generate_tag_matches)
+"""`tag_matches(tags_at, tag)` returns which of 8 uint16 at a multiple of 16 bytes equal `tag`, as the lowest 8 bits,
+and which are 0, as the 8 above."""
 
 lowest_bit: Any = intrinsic(_generate_lowest_bit)
 """`lowest_bit(bits)` returns the number of the lowest set bit, 64 where none is."""

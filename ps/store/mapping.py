@@ -1,7 +1,8 @@
 """Maps of files that keep no descriptor: tables by the hundred stay within any `ulimit -n`.
 
 `mmap.mmap` of a file keeps a copy of the file's descriptor for as long as the map lives (before Python 3.13 it has to).
-So anonymous memory is mapped, whose object unmaps it at its end, and the file is laid over it.
+So anonymous memory is mapped, whose object unmaps it at its end, and the file is laid over it. Where that memory begins
+decides whether huge pages of the file are mapped as such: at multiples of their size only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
+MADV_POPULATE_READ: Final = 22
+"""Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
+
+HUGE_PAGE_BYTES: Final = 2 << 20
+"""Bytes of a huge page on x86-64, and on most machines of other kinds."""
 
 _MAP_FIXED: Final = 0x10
 """Lay the map where the address says, over what is mapped there: <asm-generic/mman-common.h>, and macOS."""
@@ -30,8 +38,67 @@ def mapped(descriptor: int, size_bytes: int) -> mmap.mmap:
     Raises:
         OSError: It cannot be mapped.
     """
-    mapping = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
-    address = np.frombuffer(mapping, np.uint8).ctypes.data
+    mapping = _reserved(size_bytes)
+    _lay(mapping, _begin_of(mapping), descriptor, size_bytes)
+    return mapping
+
+
+def mapped_array(descriptor: int, size_bytes: int) -> NDArray[np.uint8]:
+    """Return the first bytes of an open file, uint8 (size_bytes,), mapped where its huge pages can be mapped as such.
+
+    Args:
+        size_bytes: Above 0, and no more than the file has.
+
+    Raises:
+        OSError: It cannot be mapped.
+    """
+    if size_bytes < HUGE_PAGE_BYTES:
+        return np.frombuffer(mapped(descriptor, size_bytes), np.uint8)
+    # Addresses are reserved for one huge page more than there is. Linux 6.7 to 6.12 gave aligned ones unasked.
+    mapping = _reserved(size_bytes + HUGE_PAGE_BYTES)
+    begin = -_begin_of(mapping) % HUGE_PAGE_BYTES
+    _lay(mapping, _begin_of(mapping) + begin, descriptor, size_bytes)
+    return np.frombuffer(mapping, np.uint8, size_bytes, begin)
+
+
+def advise(array: NDArray[Any], advice: int, begin: int = 0, size_bytes: int | None = None) -> None:
+    """Tell the operating system how some bytes of a mapped array will be used; by default all.
+
+    Args:
+        array: All of what `mapped_array` returned, in whatever shape.
+        advice: One of the `MADV_` numbers.
+        begin: The first of these bytes, at a multiple of the size of a page.
+
+    Raises:
+        OSError: It knows no such advice.
+    """
+    mapping = _mapping_of(array)
+    begin += array.__array_interface__["data"][0] - _begin_of(mapping)
+    mapping.madvise(advice, begin, array.nbytes if size_bytes is None else size_bytes)
+
+
+def _mapping_of(array: NDArray[Any]) -> mmap.mmap:
+    owner: Any = array
+    while not isinstance(owner, mmap.mmap):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    return owner
+
+
+def _reserved(size_bytes: int) -> mmap.mmap:
+    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+
+
+def _begin_of(mapping: mmap.mmap) -> int:
+    begin: int = np.frombuffer(mapping, np.uint8).ctypes.data
+    return begin
+
+
+def _lay(mapping: mmap.mmap, address: int, descriptor: int, size_bytes: int) -> None:
+    """Lay the first bytes of an open file over part of an anonymous map.
+
+    Raises:
+        OSError: It cannot be mapped.
+    """
     found = _libc_mmap()(address, size_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
     if found != address:  # MAP_FAILED
         code = ctypes.get_errno()
@@ -41,7 +108,6 @@ def mapped(descriptor: int, size_bytes: int) -> mmap.mmap:
         if _libc_mmap()(address, size_bytes, mmap.PROT_READ, anonymous, -1, 0) != address:
             _NEVER_UNMAPPED.append(mapping)
         raise OSError(code, os.strerror(code))
-    return mapping
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import InvalidInput, LimitExceeded, NotAnswered
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.slot_mask import SlotMask
-from ringpull.ps.store import kernels
+from ringpull.ps.store import descriptor, kernels
 from ringpull.ps.store.gather import gather
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.table import Table
@@ -74,16 +74,16 @@ def pull(
     lengths = _flat(request.lengths, np.uint32, "lengths")
     weights = _flat(request.weights, np.float32, "weights")
     described = bytearray().join(
-        table.packed + kernels.LOOKUP.pack(_mask_address(mask), lookup.op, lookup.keys, lookup.bags, lookup.weighted)
+        table.packed + descriptor.LOOKUP.pack(_mask_address(mask), lookup.op, lookup.keys, lookup.bags, lookup.weighted)
         for table, mask, lookup in zip(tables, masks, request.lookups, strict=True)
     )
-    descriptors = np.frombuffer(described, np.int64).reshape(-1, kernels.DESCRIPTOR_FIELDS)
+    descriptors = np.frombuffer(described, np.int64).reshape(-1, descriptor.DESCRIPTOR_FIELDS)
     values = np.empty(values_size, np.float32)
     missing = np.zeros(len(tables), np.uint32)
     found = np.empty(found_size, np.uint8)
     # Memory that nothing is written to costs nothing: few keys are absent, mostly.
     absents = np.empty(len(positions) if request.tell_absent else 0, np.uint32)
-    outcome, at, slot = kernels.DONE, 0, 0
+    outcome, at, slot = descriptor.DONE, 0, 0
     if not bytes_keys or values_size:
         outcome, at, slot = kernels.pull_frame(
             descriptors,
@@ -95,15 +95,15 @@ def pull(
             found,
             absents,
         )
-    if outcome == kernels.DONE and bytes_keys:
+    if outcome == descriptor.DONE and bytes_keys:
         from_ats, row_lengths = np.empty(bytes_keys, np.int64), np.empty(bytes_keys, np.uint32)
         outcome, at, size = kernels.locate_bytes(descriptors, address(positions), missing, found, from_ats, row_lengths)
-        if outcome == kernels.DONE:
+        if outcome == descriptor.DONE:
             _check_limit(4 * values_size + size, max_reply_bytes)
             data = gather(from_ats, row_lengths, size)
             return PullReply(values, missing, found, row_lengths, data, _noted(request, missing, absents))
         slot = size
-    if outcome != kernels.DONE:
+    if outcome != descriptor.DONE:
         _refuse(outcome, request.lookups[at].table, slot, tables[at], masks[at])
     return PullReply(values, missing, found, absent=_noted(request, missing, absents))
 
@@ -171,9 +171,9 @@ def _mask_address(mask: SlotMask | None) -> int:
 
 
 def _refuse(outcome: int, name: str, slot: int, table: Table, mask: SlotMask | None) -> None:
-    if outcome == kernels.NOT_OWNED:
+    if outcome == descriptor.NOT_OWNED:
         raise SlotNotOwned(name, slot)
-    if outcome == kernels.NOT_ANSWERED:
+    if outcome == descriptor.NOT_ANSWERED:
         # Its own range first: where there are too many for an error, the others are told when they are asked for.
         ranges = sorted(table.unanswered(mask), key=lambda each: slot not in each)
         raise SlotNotAnswered(
@@ -181,7 +181,7 @@ def _refuse(outcome: int, name: str, slot: int, table: Table, mask: SlotMask | N
             table=name,
             slots=tuple((each.begin, each.end) for each in ranges),
         )
-    if outcome == kernels.DAMAGED:
+    if outcome == descriptor.DAMAGED:
         raise SlotNotAnswered(
             f"table {name}: where the rows of slot {slot} begin is damaged", table=name, slots=((slot, slot + 1),)
         )

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.spec import MAX_BYTES_ROW
-from ringpull.ps.store.gather import gather_from
 
 RawRows = NDArray[np.uint8] | BytesRows
 
@@ -48,6 +47,15 @@ def part_of(rows: RawRows, begin: int, end: int) -> RawRows:
         return rows[begin:end]
     offsets = rows.offsets[begin : end + 1]
     return BytesRows(rows.data[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+
+def chosen(rows: RawRows, which: NDArray[np.bool_]) -> RawRows:
+    """Return some of the rows, those that are marked."""
+    if not isinstance(rows, BytesRows):
+        return rows[which]
+    from ringpull.ps.store.gather import gather_from  # compiled: clients, which push, have no compiler
+
+    return gather_from(rows.data, rows.offsets[:-1][which], np.diff(rows.offsets)[which].astype(np.uint32))
 
 
 def rows_of(row_bytes: int, count: int, data: NDArray[np.uint8], lengths: Lengths) -> RawRows:
@@ -92,6 +100,8 @@ def gathered_pieces(data: NDArray[np.uint8], starts: NDArray[np.int64], lengths:
         starts: (n,): where each row begins.
         lengths: (n,): bytes of each; no row leads out of `data`.
     """
+    from ringpull.ps.store.gather import gather_from  # compiled, see `chosen`
+
     ends = np.cumsum(lengths, dtype=np.int64)
     begin = 0
     while begin < len(starts):

@@ -19,7 +19,7 @@ from ringpull.ps.store import format as fmt
 from ringpull.ps.store.file_errors import opened, unreadable
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header
-from ringpull.ps.store.mapping import mapped
+from ringpull.ps.store.mapping import advise, mapped_array
 
 _HUGE_PAGES_SHARE: Final = 0.5
 """Share of physical memory. A larger file is read in small pages: where a table does not fit, a key costs 2 MiB."""
@@ -61,7 +61,7 @@ def map_sections(folder: Path, header: Header) -> tuple[dict[str, FileStamp], Se
         arrays[name], stamps[name] = _map(folder / name, section.bytes)
     for array in arrays.values():
         if 0 < array.size <= _physical_bytes() * _HUGE_PAGES_SHARE:
-            _prefer_huge_pages(mapping_of(array))
+            _prefer_huge_pages(array)
     for name, section in header.sections.items():
         if section.checksum is not None and xxhash.xxh3_64_intdigest(arrays[name].data) != section.checksum:
             raise CorruptData(f"{folder / name}: the checksum does not match; the file is damaged")
@@ -90,7 +90,7 @@ def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
                 )
             if size == 0:  # an empty file cannot be mapped
                 return np.empty(0, np.uint8), stamp
-            return np.frombuffer(mapped(file.fileno(), size), np.uint8), stamp
+            return mapped_array(file.fileno(), size), stamp
     except OSError as exc:
         raise unreadable(path, exc) from exc
 
@@ -99,18 +99,10 @@ def _physical_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _prefer_huge_pages(mapping: mmap.mmap) -> None:
+def _prefer_huge_pages(array: NDArray[np.uint8]) -> None:
     """Have what is read from disk from now on kept in huge pages, where the file system can: far fewer page walks."""
     with contextlib.suppress(OSError):  # a kernel without them
-        mapping.madvise(mmap.MADV_HUGEPAGE)
-
-
-def mapping_of(array: NDArray[Any]) -> mmap.mmap:
-    """Return the map that an array is of."""
-    owner: Any = array
-    while not isinstance(owner, mmap.mmap):
-        owner = owner.obj if isinstance(owner, memoryview) else owner.base
-    return owner
+        advise(array, mmap.MADV_HUGEPAGE)
 
 
 def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:

@@ -18,7 +18,7 @@ from ringpull.ps.identity import differ, text_of
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.file_errors import opened, unreadable
 from ringpull.ps.store.format import Header
-from ringpull.ps.store.mapping import mapped
+from ringpull.ps.store.mapping import mapped_array
 
 
 def rows_below(folder: Path, identity: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -56,6 +56,6 @@ def _positions(path: Path, rows: int) -> NDArray[np.uint64]:
             size = os.fstat(file.fileno()).st_size
             if size != rows * POSITION_BYTES:
                 raise CorruptData(f"{path}: {size} bytes for {rows} rows; the file is truncated or foreign")
-            return np.frombuffer(mapped(file.fileno(), size), np.uint64)
+            return mapped_array(file.fileno(), size).view(np.uint64)
     except OSError as exc:
         raise unreadable(path, exc) from exc

@@ -1,8 +1,9 @@
 """Top-k of one table: takes a request, checks every count against its array, and scans the rows that it asks for.
 
 It scans in slices of a millisecond or two, between which the caller may end it. The last rows of a table are scanned in
-a copy: kernels read a little beyond a row, and there the map ends. The frame comes from the network: nothing in it is
-believed.
+a copy: kernels read a little beyond a row, and there the map ends. Newer rows are copied together, slice by slice, and
+the rows of the base that they replace left out, as it was when the scan began. The frame comes from the network:
+nothing in it is believed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import POSITION_BYTES, positions_of
+from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.store import top_k_kernels
 from ringpull.ps.store.dots import LANES, OVERREAD, TILE_QUERIES
 from ringpull.ps.store.kernels import address
+from ringpull.ps.store.newer.newer import Newer
 from ringpull.ps.store.pull import SlotNotAnswered, SlotNotOwned
 from ringpull.ps.store.reducers import ROW_TYPES
 from ringpull.ps.store.table import Table
@@ -31,6 +35,9 @@ SLICE_PRODUCTS: Final = 4 << 20
 _OVERREAD_BYTES: Final = 4 * OVERREAD
 
 Int64Array = NDArray[np.int64]
+
+_NO_ROWS: Final[Int64Array] = np.empty(0, np.int64)
+_NO_POSITIONS: Final[UInt64Array] = np.empty(0, np.uint64)
 
 
 def scan_table(table: Table, mask: SlotMask | None, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply:
@@ -59,11 +66,22 @@ def scan_table(table: Table, mask: SlotMask | None, request: TopKRequest, go_on:
     check_slots(table, mask, request)
     scan = _Scan(table, request, excluded)
     if request.among:
-        for query, positions in enumerate(among):
-            rows = table.base.find(np.unique(positions))
+        for query, each in enumerate(among):
+            positions = np.unique(each)
+            if table.newer is not None:
+                words = table.newer.directory.get(positions)
+                there = words != 0
+                scan.newer(table.newer, positions[there], words[there], query, go_on)
+                positions = positions[~there]
+            rows = table.base.find(positions)
             scan.listed(query, rows[rows >= 0], go_on)
     elif request.count:
         ranges = request.ranges.reshape(-1, 2).tolist()
+        if table.newer is not None:
+            walked = [table.newer.directory.walk(SlotRange(begin, end)) for begin, end in ranges if begin < end]
+            for positions, words in walked:
+                scan.newer(table.newer, positions, words, None, go_on)
+            scan.leave_out([positions for positions, _ in walked])
         for first, last in _joined([table.base.row_range(begin, end) for begin, end in ranges]):
             scan.adjacent(first, last, go_on)
     return scan.reply()
@@ -97,7 +115,7 @@ def request_cost(table: Table, request: TopKRequest) -> float:
     if request.among:
         return scan_cost(float(request.lengths[request.count :].sum(dtype=np.int64)), table.spec, 1)
     slots = int((request.ranges[1::2].astype(np.int64) - request.ranges[::2]).sum())
-    rows = table.rows * slots / max(1, sum(end - begin for begin, end in table.base.held))
+    rows = (table.rows + table.newer_rows) * slots / max(1, sum(end - begin for begin, end in table.base.held))
     return scan_cost(rows, table.spec, request.count)
 
 
@@ -136,8 +154,32 @@ class _Scan:
         lists = [np.unique(each) for each in excluded]
         starts = np.zeros(count + 1, np.int64)
         np.cumsum([len(each) for each in lists], out=starts[1:])
-        self._excluded = (np.concatenate([np.empty(0, np.uint64), *lists]), starts)
+        self._excluded = (np.concatenate([_NO_POSITIONS, *lists]), starts)
+        self._replaced = _NO_POSITIONS
         self._slice_rows = max(top_k_kernels.BLOCK, SLICE_PRODUCTS // (spec.dim * max(1, count)))
+
+    def newer(
+        self, newer: Newer, positions: UInt64Array, words: UInt64Array, query: int | None, go_on: Callable[[], None]
+    ) -> None:
+        """Scan copies of newer rows, but for those that are gone, by one query; None: by all."""
+        queries, tiles = slice(0, self._count), self._tiles
+        if query is not None:
+            queries, tiles = slice(query, query + 1), self._tiles[:0]
+        there = ~newer.segments.is_gone(words)
+        positions, words = positions[there], words[there]
+        for begin in range(0, len(words), self._slice_rows):
+            go_on()
+            some = slice(begin, begin + self._slice_rows)
+            rows = newer.segments.rows(words[some])
+            assert not isinstance(rows, BytesRows), "rows of bytes have no scores"
+            copies = np.zeros(rows.size + _OVERREAD_BYTES, np.uint8)
+            copies[: rows.size] = rows.reshape(-1)
+            ats = address(copies), address(positions) + POSITION_BYTES * begin
+            self._scan(ats, len(rows), _NO_ROWS, queries, tiles, _NO_POSITIONS)
+
+    def leave_out(self, lists: list[UInt64Array]) -> None:
+        """Have the base's rows at these positions left out of what is scanned from now on."""
+        self._replaced = np.unique(np.concatenate([_NO_POSITIONS, *lists]))
 
     def adjacent(self, first: int, last: int, go_on: Callable[[], None]) -> None:
         """Scan rows [first, last) by all queries."""
@@ -160,21 +202,36 @@ class _Scan:
     def _offer(self, first: int, count: int, rows: Int64Array, queries: slice, tiles: Float32Array) -> None:
         """Scan `count` rows from `first` on, or those of `rows`, counted from there; all on one side of the border."""
         row_bytes, before = self._spec.row_bytes, first - self._safe
+        ats = (
+            address(self._tail) + before * row_bytes if before >= 0 else self._rows_at + first * row_bytes,
+            self._positions_at + POSITION_BYTES * first,
+        )
+        self._scan(ats, count, rows, queries, tiles, self._replaced)
+
+    def _scan(
+        self,
+        ats: tuple[int, int],
+        count: int,
+        rows: Int64Array,
+        queries: slice,
+        tiles: Float32Array,
+        replaced: UInt64Array,
+    ) -> None:
+        """Scan rows, given where they and their positions are."""
         scores, keys, counts, bounds = self._heap
         excluded, starts = self._excluded
         top_k_kernels.scan(
             ROW_TYPES[self._spec.row_type],
-            row_bytes,
+            self._spec.row_bytes,
             self._spec.dim,
-            address(self._tail) + before * row_bytes if before >= 0 else self._rows_at + first * row_bytes,
-            self._positions_at + POSITION_BYTES * first,
+            *ats,
             count,
             rows,
             self._queries[queries],
             tiles,
             self._cosine,
             (scores[queries], keys[queries], counts[queries], bounds[queries.start :]),
-            (excluded, starts[queries.start : queries.stop + 1]),
+            (excluded, starts[queries.start : queries.stop + 1], replaced),
         )
 
     def reply(self) -> TopKReply:
@@ -187,12 +244,9 @@ class _Scan:
         best_scores = [scores[query][order] for query, order in enumerate(orders)]
         return TopKReply(
             counts.astype(np.uint32),
-            positions_of(np.concatenate([np.empty(0, np.uint64), *best_keys])),
+            positions_of(np.concatenate([_NO_POSITIONS, *best_keys])),
             np.concatenate([np.empty(0, np.float32), *best_scores]),
         )
-
-
-_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 def _queries(request: TopKRequest, dim: int) -> Float32Array:

@@ -7,8 +7,6 @@ full its bound is that score; a NaN reaches none.
 Few queries score rows as they are stored. From `TILED` on a block is decoded, and goes through tiles of queries
 (`ringpull.ps.store.dots`); scores are the same bits either way. Kernels take addresses, as those of
 `ringpull.ps.store.kernels` do: `ringpull.ps.store.top_k` checks all sizes, and keeps the arrays alive.
-
-numba's cache on disk only notices changes of this file: after one in `dots`, `readers` or `intrinsics`, touch it.
 """
 
 from __future__ import annotations
@@ -85,11 +83,13 @@ def _is_listed(positions, begin, end, position):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def _offer(heap, lists, query, score, position):  # type: ignore[no-untyped-def]
-    """Take a row whose score reaches the bound of a query, unless it is excluded or comes after all that are there."""
+    """Take a row whose score reaches the bound of a query, unless it is left out or comes after all that are there."""
     scores, keys, counts, bounds = heap
-    excluded, offsets = lists
+    excluded, offsets, replaced = lists
     begin, end = offsets[query], offsets[query + 1]
     if begin < end and _is_listed(excluded[:end], begin, end, position):
+        return
+    if len(replaced) and _is_listed(replaced, 0, len(replaced), position):
         return
     key = unfmix64(position)
     count, k = counts[query], scores.shape[1]
@@ -296,7 +296,8 @@ def scan(row_type, row_bytes, dim, rows_at, positions_at, count, rows, queries, 
         cosine: Whether the score is a cosine; then queries have the length 1, or 0.
         heap: float32 (Q, k) scores, uint64 (Q, k) keys, int64 (Q,) counts, float32 (T x TILE_QUERIES or more,) bounds:
             -inf at first, and inf beyond Q. Changed.
-        lists: uint64 (N,) positions of rows to leave out, ascending in each list, and int64 (Q+1,) starts of the lists.
+        lists: uint64 (N,) positions of rows to leave out, ascending in each list, and int64 (Q+1,) starts of the lists;
+            uint64 (M,) positions, ascending, of rows that every query is to leave out.
     """
     width, across = queries.shape[1], len(tiles) > 0
     ats, norms = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.float32)

@@ -2,6 +2,9 @@
 
     DATA_DIR/shard-3/MODEL/VERSION/TABLE/...        see `ringpull.ps.transfer.table_copy`
 
+A part of a table (`ringpull.ps.parts`) is copied like a table, once: below the version whose folder it comes from,
+whichever versions are made of it, and it stays as long as one of them does.
+
 Invariants: one process at a time uses the folder (a file lock, which ends with the process); one thread at a time works
 on it; no range is dropped while it is served; nothing that is on disk already, complete or partial, is copied again,
 however the last attempt ended.
@@ -17,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, Final
 
 import numpy as np
 
@@ -26,13 +29,16 @@ from ringpull.ps.damage import Damage
 from ringpull.ps.errors import CorruptData, LimitExceeded, OtherContent, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import UNKNOWN, text_of
+from ringpull.ps.open_parts import twin, twins
+from ringpull.ps.open_versions import TableKey
+from ringpull.ps.parts import table_of
 from ringpull.ps.placement import TablePlacement, VersionPlacement
 from ringpull.ps.private_files import make_private_folder, open_private
 from ringpull.ps.refusals import Refusals
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.store.base import Base
 from ringpull.ps.store.file_errors import is_there
 from ringpull.ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
 from ringpull.ps.transfer.job import Cancelled, Job
@@ -41,6 +47,7 @@ from ringpull.ps.transfer.peer import Peers, PeerSource
 from ringpull.ps.transfer.plan import Plan, plan_table, split_ranges
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.transfer.row_check import DamagedRows, RowCheck
+from ringpull.ps.transfer.serving import Serving
 from ringpull.ps.transfer.source import RowSource, TableContent
 from ringpull.ps.transfer.stored_source import StoredSource
 from ringpull.ps.transfer.table_copy import TableCopy
@@ -51,37 +58,10 @@ LOCK_FILE: Final = ".lock"
 MIN_SHARE_TO_REWRITE: Final = 0.1
 """Share of a copy's rows that must be unneeded before it is rewritten without them to free disk space."""
 
-TableKey = tuple[str, int, str]
-"""Key of a copy: model, version, table."""
-
 _LOG: Final = logging.getLogger(__name__)
 
 
 _Planned = tuple[VersionPlacement, Sequence[Plan]]
-
-
-class Serving(Protocol):
-    """Shard that serves from the copies, as `ringpull.ps.shard.Shard` does."""
-
-    def is_open(self, model: str, version: int) -> bool:
-        """Return whether the version is served."""
-        ...
-
-    def holds(self, placement: VersionPlacement) -> bool:
-        """Return whether the version is served with the content that the placement asks for."""
-        ...
-
-    def owned(self, model: str, table: str) -> SlotMask | None:
-        """Return the slots that are served; None before the first assignment."""
-        ...
-
-    def install(self, model: str, version: int, bases: Mapping[str, Base], *, identity: str = "") -> None:
-        """Serve these bases from now on, in place of those of the same names, and of any other content."""
-        ...
-
-    def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
-        """Refuse pulls of the slots of these blocks, if the table is served from this base; return whether it is."""
-        ...
 
 
 class LocalCopies:
@@ -121,6 +101,8 @@ class LocalCopies:
         self._row_check = row_check
         self._damage = Damage(CheckedRows(), copied=True) if damage is None else damage
         self._copies: dict[TableKey, TableCopy] = {}
+        self._parts: dict[tuple[str, int], dict[str, TableKey]] = {}
+        """Copy of each part of each version, by the part's name."""
         self._work = threading.Lock()
         self._lock_file = _lock(folder)
 
@@ -149,20 +131,19 @@ class LocalCopies:
         refusals = Refusals()
         with self._work, job.interrupting(peers.interrupt):
             plans: list[_Planned] = []
+            planned: dict[TableKey, Plan] = {}
             for placement in placements:
                 with refusals.of(placement.model, placement.version):
-                    tables = placement.tables.items()
-                    plans.append(
-                        (placement, [self._plan(placement, name, table, serving, peers) for name, table in tables])
-                    )
+                    plans.append((placement, self._plans(placement, planned, serving, peers)))
             plans = self._within_limit(plans)
-            every = [plan for _, of_version in plans for plan in of_version]
+            every = _once(plans)
             job.bytes_to_copy = sum(plan.bytes_fetched + plan.bytes_to_fetch for plan in every)
             job.copied_bytes = sum(plan.bytes_fetched for plan in every)
+            done: set[TableKey] = set()
             with Fetcher(job, self._throttle, block_bytes=self._block_bytes) as fetcher:
                 for placement, of_version in plans:
                     with refusals.of(placement.model, placement.version):
-                        self._execute(placement, of_version, serving, fetcher, job)
+                        self._execute(placement, of_version, done, serving, fetcher, job)
         refusals.check(len(placements))
 
     def let_go(self, versions: Collection[tuple[str, int]], serving: Serving) -> None:
@@ -173,7 +154,10 @@ class LocalCopies:
         if not self._work.acquire(blocking=False):
             return
         try:
-            for key in [key for key in self._copies if key[:2] not in versions and not serving.is_open(*key[:2])]:
+            kept = [each for each in self._parts if each in versions or serving.is_open(*each)]
+            self._parts = {each: self._parts[each] for each in kept}
+            used = {key for parts in self._parts.values() for key in parts.values()}
+            for key in [key for key in self._copies if key not in used]:
                 del self._copies[key]
         finally:
             self._work.release()
@@ -196,27 +180,42 @@ class LocalCopies:
         with self._work:
             job.check()
             if versions is not None:
-                named = {(model, str(version)) for model, version in versions}
+                used = {key[:2] for each in versions for key in self._parts.get(each, {}).values()}
+                named = {(model, str(version)) for model, version in {*versions, *used}}
                 for folder in list(self._folder.glob("*/*")):
                     if (folder.parent.name, folder.name) not in named:
                         self._drop_version(folder)
-            for (model, version_number, table), copy in self._copies.items():
+            for key, copy in self._copies.items():
                 job.check()
                 if drop_pieces:
                     copy.drop_pieces()
-                owned = serving.owned(model, table)
-                if owned is not None and serving.is_open(model, version_number):
-                    self._narrow((model, version_number, table), copy, owned, serving, job)
+                owned = serving.owned(key[0], key[2])
+                if owned is not None and self._served_from(key, serving):
+                    self._narrow(key, copy, owned, serving, job)
 
     # -- inside, under _work ------------------------------------------------------------------------------------------
+
+    def _plans(
+        self, placement: VersionPlacement, planned: dict[TableKey, Plan], serving: Serving, peers: Peers
+    ) -> list[Plan]:
+        """Return the plans of a version's tables. A copy that another version has planned already has that plan."""
+        tables = placement.tables.items()
+        parts = {name: (placement.model, table.origin or placement.version, name) for name, table in tables}
+        self._parts[placement.model, placement.version] = parts
+        for name, table in tables:
+            if parts[name] not in planned:
+                planned[parts[name]] = self._plan(placement, name, table, serving, peers)
+        return [planned[key] for key in parts.values()]
 
     def _plan(
         self, placement: VersionPlacement, name: str, table: TablePlacement, serving: Serving, peers: Peers
     ) -> Plan:
-        key = placement.model, placement.version, name
-        copy, is_open = self._copy(key), serving.holds(placement)
+        key = placement.model, table.origin or placement.version, name
+        copy = self._copy(key)
+        others = [user for user in self._served_from(key, serving) if user[1] != placement.version]
+        is_open = bool(others) or serving.holds(placement)
         # Looked for when rows are missing, not before: what is here already needs no file.
-        stored = cache(lambda: _stored_here(table.folder, placement.folder))
+        stored = cache(lambda: _stored_here(table.folder, table.within or placement.folder))
         identity = table.identity
         # If other shards stream the table, they tell its identity: an unreachable URL would take long to time out.
         if not identity and not (table.sources and is_url(table.folder)) and (files := stored()) is not None:
@@ -224,7 +223,7 @@ class LocalCopies:
 
         def sources_of(slots: SlotRange) -> list[RowSource]:
             sources: list[RowSource] = [
-                PeerSource(peers, source, *key, identity=identity)
+                PeerSource(peers, source, placement.model, placement.version, name, identity=identity)
                 for source in table.sources
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]
@@ -249,35 +248,59 @@ class LocalCopies:
                 if isinstance(exc, Cancelled) or minus(wanted, held).any():
                     raise
                 return _unrepaired(Plan(name, copy, wanted, usable), exc)
-            if content.spec.name != name:
+            if content.spec.name != table_of(name):
                 raise CorruptData(
                     f"{placement.model}/{placement.version}: table {name} is {content.spec.name} at its source"
                 )
             _drop_foreign(copy, content.identity, is_open)
 
     def _execute(
-        self, placement: VersionPlacement, plans: Sequence[Plan], serving: Serving, fetcher: Fetcher, job: Job
+        self,
+        placement: VersionPlacement,
+        plans: Sequence[Plan],
+        done: set[TableKey],
+        serving: Serving,
+        fetcher: Fetcher,
+        job: Job,
     ) -> None:
+        """Make and check the copies that an earlier version of these has not, and install the version's tables."""
         is_open = serving.holds(placement)
-        to_check = self._to_check(placement, plans, job)
+        parts = self._parts[placement.model, placement.version]
+        to_check = self._to_check(placement, [plan for plan in plans if parts[plan.table] not in done], job)
         ready: dict[str, Base] = {}
         for plan in plans:
-            key = placement.model, placement.version, plan.table
-            before = base = plan.copy.base
-            if plan.content is not None:
+            key = parts[plan.table]
+            base = plan.copy.base
+            if plan.content is not None and key not in done:
                 base = self._copy_table(key, plan, plan.content, serving, fetcher, job)
             elif plan.table in to_check and base is not None:
                 self._check_rows(key, base, to_check[plan.table], serving, job)
+            done.add(key)
             if base is None:
                 continue  # no slot of it belongs here
-            if base is not before or not is_open:
+            served = serving.base((placement.model, placement.version, plan.table)) if is_open else None
+            if served is None or not twins(served, base):
                 self._prepare_base(base)
-                ready[plan.table] = base
+                ready[plan.table] = base if key[1] == placement.version else twin(base)
             if is_open and ready:
-                serving.install(placement.model, placement.version, ready, identity=placement.identity)
+                self._install(placement, ready, serving)
                 ready = {}
         if not is_open:
-            serving.install(placement.model, placement.version, ready, identity=placement.identity)
+            self._install(placement, ready, serving)
+
+    def _install(self, placement: VersionPlacement, bases: Mapping[str, Base], serving: Serving) -> None:
+        serving.install(placement.model, placement.version, bases, identity=placement.identity, placed=placement)
+
+    def _served_from(self, key: TableKey, serving: Serving) -> list[TableKey]:
+        """Return the tables, or parts of them, that are served from a copy, by model, version and name."""
+        base = self._copies[key].base if key in self._copies else None
+        found = []
+        for (model, version), parts in self._parts.items():
+            if base is not None and key in parts.values():
+                served = serving.base((model, version, key[2]))
+                if served is not None and twins(served, base):
+                    found.append((model, version, key[2]))
+        return found
 
     def _to_check(self, placement: VersionPlacement, plans: Sequence[Plan], job: Job) -> dict[str, list[int]]:
         """Return the blocks to read of the copies that were found: those that are made now are verified on the way."""
@@ -350,9 +373,11 @@ class LocalCopies:
         if self._limit_bytes is not None and self._bytes() + due_bytes > self._limit_bytes:
             return
         content = TableContent(base.spec, base.identity, kept_rows, kept_bytes if base.spec.is_bytes else 0)
+        users = self._served_from(key, serving)
         narrow = self._merge(key, copy, content, parts, serving, job)
         self._prepare_base(narrow)
-        serving.install(key[0], key[1], {key[2]: narrow})
+        for model, version, name in users:
+            serving.install(model, version, {name: narrow if version == key[1] else twin(narrow)})
 
     def _held(self, key: TableKey) -> tuple[SlotMask, SlotMask]:
         """Return the slots that a copy's base has, and those of them that are not known to be damaged."""
@@ -391,13 +416,13 @@ class LocalCopies:
             LimitExceeded: The others do not fit.
         """
         try:
-            self._check_limit([plan for _, of_version in plans for plan in of_version])
+            self._check_limit(_once(plans))
         except LimitExceeded as exc:
             left: list[_Planned] = [
                 (placement, [_unrepaired(plan, exc) if plan.repairs else plan for plan in of_version])
                 for placement, of_version in plans
             ]
-            self._check_limit([plan for _, of_version in left for plan in of_version])
+            self._check_limit(_once(left))
             return left
         return plans
 
@@ -416,6 +441,11 @@ class LocalCopies:
             raise LimitExceeded(
                 f"data folder {self._folder}: this would take up to {peak} bytes; the limit is {self._limit_bytes}"
             )
+
+
+def _once(plans: Sequence[_Planned]) -> list[Plan]:
+    """Return the plan of each copy, also where several versions are made of it."""
+    return list({id(plan.copy): plan for _, of_version in plans for plan in of_version}.values())
 
 
 def _unrepaired(plan: Plan, why: Exception) -> Plan:

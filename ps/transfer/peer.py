@@ -109,11 +109,19 @@ class PeerSource:
         self._source = source
         self._table = model, version, table
         self._identity = identity
+        self._described: dict[SlotRange, TableContent] = {}
 
     def __repr__(self) -> str:
         return f"shard at {self._source.host}:{self._source.port}"
 
     def describe(self, slots: SlotRange) -> TableContent:
+        # Plan and fetch ask alike, and a move has hundreds of ranges: that is a third of its messages. Where the
+        # identity is known every answer is of that content, whatever the shard holds by then.
+        if slots not in self._described or not self._identity:
+            self._described[slots] = self._ask(slots)
+        return self._described[slots]
+
+    def _ask(self, slots: SlotRange) -> TableContent:
         request = DescribeRequest(*self._table, slots.begin, slots.end, self._identity)
         reply = cast(DescribeReply, self._peers.request(self._source, request))
         try:

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
-from ringpull.ps.hashing import POSITION_BYTES
+from ringpull.ps.hashing import POSITION_BYTES, SLOT_SHIFT
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.raw_rows import LENGTH_BYTES, Lengths, flat, lengths_of, rows_of
@@ -140,6 +139,7 @@ def check_block(block: Block, slots: SlotRange, cursor: int, content: TableConte
     if rows == 0 and block.next_cursor < content.rows:
         raise CorruptData(f"a block from row {cursor} of the {slots} is empty; {content.rows} rows were due")
     rows_of(content.spec.row_bytes, rows, block.rows, block.lengths)
-    owned = mask_of([slots])[(block.positions >> np.uint64(48)).astype(np.int64)]
-    if not owned.all() or bool((block.positions[1:] <= block.positions[:-1]).any()):
+    ascend = bool((block.positions[1:] > block.positions[:-1]).all())
+    ends = block.positions[[0, -1]] >> np.uint64(SLOT_SHIFT) if rows else ()
+    if not ascend or not all(slots.begin <= slot < slots.end for slot in ends):
         raise CorruptData(f"the positions of a block of the {slots} do not ascend within it")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from reprlib import repr as brief
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
 from ringpull.ps.wire.files_messages import MAX_FILES_BYTES, FilesReply, FilesRequest
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
+from ringpull.ps.wire.header_fields import MAX_UINT, HeaderFields
 from ringpull.ps.wire.messages import (
     ANY_SHARD,
     DescribeReply,
@@ -36,16 +37,19 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     TableStatistics,
 )
+from ringpull.ps.wire.newest_messages import MAX_NEWEST_BYTES, NewestReply, NewestRequest
+from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.ps.wire.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 
 _OPS: Final = {int(op): op for op in Op}
-_MAX_INT: Final = 2**63 - 1
-_MAX_UINT: Final = 2**64 - 1
 
 
 TELL_ABSENT: Final = 1 << 62
 """Bit of a pull's field "most bytes of the reply" that asks which keys are absent. A shard of an earlier build takes it
 for a limit that no reply reaches, and answers without."""
+AS_EXPORTED: Final = 1 << 61
+"""Bit of the same field that leaves out rows that were pushed. A shard of an earlier build has none."""
+_MOST_BYTES: Final = AS_EXPORTED - 1
 
 _FLOAT_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
@@ -82,7 +86,7 @@ def decode_hello(frame: Frame, kind: Kind) -> Hello:
             f"a connection begins with {kind.name} of the request id 0;"
             f" this one began with {frame.kind.name} of {frame.request_id}"
         )
-    fields = _Fields(frame)
+    fields = HeaderFields(frame)
     hello = Hello(fields.text("deployment"), fields.number("shard", lowest=ANY_SHARD), fields.text("incarnation"))
     fields.end()
     return hello
@@ -99,7 +103,7 @@ def check_cancel(frame: Frame) -> None:
     Raises:
         ProtocolError: It does.
     """
-    _Fields(frame).end()
+    HeaderFields(frame).end()
 
 
 def encode_request(
@@ -114,7 +118,8 @@ def encode_request(
         case PullRequest():
             kind = Kind.PULL
             fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
-            most = request.max_reply_bytes | (TELL_ABSENT if request.tell_absent else 0)
+            most = min(request.max_reply_bytes, _MOST_BYTES)
+            most |= (TELL_ABSENT if request.tell_absent else 0) | (AS_EXPORTED if request.as_exported else 0)
             fields += [most] if most else []
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
         case RangePullRequest():
@@ -141,6 +146,14 @@ def encode_request(
             kind, arrays = Kind.TOP_K, (request.vectors, request.ranges, request.lengths, request.positions)
             fields = [request.model, request.version, request.epoch, request.table, request.k, request.count]
             fields += [int(request.cosine), int(request.among), request.identity]
+        case PushRequest():
+            kind, arrays = Kind.PUSH, (request.positions, request.rows, request.lengths)
+            fields = [request.model, request.table, request.epoch, request.lineage, request.writer, request.number]
+            fields += [int(request.remove), request.identity, *([1] if request.only_live else [])]
+        case NewestRequest():
+            kind, arrays = Kind.NEWEST, ()
+            fields = [request.model, request.version, request.table, request.begin, request.end]
+            fields += [request.first, request.max_bytes, request.identity]
     return encode(kind, request_id, fields, arrays, remaining_us=remaining_us, limits=limits)
 
 
@@ -177,12 +190,21 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
         case TopKReply():
             arrays = (reply.counts, reply.positions, reply.scores)
             return encode(Kind.TOP_K_REPLY, request_id, [], arrays, limits=limits)
+        case PushReply():
+            fields = [reply.stamp, reply.rows, reply.new_keys, reply.repeated]
+            return encode(Kind.PUSH_REPLY, request_id, fields, limits=limits)
+        case NewestReply():
+            fields = [reply.stamp, int(reply.done), reply.checksum]
+            arrays = (reply.positions, reply.rows, reply.lengths)
+            return encode(Kind.NEWEST_REPLY, request_id, fields, arrays, limits=limits)
         case ErrorReply():
             # A message may quote bytes that are no text; it must still arrive.
             message = reply.message.encode("utf-8", "replace").decode()
             fields = [reply.code, message, reply.epoch]
-            if reply.table:
+            if reply.table or reply.retry_after_ms:
                 fields += [reply.table, [list(slots) for slots in reply.slots]]
+            if reply.retry_after_ms:
+                fields.append(reply.retry_after_ms)
             return encode(Kind.ERROR, request_id, fields, limits=limits)
 
 
@@ -192,17 +214,18 @@ def decode_request(frame: Frame) -> Request:
     Raises:
         ProtocolError: The header does not hold what this kind of request has.
     """
-    fields = _Fields(frame)
+    fields = HeaderFields(frame)
     match frame.kind:
         case Kind.PULL:
             positions, lengths, weights = frame.arrays
             model, version, epoch = fields.text("model"), fields.number("version"), fields.number("epoch")
             lookups = _lookups(fields.items("look-ups"), len(positions), len(lengths), len(weights))
-            identity = fields.number("identity", _MAX_UINT)
+            identity = fields.number("identity", MAX_UINT)
             most = fields.number("max reply bytes") if fields.left else 0
-            tell_absent, most = bool(most & TELL_ABSENT), most & (TELL_ABSENT - 1)
+            flags = {"tell_absent": bool(most & TELL_ABSENT), "as_exported": bool(most & AS_EXPORTED)}
+            most &= _MOST_BYTES
             request: Request = PullRequest(
-                model, version, epoch, lookups, positions, lengths, weights, identity, most, tell_absent
+                model, version, epoch, lookups, positions, lengths, weights, identity, most, **flags
             )
         case Kind.RANGE_PULL:
             request = RangePullRequest(
@@ -213,7 +236,7 @@ def decode_request(frame: Frame) -> Request:
                 end=fields.number("end", SLOTS),
                 cursor=fields.number("cursor"),
                 max_bytes=fields.number("max bytes"),
-                identity=fields.number("identity", _MAX_UINT),
+                identity=fields.number("identity", MAX_UINT),
             )
         case Kind.STATISTICS:
             request = StatisticsRequest()
@@ -224,16 +247,20 @@ def decode_request(frame: Frame) -> Request:
                 table=fields.text("table"),
                 begin=fields.number("begin", SLOTS),
                 end=fields.number("end", SLOTS),
-                identity=fields.number("identity", _MAX_UINT),
+                identity=fields.number("identity", MAX_UINT),
             )
             if described.table == NO_TABLE:
                 request = FilesRequest(described.model, described.version)
         case Kind.TOP_K:
             request = _top_k_request(fields, frame.arrays)
+        case Kind.PUSH:
+            request = _push_request(fields, frame.arrays)
+        case Kind.NEWEST:
+            request = _newest_request(fields)
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")
     fields.end()
-    if isinstance(request, TopKRequest):
+    if isinstance(request, TopKRequest | PushRequest):
         request.check()
     return request
 
@@ -247,12 +274,12 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
     Raises:
         ProtocolError: The header does not hold what this kind of reply has, or it is no answer to `request`.
     """
-    fields = _Fields(frame)
+    fields = HeaderFields(frame)
     match frame.kind:
         case Kind.PULL_REPLY | Kind.BYTES_REPLY | Kind.ABSENT_REPLY:
             reply: Reply = PullReply(*frame.arrays)
         case Kind.RANGE_PULL_REPLY | Kind.RANGE_BYTES_REPLY:
-            checksum = fields.number("checksum", _MAX_UINT)
+            checksum = fields.number("checksum", MAX_UINT)
             cursor, total = fields.number("next cursor"), fields.number("total rows")
             positions, rows, *lengths = frame.arrays
             reply = RangePullReply(positions, rows, checksum, cursor, total, *lengths)
@@ -262,18 +289,26 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
             tables = tuple(_table_statistics(frame, item) for item in fields.items("tables"))
             reply = ShardStatistics(shard, epoch, pid, slots, requests, tables)
         case Kind.DESCRIBE_REPLY:
-            reply = DescribeReply(frame.arrays[0], fields.number("identity", _MAX_UINT), fields.number("rows"))
+            reply = DescribeReply(frame.arrays[0], fields.number("identity", MAX_UINT), fields.number("rows"))
             if fields.left:
                 reply = replace(reply, rows_bytes=fields.number("bytes of rows"))
         case Kind.TOP_K_REPLY:
             reply = TopKReply(*frame.arrays)
         case Kind.FILES_REPLY:
             reply = FilesReply.unpacked(frame.arrays[0])
+        case Kind.PUSH_REPLY:
+            stamp = fields.number("stamp", MAX_UINT)
+            reply = PushReply(stamp, fields.number("rows"), fields.number("new keys"), fields.number("repeated"))
+        case Kind.NEWEST_REPLY:
+            stamp, done = fields.number("stamp", MAX_UINT), bool(fields.number("done", 1))
+            reply = NewestReply(stamp, done, fields.number("checksum", MAX_UINT), *frame.arrays)
         case Kind.ERROR:
             reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
             if fields.left:
                 table = fields.text("table")
                 reply = replace(reply, table=table, slots=tuple(map(_slots, fields.items("slots"))))
+            if fields.left:
+                reply = replace(reply, retry_after_ms=fields.number("retry_after_ms"))
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a reply")
     fields.end()
@@ -297,61 +332,18 @@ def max_reply_bytes(request: Request) -> int:
             rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
             # No row takes less than a byte; and that of a row of bytes where it starts counts for eight.
             return rows_bytes + rows_bytes * POSITION_BYTES
-        case StatisticsRequest():
+        case StatisticsRequest() | PushRequest():
             return 0
         case DescribeRequest():
             return MAX_SPEC_BYTES
         case FilesRequest():
             return MAX_FILES_BYTES
+        case NewestRequest():
+            # A row of bytes takes its length besides, half of what its position takes at least.
+            return 2 * padded(min(max(request.max_bytes, MAX_ROW_BYTES), MAX_NEWEST_BYTES) + MAX_ROW_BYTES)
         case TopKRequest():
             rows = request.count * request.k
             return rows * (POSITION_BYTES + _FLOAT_BYTES) + request.count * _LENGTH_BYTES + 3 * ALIGNMENT
-
-
-class _Fields:
-    """The fields of one header, read in order, each with the type it must have."""
-
-    __slots__ = ("_next", "_values", "_what")
-
-    def __init__(self, frame: Frame, values: list[Any] | None = None) -> None:
-        self._what = frame.kind.name
-        self._values = frame.fields if values is None else values
-        self._next = 0
-
-    def text(self, name: str) -> str:
-        value = self._take(name)
-        if type(value) is not str:
-            self._refuse(name, value, "text")
-        return value
-
-    def number(self, name: str, highest: int = _MAX_INT, lowest: int = 0) -> int:
-        value = self._take(name)
-        if type(value) is not int or not lowest <= value <= highest:
-            self._refuse(name, value, f"an integer from {lowest} to {highest}")
-        return value
-
-    def items(self, name: str) -> list[Any]:
-        value = self._take(name)
-        if type(value) is not list:
-            self._refuse(name, value, "an array")
-        return value
-
-    @property
-    def left(self) -> bool:
-        return self._next < len(self._values)
-
-    def end(self) -> None:
-        if self._next != len(self._values):
-            raise ProtocolError(f"{self._what}: the header has {len(self._values)} fields; it must have {self._next}")
-
-    def _take(self, name: str) -> Any:
-        if self._next == len(self._values):
-            raise ProtocolError(f"{self._what}: the header ends before the field {name}")
-        self._next += 1
-        return self._values[self._next - 1]
-
-    def _refuse(self, name: str, value: object, right: str) -> NoReturn:
-        raise ProtocolError(f"{self._what}: {name} is {brief(value)}; it must be {right}")
 
 
 def _lookups(items: list[Any], positions: int, lengths: int, weights: int) -> tuple[SubLookup, ...]:
@@ -382,7 +374,7 @@ def _lookups(items: list[Any], positions: int, lengths: int, weights: int) -> tu
     return tuple(lookups)
 
 
-def _top_k_request(fields: _Fields, arrays: tuple[Any, ...]) -> TopKRequest:
+def _top_k_request(fields: HeaderFields, arrays: tuple[Any, ...]) -> TopKRequest:
     vectors, ranges, lengths, positions = arrays
     return TopKRequest(
         model=fields.text("model"),
@@ -397,7 +389,38 @@ def _top_k_request(fields: _Fields, arrays: tuple[Any, ...]) -> TopKRequest:
         ranges=ranges,
         lengths=lengths,
         positions=positions,
-        identity=fields.number("identity", _MAX_UINT),
+        identity=fields.number("identity", MAX_UINT),
+    )
+
+
+def _push_request(fields: HeaderFields, arrays: tuple[Any, ...]) -> PushRequest:
+    positions, rows, lengths = arrays
+    return PushRequest(
+        model=fields.text("model"),
+        table=fields.text("table"),
+        epoch=fields.number("epoch"),
+        lineage=fields.number("lineage", MAX_UINT),
+        writer=fields.number("writer", MAX_UINT),
+        number=fields.number("number", MAX_UINT),
+        remove=bool(fields.number("remove", 1)),
+        positions=positions,
+        rows=rows,
+        lengths=lengths,
+        identity=fields.number("identity", MAX_UINT),
+        only_live=bool(fields.number("only live", 1)) if fields.left else False,
+    )
+
+
+def _newest_request(fields: HeaderFields) -> NewestRequest:
+    return NewestRequest(
+        model=fields.text("model"),
+        version=fields.number("version"),
+        table=fields.text("table"),
+        begin=fields.number("begin", SLOTS),
+        end=fields.number("end", SLOTS),
+        first=fields.number("first", MAX_UINT),
+        max_bytes=fields.number("max bytes"),
+        identity=fields.number("identity", MAX_UINT),
     )
 
 
@@ -413,7 +436,7 @@ def _slots(item: Any) -> tuple[int, int]:
 def _table_statistics(frame: Frame, item: Any) -> TableStatistics:
     if type(item) is not list:
         raise ProtocolError(f"{frame.kind.name}: a table is {brief(item)}; it must be an array")
-    fields = _Fields(frame, item)
+    fields = HeaderFields(frame, item)
     statistics = TableStatistics(
         model=fields.text("model"),
         version=fields.number("version"),
@@ -448,6 +471,10 @@ def _check_answers(request: Request, reply: Reply) -> None:
             raise ProtocolError(f"ABSENT_REPLY: {len(reply.absent)} absent keys, which the request did not ask for")
     if isinstance(request, TopKRequest) and isinstance(reply, TopKReply):
         reply.check(request)
+    if isinstance(request, PushRequest) and isinstance(reply, PushReply):
+        reply.check(request)
+    if isinstance(request, NewestRequest) and isinstance(reply, NewestReply):
+        reply.check(request)
 
 
 _ANSWERS: Final[dict[type, type]] = {
@@ -457,4 +484,6 @@ _ANSWERS: Final[dict[type, type]] = {
     DescribeRequest: DescribeReply,
     TopKRequest: TopKReply,
     FilesRequest: FilesReply,
+    PushRequest: PushReply,
+    NewestRequest: NewestReply,
 }

@@ -6,6 +6,7 @@ Codes are part of the protocol: they are never renamed, and a code this build do
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from ringpull.ps.errors import (
@@ -20,8 +21,11 @@ from ringpull.ps.errors import (
     OtherContent,
     ProtocolError,
     RingpullError,
+    StaleLineage,
+    StaleNumber,
     Stranger,
     Unavailable,
+    UnmetCondition,
 )
 from ringpull.ps.wire.messages import ErrorReply
 
@@ -37,6 +41,9 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "NOT_OWNER": NotOwner,
     "PROTOCOL_ERROR": ProtocolError,
     "STRANGER": Stranger,
+    "UNMET_CONDITION": UnmetCondition,
+    "STALE_LINEAGE": StaleLineage,
+    "STALE_NUMBER": StaleNumber,
 }
 
 INTERNAL: Final = "INTERNAL"
@@ -56,10 +63,12 @@ def error_reply(error: Exception) -> ErrorReply:
     if isinstance(error, NotAnswered):
         return ErrorReply("UNAVAILABLE", message[:MAX_MESSAGE_CHARS], 0, error.table, error.slots[:MAX_RANGES])
     epoch = error.epoch if isinstance(error, NotOwner) else 0
+    retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
+    retry_after_ms = 0 if retry_after_s is None else max(1, math.ceil(retry_after_s * 1e3))
     for ancestor in type(error).__mro__:
         code = _CODES.get(ancestor)
         if code is not None:
-            return ErrorReply(code, message[:MAX_MESSAGE_CHARS], epoch)
+            return ErrorReply(code, message[:MAX_MESSAGE_CHARS], epoch, retry_after_ms=retry_after_ms)
     return ErrorReply(INTERNAL, f"{type(error).__name__}: {message}"[:MAX_MESSAGE_CHARS])
 
 
@@ -70,6 +79,8 @@ def error_of(reply: ErrorReply) -> RingpullError:
         return NotAnswered(reply.message, table=reply.table, slots=reply.slots)
     if error is NotOwner:
         return NotOwner(reply.message, epoch=reply.epoch)
+    if error is LimitExceeded and reply.retry_after_ms:
+        return LimitExceeded(reply.message, retry_after_s=reply.retry_after_ms / 1e3)
     if error is None:
         return RingpullError(f"the shard failed: {reply.message} ({reply.code})")
     return error(reply.message)

@@ -46,6 +46,8 @@ MAX_REMAINING_US: Final = 2**32 - 1
 
 MAX_ITEMS: Final = headers.MAX_ITEMS
 """Upper bound on elements of one msgpack array of a header: look-ups of a pull, tables of a statistics reply."""
+_ARRAYS: Final = (list, tuple)
+"""Types that msgpack packs as arrays. `list | tuple` in the loop over a header's fields would be made anew for each."""
 SHORT_HEADER_BYTES: Final = 1024
 """Size up to which a header is unpacked before its payload is there: the objects weigh about as much as the scratch."""
 HELLO_BYTES: Final = 4096
@@ -74,6 +76,8 @@ class Kind(IntEnum):
     TOP_K = 6
     CANCEL = 7
     """Nobody waits any more for the answer to the `TOP_K` of this request id. It has no answer of its own."""
+    PUSH = 8
+    NEWEST = 9
     PULL_REPLY = 129
     RANGE_PULL_REPLY = 130
     STATISTICS_REPLY = 131
@@ -88,6 +92,8 @@ class Kind(IntEnum):
     TOP_K_REPLY = 137
     FILES_REPLY = 138
     """Answer to a `DESCRIBE` of a table without a name."""
+    PUSH_REPLY = 139
+    NEWEST_REPLY = 140
     ERROR = 255
 
 
@@ -104,6 +110,8 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.HELLO: (),
     Kind.TOP_K: (_F4, _U4, _U4, _U8),  # vectors, ranges, lengths, positions
     Kind.CANCEL: (),
+    Kind.PUSH: (_U8, _U1, _U4),  # positions, rows, lengths
+    Kind.NEWEST: (),
     Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
     Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
     Kind.STATISTICS_REPLY: (),
@@ -114,6 +122,8 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.ABSENT_REPLY: (_F4, _U4, _U1, _U4, _U1, _U4),  # values, missing, found, lengths, data, absent
     Kind.TOP_K_REPLY: (_U4, _U8, _F4),  # counts, positions, scores
     Kind.FILES_REPLY: (_U1,),  # packed
+    Kind.PUSH_REPLY: (),
+    Kind.NEWEST_REPLY: (_U8, _U1, _U4),  # positions, rows, lengths
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""
@@ -244,7 +254,7 @@ def encode(
             pieces.append(bytes(padding))
         payload_bytes += plain.nbytes + padding
     for field in fields:
-        if isinstance(field, list | tuple) and len(field) > MAX_ITEMS:
+        if isinstance(field, _ARRAYS) and len(field) > MAX_ITEMS:
             raise LimitExceeded(f"the frame's header has an array of {len(field)} items; the limit is {MAX_ITEMS}")
     header: bytes = msgpack.packb([counts, *fields])
     if len(header) > limits.header_bytes:
@@ -322,13 +332,18 @@ class Decoder:
             self._begin, self._end = 0, left
         return self._scratch[self._end :]
 
-    def buffer_updated(self, size_bytes: int) -> None:
-        """Take in that the first `size_bytes` of the last `get_buffer` were written."""
+    def buffer_updated(self, size_bytes: int) -> bool:
+        """Take in that the first `size_bytes` of the last `get_buffer` were written.
+
+        Returns:
+            Whether there is something for `next_frame` to do; if not, more is to be written first.
+        """
         section = self._payload or self._header
-        if section is not None:
-            section.filled += size_bytes
-        else:
+        if section is None:
             self._end += size_bytes
+            return True
+        section.filled += size_bytes
+        return section.filled == len(section.target)
 
     def next_frame(self) -> Frame | Refusal | None:
         """Return the next complete frame, or one that is refused, or None when more bytes are needed.

@@ -17,7 +17,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.ps.no_arrays import no_bytes, no_lengths
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
+from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
+from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 ANY_SHARD: Final = -1
@@ -101,14 +104,8 @@ class PullRequest:
     """Most bytes of values and rows in the reply; 0: as many as the shard sends."""
     tell_absent: bool = False
     """Whether the reply is to tell which keys of pooled look-ups are absent."""
-
-
-def _no_lengths() -> NDArray[np.uint32]:
-    return np.empty(0, np.uint32)
-
-
-def _no_data() -> NDArray[np.uint8]:
-    return np.empty(0, np.uint8)
+    as_exported: bool = False
+    """Whether rows that were pushed are left out: the answer is that of the version as it was exported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +119,11 @@ class PullReply:
     """(look-ups,): keys of each that its table does not have."""
     found: NDArray[np.uint8]
     """(sum of keys of ROWS look-ups,): 1 where the table has the key."""
-    lengths: NDArray[np.uint32] = field(default_factory=_no_lengths)
+    lengths: NDArray[np.uint32] = field(default_factory=no_lengths)
     """(sum of keys of look-ups in tables of bytes,): bytes of each row, which has no `values`; 0 of an unknown key."""
-    data: NDArray[np.uint8] = field(default_factory=_no_data)
+    data: NDArray[np.uint8] = field(default_factory=no_bytes)
     """(sum of `lengths`,): these rows, end to end."""
-    absent: NDArray[np.uint32] = field(default_factory=_no_lengths)
+    absent: NDArray[np.uint32] = field(default_factory=no_lengths)
     """(sum of `missing` of pooled look-ups,): which of the request's positions these keys are, ascending. Empty where
     the request did not ask, and from a shard of an earlier build."""
 
@@ -162,7 +159,7 @@ class RangePullReply:
     next_cursor: int
     total_rows: int
     """Rows of the range; the stream is done when `next_cursor == total_rows`."""
-    lengths: NDArray[np.uint32] = field(default_factory=_no_lengths)
+    lengths: NDArray[np.uint32] = field(default_factory=no_lengths)
     """(n,): bytes of each row of a table of bytes; else (0,)."""
 
     @property
@@ -258,7 +255,28 @@ class ErrorReply:
     """Table whose `slots` are not answered for; empty for any other error."""
     slots: tuple[tuple[int, int], ...] = ()
     """Ranges [begin, end) of slots."""
+    retry_after_ms: int = 0
+    """Time after which the same request may be taken; 0: none is known."""
 
 
-Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest | TopKRequest | FilesRequest
-Reply = PullReply | RangePullReply | ShardStatistics | DescribeReply | TopKReply | FilesReply | ErrorReply
+Request = (
+    PullRequest
+    | RangePullRequest
+    | StatisticsRequest
+    | DescribeRequest
+    | TopKRequest
+    | FilesRequest
+    | PushRequest
+    | NewestRequest
+)
+Reply = (
+    PullReply
+    | RangePullReply
+    | ShardStatistics
+    | DescribeReply
+    | TopKReply
+    | FilesReply
+    | PushReply
+    | NewestReply
+    | ErrorReply
+)

@@ -67,8 +67,8 @@ class FrameProtocol(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._poisoned:
             return
-        self._decoder.buffer_updated(nbytes)
-        self._take_frames()
+        if self._decoder.buffer_updated(nbytes):
+            self._take_frames()
 
     # -- shared -------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from ringpull.ps.errors import (
@@ -24,6 +25,7 @@ from ringpull.ps.errors import (
     StartupError,
     Stranger,
     Unavailable,
+    UnmetCondition,
 )
 from ringpull.ps.service_rate import Work
 from ringpull.ps.tls import LiveTls
@@ -49,6 +51,8 @@ from ringpull.ps.wire.messages import (
     ShardStatistics,
     StatisticsRequest,
 )
+from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
+from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES, PushReply, PushRequest
 from ringpull.ps.wire.served import Job, Pieces, ServedConnection
 from ringpull.ps.wire.tally import ServerTally
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
@@ -69,6 +73,15 @@ class Verbs(Protocol):
     def files(self, request: FilesRequest) -> FilesReply: ...
     def top_k(self, request: TopKRequest, go_on: Callable[[], None]) -> TopKReply: ...
     def top_k_cost(self, request: TopKRequest) -> float: ...
+    def newest(self, request: NewestRequest) -> NewestReply: ...
+
+
+class Pushes(Protocol):
+    """Takes pushes in; `ringpull.ps.live.push_thread.PushThread` does."""
+
+    def push(self, request: PushRequest, deadline_s: float, answer: Callable[[PushReply | Exception], None]) -> None:
+        """Apply a push and call `answer` once it is durable, from any thread; returns at once."""
+        ...
 
 
 class Threads(Protocol):
@@ -92,6 +105,7 @@ class ShardServer:
         hello: Hello = ANYONE,
         streams: Threads | None = None,
         scans: Threads | None = None,
+        pushes: Pushes | None = None,
         request_limits: Limits = REQUEST_LIMITS,
         reply_limits: Limits = REPLY_LIMITS,
         admission_limits: AdmissionLimits | None = None,
@@ -109,11 +123,14 @@ class ShardServer:
         self.ledger: Final = self._admission.ledger
         self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
         self._requests = 0
+        self._push_bytes = 0
+        """Bytes of pushes that wait or run: they have a limit of their own, so that they hold up no pull."""
         self._room_made_s = 0.0
         self._check: asyncio.TimerHandle | None = None
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._scans = threads if scans is None else scans
+        self._pushes = pushes
         self._request_limits = request_limits
         self._reply_limits = reply_limits
         self._server: asyncio.Server | None = None
@@ -223,6 +240,9 @@ class ShardServer:
             return
         if self._requests >= self._max_requests:
             raise Unavailable(f"this shard is overloaded: {self._requests} requests are in flight, the most it takes")
+        if isinstance(request, PushRequest):
+            self._take_push(job, request)
+            return
         if isinstance(request, PullRequest | TopKRequest):
             try:
                 job.work = self._admit(job)
@@ -234,6 +254,22 @@ class ShardServer:
             self.ledger.requests += job.overhead
         self._requests += 1
         self._hand_over(job)
+
+    def _take_push(self, job: Job, request: PushRequest) -> None:
+        """Have the shard apply a push, which answers when it is durable; no thread waits for that."""
+        if self._push_bytes and self._push_bytes + job.size > MAX_PUSH_BYTES:
+            raise Unavailable(
+                f"this shard is overloaded: it has pushes of {self._push_bytes} bytes in hand, and this one has"
+                f" {job.size}; {MAX_PUSH_BYTES} are the most (MAX_PUSH_BYTES): push less at a time, or try again"
+            )
+        self._push_bytes += job.size
+        self.ledger.requests += job.overhead
+        self._requests += 1
+        answer = partial(self._finish, job, job.received_s)
+        if self._pushes is None:
+            answer(UnmetCondition("this shard takes no pushes"))
+        else:
+            self._pushes.push(request, job.deadline_s, answer)
 
     def _admit(self, job: Job) -> Work:
         request = job.request
@@ -247,7 +283,7 @@ class ShardServer:
         match job.request:
             case RangePullRequest():
                 threads = self._streams
-            case TopKRequest():
+            case TopKRequest() | NewestRequest():
                 threads = self._scans
             case _:
                 threads = self._threads
@@ -279,6 +315,8 @@ class ShardServer:
             self._admission_of(job.request).end(job.work, job.size, served=served, overhead=job.overhead)
         elif not isinstance(job.request, StatisticsRequest):
             self.ledger.requests -= job.overhead
+        if isinstance(job.request, PushRequest):
+            self._push_bytes -= job.size
 
     def _end_silent(self, newcomer: ServedConnection) -> bool:
         """End the connection that has said nothing for the longest time, if that is long; return whether one was."""
@@ -348,15 +386,20 @@ class ShardServer:
     # -- in one of the threads ------------------------------------------------------------------------------------
 
     def _work(self, job: Job) -> None:
-        reply: Reply
         began_s = time.monotonic()
         if job.connection.replies.unread > self.ledger.unread_limit and not isinstance(job.request, StatisticsRequest):
             self._give(_Answer(job, [], None, 0.0, 0.0, 0))
             return
+        outcome: Reply | Exception
         try:
-            reply = self._answer(job)
+            outcome = self._answer(job)
         except Exception as error:  # whatever it is, the caller must hear of it
-            reply = error_reply(error)
+            outcome = error
+        self._finish(job, began_s, outcome)
+
+    def _finish(self, job: Job, began_s: float, outcome: Reply | Exception) -> None:
+        """Make the frame of an answer, and have the event loop send it."""
+        reply = error_reply(outcome) if isinstance(outcome, Exception) else outcome
         took_s = time.monotonic() - began_s
         try:
             pieces = encode_reply(reply, job.request_id, self._reply_limits)
@@ -401,6 +444,10 @@ class ShardServer:
                 return self._shard.files(request)
             case TopKRequest():
                 return self._shard.top_k(request, job.check_wanted)
+            case NewestRequest():
+                return self._shard.newest(request)
+            case PushRequest():
+                raise AssertionError("pushes are answered by the shard's own thread")
 
 
 class _Answer(NamedTuple):

@@ -21,6 +21,8 @@ from ringpull.ps.wire.messages import (
     Request,
     StatisticsRequest,
 )
+from ringpull.ps.wire.newest_messages import NewestRequest
+from ringpull.ps.wire.push_messages import PushRequest
 from ringpull.ps.wire.top_k_messages import TopKRequest
 
 VERBS: Final[Mapping[type[Request], str]] = {
@@ -30,6 +32,8 @@ VERBS: Final[Mapping[type[Request], str]] = {
     DescribeRequest: "describe",
     TopKRequest: "top_k",
     FilesRequest: "files",
+    PushRequest: "push",
+    NewestRequest: "newest",
 }
 
 _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
@@ -40,6 +44,8 @@ _VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
     Kind.HELLO: "hello",
     Kind.TOP_K: "top_k",
     Kind.CANCEL: "cancel",
+    Kind.PUSH: "push",
+    Kind.NEWEST: "newest",
 }
 
 OK: Final = "OK"

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.plain_values import left_out, plain_name
+from ringpull.router.control.pushed_tables import PushedTable
 from ringpull.router.shard_map import ShardMap
 
 
@@ -110,6 +111,18 @@ class CoordinatorState:
     """Id of the newest change."""
     went_live: tuple[tuple[str, int], ...] = field(default=(), metadata=left_out())
     """Highest version of each model that ever went live: see `highest_live`."""
+
+    pushed: Mapping[int, tuple[PushedTable, ...]] = field(default_factory=dict, metadata=left_out())
+    """Tables that have pushed rows, or may have, by shard: see `pushed_tables`."""
+    before: DeploymentSpec | None = field(default=None, metadata=left_out())
+    """Spec of the deployment that left these pushed rows behind, until one serves here."""
+
+    @property
+    def left_behind(self) -> CoordinatorState:
+        """What the next deployment on the same folder has to know: where there are pushed rows."""
+        if not self.pushed:
+            return CoordinatorState()
+        return CoordinatorState(pushed=self.pushed, before=self.before if self.spec is None else self.spec)
 
     @property
     def highest_live(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ringpull.ps.errors import AlreadyLive, InvalidInput
 from ringpull.ps.ring import MAX_SHARD
 from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.chains import check_chain
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.deployment_spec import (
     MAX_SHARDS,
@@ -28,6 +29,7 @@ from ringpull.router.control.model_changes import (
     check_served,
     kept_open,
     source_of,
+    with_live,
 )
 from ringpull.router.control.operations import ChangeRequest, LoadModel, ModelSource, Publish, Rebalance, Rollback
 
@@ -114,7 +116,8 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     Raises:
         AlreadyLive: The version is live already.
         NotFound: Its model is not served here.
-        InvalidInput: `keep` is negative, or it has tables only where the live version predicts, or the other way round.
+        InvalidInput: `keep` is negative, or it has tables only where the live version predicts, or the other way round;
+            or it follows what the live version does not.
         OtherContent: Its number is open already, with another content.
     """
     model = version.model
@@ -126,6 +129,8 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     if spec.live[model] == version.version:
         raise AlreadyLive(f"{version.name} is live already")
     check_kind(spec, version)
+    check_chain(spec, version)
+    version = with_live(spec, version)
     before = [each for each in spec.versions if each.model == model and each.version != version.version]
     kept = kept_open(spec, before, spec.labels.get(model, {}), keep=keep)
     versions = [*(each for each in spec.versions if each.model != model), *kept, version]

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from ringpull.ps.fence import Order
 from ringpull.ps.heartbeat import ShardHeartbeat
-from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.placement import NONE_LIVE, ServedRanges, VersionPlacement
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
@@ -40,6 +40,8 @@ class ShardControl(Protocol):
         epoch: int,
         served_ranges: Sequence[ServedRanges],
         versions: Collection[tuple[str, int]],
+        pushed: Collection[tuple[str, int, str]] = (),
+        live: Mapping[str, int] = NONE_LIVE,
     ) -> None:
         """Serve the union of these ranges, and close versions that are not named."""
         ...

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
 
 from ringpull.ps.errors import Busy, InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
+from ringpull.router.control.checked_versions import unchecked
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import (
     Abort,
@@ -59,7 +59,6 @@ from ringpull.router.control.lacking import (
     departed,
     has_lost,
     is_hopeless,
-    names_in,
     note_assigned,
     note_lacking,
     note_loaded,
@@ -71,9 +70,7 @@ from ringpull.router.control.lacking import (
 from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
-
-CHECKED: Final = (Kind.PUBLISH, Kind.LOAD, Kind.SERVE)
-"""Kinds of change that open versions, whose rows are held against their checksums."""
+from ringpull.router.control.pushed_tables import as_before, check_may_begin, live_lineages, noted, told, without_closed
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
@@ -152,6 +149,7 @@ class Coordinator:
                     self._forget(Member("shard", shard))
                     self.shards[shard] = ObservedShard(incarnation, address, node, fresh=epoch == 0)
                 self.shards[shard].damaged = damaged
+                self._state = noted(self._state, shard, has=event.pushed, wants=event.wants_to_push)
             case ShardLost(shard):
                 self.shards.pop(shard, None)
                 self._forget(Member("shard", shard))
@@ -185,11 +183,12 @@ class Coordinator:
             raise Busy(f"{under_way} is under way ({state.change.phase.value}); wait for it, or abort it")
         if state.spec is None and event.kind is not Kind.BRING_UP:
             raise InvalidInput(f"nothing serves yet; {event.kind.value} needs a deployment that is up")
+        check_may_begin(state, event.target)
         change = Change(
             id=state.last_id + 1,
             kind=event.kind,
             subject=event.subject,
-            target=event.target,
+            target=as_before(state, event.target),
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
             trust_files=event.trust_files,
@@ -245,6 +244,7 @@ class Coordinator:
             case Assign(shard=shard, specs=specs, versions=versions):
                 # An assignment makes the shard drop every other spec.
                 note_assigned(self.shards[shard], specs, frozenset(versions))
+                self.shards[shard].told = command.pushed
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
                 if shard in self._state.leaving:
@@ -313,11 +313,12 @@ class Coordinator:
                 self._state,
                 spec=change.target,
                 spec_id=change.id,
+                before=None,
                 change=None,
                 outcome=Outcome(change.id, change.kind, change.subject),
             )
             highest = {model: live for model, live in self._state.highest_live.items() if model not in change.forgets}
-            self._state = replace(self._state, went_live=tuple(sorted(highest.items())))
+            self._state = without_closed(replace(self._state, went_live=tuple(sorted(highest.items()))))
             return True
         phase = PHASES[PHASES.index(change.phase) + 1]
         self._state = replace(self._state, change=replace(change, phase=phase))
@@ -426,7 +427,8 @@ class Coordinator:
                 return self._assign(observed, shard, serving)
         if not wanted <= observed.stored:
             return self._prepare(observed, shard, wanted)
-        if wanted != observed.served or wanted != observed.stored or has_lost(observed, self._specs(), wanted):
+        news = has_lost(observed, self._specs(), wanted) or observed.told != told(self._state, shard)
+        if wanted != observed.served or wanted != observed.stored or news:
             return self._assign(observed, shard, wanted)
         if observed.tries_again or (observed.damaged and change is None):
             observed.tries_again = False
@@ -435,17 +437,8 @@ class Coordinator:
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        placements = placements_of(shard, wanted, self._stream_sources(shard), unchecked=self._unchecked())
+        placements = placements_of(shard, wanted, self._stream_sources(shard), unchecked=unchecked(self._state))
         return Prepare(shard, observed.incarnation, specs, placements)
-
-    def _unchecked(self) -> frozenset[tuple[str, int]]:
-        """Return the versions whose rows must be checked before they are served: those that the change opens, and the
-        one that a publish makes live."""
-        change, spec = self._state.change, self._state.spec
-        if change is None or spec is None or change.kind not in CHECKED or change.trust_files:
-            return frozenset()
-        opened = names_in(change.target) - names_in(spec)
-        return opened | (change.target.live.items() - spec.live.items() if change.kind is Kind.PUBLISH else frozenset())
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
@@ -453,7 +446,8 @@ class Coordinator:
         served_ranges = tuple(spec.served_ranges for spec in wanted)
         # The epoch of the coming map, if there will be one: heads that are refused with it fetch that map.
         to_come = self._state.change is not None and self._state.change.phase.reversible
-        return Assign(shard, observed.incarnation, specs, self._state.epoch + to_come, served_ranges, versions)
+        epoch, pushed = self._state.epoch + to_come, told(self._state, shard)
+        return Assign(shard, observed.incarnation, specs, epoch, served_ranges, versions, pushed, live_lineages(wanted))
 
     def _stream_sources(self, but: int) -> StreamSources | None:
         """Return the shards that ranges can be streamed from: those that serve the present spec."""

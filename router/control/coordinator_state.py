@@ -12,7 +12,7 @@ from typing import Any, Final
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.identity import UNKNOWN
 from ringpull.router.control.change import CoordinatorState
-from ringpull.router.control.deployment_spec import PlacedTable
+from ringpull.router.control.deployment_spec import PlacedPart, PlacedTable
 from ringpull.router.control.plain_values import PlainValues
 
 FORMAT: Final = 5
@@ -20,7 +20,7 @@ FORMAT: Final = 5
 EARLIER_FORMATS: Final = (4,)
 """Formats that are read, too. A state is written in the newest."""
 
-VALUES: Final = PlainValues(rows=(PlacedTable,))
+VALUES: Final = PlainValues(rows=(PlacedTable, PlacedPart))
 """Form in which dataclasses are written: here, and where they travel between operators and the coordinator."""
 
 

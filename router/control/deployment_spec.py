@@ -26,8 +26,34 @@ map has been tried with."""
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedPart:
+    """Rows of a table that a delta changed or brought, or keys that went with it, on disk."""
+
+    version: int
+    """Delta that brought it."""
+    folder: str
+    within: str
+    """Folder of that version."""
+    rows: int
+    row_bytes: int
+    identity: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLink:
+    """Version that another one follows, directly or not."""
+
+    version: int
+    identity: str
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.identity})"
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedTable:
-    """Table of a version on disk."""
+    """Table of a version on disk; where that has deltas, the base, and what each delta brought."""
 
     folder: str
     replicas: Replicas
@@ -39,6 +65,22 @@ class PlacedTable:
     """Policy for look-ups of rows that no shard answers for."""
     identity: int = 0
     """Identity of its content, `Header.identity`; 0: not known."""
+    origin: int = field(default=0, metadata=left_out())
+    """Version whose folder the base lies in; 0: the placed one."""
+    within: str = field(default="", metadata=left_out())
+    """Folder of that version; empty: of the placed one."""
+    parts: tuple[PlacedPart, ...] = field(default=(), metadata=left_out())
+    """What deltas brought, oldest first."""
+
+    @property
+    def newer_rows(self) -> int:
+        """Rows and keys that deltas brought."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def deltas(self) -> int:
+        """Number of deltas that it is made of."""
+        return len({part.version for part in self.parts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +98,19 @@ class PlacedVersion:
     are looked for. What is open stays where it is when the links are flipped. Empty: the folder that `folder` is in."""
     tables_alone: bool = field(default=False, metadata=left_out())
     """Whether it has tables only, and predicts nothing."""
+    chain: tuple[ChainLink, ...] = field(default=(), metadata=left_out())
+    """Versions that it follows, from the first to its predecessor; none: it follows nothing."""
+    lineage_of: str = field(default="", metadata=left_out())
+    """Lineage that its manifest names; empty: it began one."""
+    live_tables: tuple[str, ...] = field(default=(), metadata=left_out())
+    """Tables that take pushes, sorted."""
+    includes: Mapping[int, Mapping[int, int]] = field(default_factory=dict, metadata=left_out())
+    """Stamps of pushed rows, by shard, that a delta's rows go before, by the delta's version."""
+
+    @property
+    def lineage(self) -> str:
+        """Lineage that it belongs to: the identity of the full version, following none, that its chain began with."""
+        return self.lineage_of or self.identity
 
     @property
     def name(self) -> str:

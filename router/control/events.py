@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ringpull.ps.errors import RingpullError
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
@@ -59,6 +60,10 @@ class ShardSeen:
     """Epoch of its last assignment; 0 before the first."""
     damaged: bool = False
     """Whether copies of its own are damaged, and it asks for a `Prepare` that copies them anew."""
+    pushed: tuple[tuple[str, int, str], ...] = ()
+    """Tables that have pushed rows there, by model, lineage and name."""
+    wants_to_push: tuple[tuple[str, int, str], ...] = ()
+    """Tables whose first pushes wait there until it is saved that they have pushed rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,10 @@ class Assign:
     served_ranges: tuple[ServedRanges, ...]
     versions: Mapping[tuple[str, int], str]
     """Versions to serve, (model, version) -> identity; others are closed."""
+    pushed: tuple[tuple[str, int, str], ...] = ()
+    """Tables that have pushed rows there, or may have from now on, by model, lineage and name."""
+    live: Mapping[str, int] = field(default_factory=dict)
+    """Lineage that is live, by model: of those alone whose live lineage is the same in all of these specs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,3 +256,17 @@ def member_of(command: Command) -> Member:
     if isinstance(command, Load | Route):
         return Member("head", command.head)
     return Member("shard", command.shard)
+
+
+def shard_seen(shard: int, heartbeat: ShardHeartbeat) -> ShardSeen:
+    """Return what a shard's heartbeat tells the coordinator."""
+    return ShardSeen(
+        shard=shard,
+        incarnation=heartbeat.incarnation,
+        address=ShardAddress(shard, heartbeat.host, heartbeat.port, heartbeat.incarnation),
+        node=heartbeat.node,
+        epoch=heartbeat.epoch,
+        damaged=heartbeat.damaged,
+        pushed=heartbeat.pushed,
+        wants_to_push=heartbeat.wants_to_push,
+    )

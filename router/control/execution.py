@@ -55,7 +55,7 @@ def execute(
             # The change may end before the next heartbeat; this one tells how much was copied.
             heard(Member("shard", shard), members.shard(shard).heartbeat())
         case Assign(shard=shard, epoch=epoch, served_ranges=served_ranges, versions=versions):
-            members.shard(shard).assign(order, epoch, served_ranges, versions)
+            members.shard(shard).assign(order, epoch, served_ranges, versions, command.pushed, command.live)
         case Throttle(shard=shard, bytes_per_s=bytes_per_s):
             members.shard(shard).throttle(order, bytes_per_s)
         case Cancel(shard=shard):

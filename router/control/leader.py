@@ -41,9 +41,9 @@ from ringpull.router.control.events import (
     Member,
     RetryDue,
     ShardLost,
-    ShardSeen,
     VersionLost,
     member_of,
+    shard_seen,
 )
 from ringpull.router.control.execution import execute
 from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
@@ -55,7 +55,7 @@ from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
 from ringpull.router.control.successions import Successions
-from ringpull.router.shard_map import ShardAddress, ShardMap
+from ringpull.router.shard_map import ShardMap
 
 logger: Final = logging.getLogger(__name__)
 
@@ -447,9 +447,7 @@ class Leader:
         if self._introductions.of(member) != heartbeat.incarnation:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
-            address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
-            epoch, damaged = heartbeat.epoch, heartbeat.damaged
-            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
+            self._handle(shard_seen(member.id, heartbeat))
         else:
             ended = self.restarts.was_told(member, self.machine.heads[member.id].incarnation)
             self._handle(self._successions.seen(member.id, heartbeat, ended=ended))

@@ -134,9 +134,9 @@ class Losses:
         Args:
             served: Versions that are served now; of one that was unloaded since the last look there is nothing to say.
         """
-        names = {version.name for version in served}
+        names = {version.name: version for version in served}
         live = [
-            f"{name} serves on with what is open, but cannot be opened again: {reason}; publish it under a new number"
+            f"{name} serves on with what is open, but cannot be opened again: {reason}; {_way_out(names[name])}"
             for name, reason in self.of_live().items()
             if name in names
         ]
@@ -164,6 +164,11 @@ class Losses:
     def _recent(self) -> list[tuple[tuple[str, int], str]]:
         now_s = self._clock()
         return [(name, reason) for name, (until_s, reason) in sorted(self._gone.items()) if now_s < until_s]
+
+
+def _way_out(version: PlacedVersion) -> str:
+    anew = f", or have `ringpull compact {version.model}` write it anew, which needs its own folder alone"
+    return "publish it under a new number" + (anew if version.chain else "")
 
 
 def _versions(state: CoordinatorState) -> Iterable[PlacedVersion]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.spec import Replicas
+from ringpull.router.control.chains import check_chain
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.events import Begin
@@ -149,6 +150,8 @@ def served(
         opened = [_as_open(spec, each) for each in placed]
         for each in opened:
             check_kind(spec, each)
+        opened = [with_live(spec, each) for each in opened]
+        check_chain(spec, max(opened, key=lambda each: each.version))
         live[model] = max(each.version for each in opened)
         numbers = {each.version for each in opened}
         others = [each for each in spec.versions if each.model == model and each.version not in numbers]
@@ -217,6 +220,13 @@ def check_kind(spec: DeploymentSpec, version: PlacedVersion) -> None:
         f"{version.name} {kinds[version.tables_alone]}, and {live.name}, which is live, {kinds[live.tables_alone]}:"
         f" clients of the one would fail with the other; export it as another model, or unload {version.model} first"
     )
+
+
+def with_live(spec: DeploymentSpec, version: PlacedVersion) -> PlacedVersion:
+    """Return a version whose tables take pushes as those of the live version do, whatever made these live."""
+    live = spec.version(version.model, spec.live.get(version.model, 0))
+    tables = {*version.live_tables, *(() if live is None else version.tables.keys() & set(live.live_tables))}
+    return replace(version, live_tables=tuple(sorted(tables)))
 
 
 def check_is_from(spec: DeploymentSpec, model: str, folder: str) -> None:

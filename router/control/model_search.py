@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
-from ringpull.router.control.model_changes import FindVersions, source_of
+from ringpull.router.control.model_changes import source_of
 from ringpull.router.control.model_roots import ModelRoots
 from ringpull.router.control.operations import LoadModel, ModelSource, ServeModels
+
+FindAmong = Callable[[ModelSource, Sequence[PlacedVersion]], tuple[PlacedVersion, ...]]
+"""Function as `FindVersions` (`ringpull.router.control.model_changes`), given the versions that are open: what follows
+one of these needs no folder of it."""
+
+
+def look_nowhere(source: ModelSource, known: Sequence[PlacedVersion]) -> tuple[PlacedVersion, ...]:
+    """Find nothing: for a coordinator that looks at no folders.
+
+    Raises:
+        InvalidInput: Always.
+    """
+    raise InvalidInput(f"{source.folder or source.name}: this coordinator looks for no models")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSearch:
     """Looks for the versions that requests ask for, in whatever thread it is called; reads folders."""
 
-    find: FindVersions
+    find: FindAmong
     roots: ModelRoots | None
     """Roots that models lie below; None: they may come from anywhere."""
 
@@ -35,20 +49,21 @@ class ModelSearch:
         live = spec.version(source.name, spec.live.get(source.name, 0))
         if live is not None and (not source.folder or _spelling(source.folder) == _spelling(live.models_folder)):
             # As it is named in the state, links and all, wherever it lies: it is served.
-            return self.find(replace(source, folder=live.models_folder))
+            return self.find(replace(source, folder=live.models_folder), spec.versions)
         if not source.folder:
             raise InvalidInput(f"model {source.name} is not served here, so its folder must be given")
         if "/" not in source.folder:
-            return self._by_name(source)
-        return self.find(self._admitted(source, source.folder))
+            return self._by_name(source, spec)
+        return self.find(self._admitted(source, source.folder), spec.versions)
 
-    def _by_name(self, source: ModelSource) -> tuple[PlacedVersion, ...]:
+    def _by_name(self, source: ModelSource, spec: DeploymentSpec) -> tuple[PlacedVersion, ...]:
         """Find a folder by its name below the roots: in the first that has one, of those that can be read now."""
         why: list[str] = []
         unread = False
         for root in () if self.roots is None else self.roots.roots:
             try:
-                return self.find(self._admitted(source, f"{root.rstrip('/')}/{source.folder}"))
+                admitted = self._admitted(source, f"{root.rstrip('/')}/{source.folder}")
+                return self.find(admitted, spec.versions)
             except (InvalidInput, Unavailable) as exc:
                 why.append(str(exc))
                 unread |= isinstance(exc, Unavailable)

@@ -7,7 +7,7 @@ for: the work is linear in tables, and there may be a thousand, each a few files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.hashing import POSITION_BYTES, SLOTS
+from ringpull.ps.parts import PartName, table_of
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, minus, runs
 from ringpull.ps.spec import ALL, Replicas
-from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedPart, PlacedTable
 
 Slots = NDArray[np.int64]
 Rows = NDArray[np.int64]
-RowsBelow = Callable[[PlacedTable, Slots], Rows]
+RowsBelow = Callable[[PlacedTable | PlacedPart, Slots], Rows]
 """Function that counts a table's rows below each of some slots, (N,): exactly, by its positions
 (`ringpull.ps.store.slot_rows`), or by an estimate."""
 
@@ -122,8 +123,7 @@ def move_plan(
     cuts: dict[tuple[Replicas | None, Replicas | None], _Cut] = {}
     moves: list[TableMove] = []
     held, kept, min_bytes = dict.fromkeys(before.shards, 0), dict.fromkeys(after.shards, 0), 0.0
-    for model, number, name, table in _tables(before, after):
-        stays = before.version(model, number) is not None, after.version(model, number) is not None
+    for (model, number, name), (table, stays) in _tables(before, after).items():
         copies = (had.copies(model, name) if stays[0] else None, wants.copies(model, name) if stays[1] else None)
         cut = cuts.get(copies)
         if cut is None:
@@ -142,17 +142,30 @@ def move_plan(
     return MovePlan(tuple(moves), streamed, round(min_bytes), held, kept)
 
 
-def evenly(table: PlacedTable, slots: Slots) -> Rows:
+def evenly(table: PlacedTable | PlacedPart, slots: Slots) -> Rows:
     """Return the rows below each slot, assuming that keys are spread evenly."""
     below: Rows = np.rint(slots * (table.rows / SLOTS)).astype(np.int64)
     return below
 
 
-def _tables(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[tuple[str, int, str, PlacedTable]]:
-    """Yield every table of the versions that are open before or after, as model, version, name and table."""
-    for version in {(each.model, each.version): each for each in (*before.versions, *after.versions)}.values():
-        for name, table in version.tables.items():
-            yield version.model, version.version, name, table
+def _tables(
+    before: DeploymentSpec, after: DeploymentSpec
+) -> dict[tuple[str, int, str], tuple[PlacedTable | PlacedPart, tuple[bool, bool]]]:
+    """Return every table of the versions that are open before or after, and every part of one, and whether it is open
+    before, and after. They are by model, the version that they come from, and name: versions share those they share.
+    """
+    found: dict[tuple[str, int, str], tuple[PlacedTable | PlacedPart, tuple[bool, bool]]] = {}
+    for spec, is_open in ((before, (True, False)), (after, (False, True))):
+        for version in spec.versions:
+            for name, table in version.tables.items():
+                parts: list[tuple[int, str, PlacedTable | PlacedPart]] = [
+                    (table.origin or version.version, name, table)
+                ]
+                parts += [(each.version, str(PartName(name, each.version, each.gone)), each) for each in table.parts]
+                for number, part, placed in parts:
+                    _, (was, will) = found.get((version.model, number, part), (placed, (False, False)))
+                    found[version.model, number, part] = placed, (was or is_open[0], will or is_open[1])
+    return found
 
 
 class _What(StrEnum):
@@ -212,7 +225,9 @@ class _Cut:
         return counted
 
 
-def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, table: PlacedTable, model: str, name: str) -> float:
+def _min_bytes(
+    before: DeploymentSpec, after: DeploymentSpec, table: PlacedTable | PlacedPart, model: str, name: str
+) -> float:
     """Return the bytes that must get a new owner if every shard is to have an even share."""
     whole = table.rows * (POSITION_BYTES + table.row_bytes)
     had, wants = _share(before, model, name), _share(after, model, name)
@@ -221,7 +236,7 @@ def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, table: PlacedTable
 
 
 def _share(spec: DeploymentSpec, model: str, name: str) -> float:
-    replicas = spec.replicas.get((model, name), 1)
+    replicas = spec.replicas.get((model, table_of(name)), 1)
     return 1.0 if replicas == ALL else min(replicas, spec.ring.ranks) / len(spec.shards)
 
 
@@ -236,7 +251,7 @@ class _Owners:
 
     def copies(self, model: str, table: str) -> Replicas:
         """Return how many copies a table has."""
-        return self._spec.replicas.get((model, table), 1)
+        return self._spec.replicas.get((model, table_of(table)), 1)
 
     def mask(self, shard: int, copies: Replicas) -> SlotMask:
         """Return which slots a shard owns of a table with so many copies: see `Ring.owned_mask`."""

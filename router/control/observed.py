@@ -36,6 +36,8 @@ class ObservedShard:
     """Whether it asked to be prepared again, because copies of its own are damaged."""
     versions: frozenset[tuple[str, int]] | None = None
     """Versions that it was assigned last, as (model, version); None: not known."""
+    told: tuple[tuple[str, int, str], ...] = ()
+    """Tables of which it was told that it has pushed rows, by model, lineage and name."""
     lacks: frozenset[tuple[str, int]] = frozenset()
     """Versions of `stored` that it could not open: it has the others."""
     tries_again: bool = False

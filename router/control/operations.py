@@ -341,6 +341,11 @@ class GetStatus(Request[DeploymentStatus]):
 
 
 @dataclass(frozen=True, slots=True)
+class GetShardMap(Request[ShardMap]):
+    """Tell where the shards are, and which slots each has: for who reads rows from them, as compaction does."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListMembers(Request[tuple[MemberState, ...]]):
     """Tell how every shard and head of the deployment that serves is: shards first, by number."""
 
@@ -393,6 +398,7 @@ VERBS: Final = VerbTable(
     Verb("change", GetChange, ChangeStatus, Role.READ),
     Verb("plan", PlanRebalance, MoveSummary, Role.READ),
     Verb("status", GetStatus, DeploymentStatus, Role.READ),
+    Verb("shard_map", GetShardMap, ShardMap, Role.OPERATE),
     Verb("members", ListMembers, tuple[MemberState, ...], Role.READ),
 )
 

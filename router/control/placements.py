@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.identity import number_of
+from ringpull.ps.parts import PartName
 from ringpull.ps.placement import RangeSource, TablePlacement, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import runs
 from ringpull.ps.spec import ALL, Replicas
-from ringpull.router.control.deployment_spec import DeploymentSpec
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.shard_map import ShardAddress
 
 
@@ -63,20 +65,39 @@ def placements_of(
             model,
             number,
             {
-                table: TablePlacement(
-                    folder=where.folder,
-                    slots=slots(model, table),
-                    sources=range_sources(model, number, table),
-                    identity=where.identity,
-                )
+                name: replace(part, slots=slots(model, table), sources=range_sources(model, number, table))
                 for table, where in version.tables.items()
+                for name, part in _parts(table, where)
             },
             identity=version.identity,
             folder=version.folder,
             check_rows=(model, number) in unchecked,
+            lineage=number_of(version.lineage),
+            live=frozenset(version.live_tables),
+            includes=_includes(version),
         )
         for (model, number), version in placed.items()
     )
+
+
+def _parts(table: str, where: PlacedTable) -> Iterator[tuple[str, TablePlacement]]:
+    """Yield the parts of a table by name: without slots and sources, which are the table's."""
+    yield table, TablePlacement(where.folder, (), (), where.identity, where.origin, where.within)
+    for part in where.parts:
+        name = PartName(table, part.version, part.gone)
+        yield str(name), TablePlacement(part.folder, (), (), part.identity, part.version, part.within)
+
+
+def _includes(version: PlacedVersion) -> dict[str, Mapping[int, int]]:
+    brought = [
+        (PartName(table, part.version), part.version)
+        for table, where in version.tables.items()
+        for part in where.parts
+        if not part.gone
+    ]
+    # The base of a full version that follows others has pushed rows, too, as one that was compacted.
+    brought += [(PartName(table), where.origin or version.version) for table, where in version.tables.items()]
+    return {str(part): version.includes[number] for part, number in brought if number in version.includes}
 
 
 def _sources(sources: StreamSources, replicas: Replicas) -> tuple[RangeSource, ...]:

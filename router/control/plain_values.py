@@ -4,7 +4,7 @@ Operators' verbs travel in this form and the coordinator's state is saved in it.
 schema; nothing is written twice.
 
     dataclass               an object with every field, under its name or its `plain_name`
-    dataclass in `rows`     a list of the values of its fields
+    dataclass in `rows`     a list of the values of its fields; the last ones may be left out (`left_out`)
     class with `to_dict`    what that returns, read by `from_dict`
     Mapping, keys are text  an object
     Mapping, other keys     a list of [*key, value]: JSON has no other keys
@@ -251,16 +251,25 @@ class PlainValues:
     def _row(self, kind: Any) -> _Form:
         fields = self._fields(kind)
         what = f"a list of {', '.join(each.plain for each in fields)}"
+        least = len(fields)
+        while least and fields[least - 1].left_out:
+            least -= 1
 
         def read(plain: Any, at: str) -> Any:
-            if not isinstance(plain, list) or len(plain) != len(fields):
+            if not isinstance(plain, list) or not least <= len(plain) <= len(fields):
                 raise _wrong(at, plain, what)
             found = {}
-            for each, value in zip(fields, plain, strict=True):
+            for each, value in zip(fields, plain, strict=False):
                 found[each.name] = each.form.read(value, _inside(at, each.plain))
             return _made(kind, found, at)
 
-        return _Form(what, lambda value: [each.form.write(getattr(value, each.name)) for each in fields], read)
+        def write(value: Any) -> list[Any]:
+            told = len(fields)
+            while told > least and getattr(value, fields[told - 1].name) == fields[told - 1].default:
+                told -= 1
+            return [each.form.write(getattr(value, each.name)) for each in fields[:told]]
+
+        return _Form(what, write, read)
 
 
 def _same(value: Any) -> Any:

@@ -62,6 +62,7 @@ class PlannedTable:
     name: str
     """Name, as `MODEL/TABLE`."""
     rows: int
+    """Rows that take memory: those of the base, and those that deltas brought."""
     row_bytes: int
     vector_bytes: int
     """Size of one partial: 4 x dim; of a table of bytes that of a row."""
@@ -70,6 +71,10 @@ class PlannedTable:
     """Lower bound on its copies, such as 2 so that no row is lost with one shard."""
     versions: int = 1
     """Number of versions open side by side, each of the same size."""
+    newer_rows: int = 0
+    """Rows among these that deltas brought."""
+    deltas: int = 0
+    """Number of deltas."""
 
     def __post_init__(self) -> None:
         if self.rows < 0 or self.row_bytes < 1 or self.vector_bytes < 4:
@@ -355,7 +360,8 @@ def _choice(table: PlannedTable, replicas: Replicas, all_keys: float, layout: La
     shards, shared = layout.shards, layout.shared
     here = shard_bytes(table, replicas, shards, shared=shared)
     share = f"{table.load.keys / all_keys:.0%} of look-ups" if all_keys else "look-ups unknown"
-    what = f"{table.name}: {table.rows:,} rows, {size(table_bytes(table.rows, table.row_bytes))}, {share}"
+    of_deltas = f" ({table.newer_rows:,} of {table.deltas} deltas)" if table.deltas else ""
+    what = f"{table.name}: {table.rows:,} rows{of_deltas}, {size(table_bytes(table.rows, table.row_bytes))}, {share}"
     return Choice(table, replicas, here, f"{what} -> {replicas}: {_because(table, replicas, here, layout, taken)}")
 
 

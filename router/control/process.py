@@ -18,22 +18,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from ringpull.ps.elsewhere import Elsewhere
 from ringpull.ps.errors import InvalidInput, RingpullError, StartupError, Superseded, Unavailable
 from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.router.control.chains import due
 from ringpull.router.control.change import CoordinatorState, Kind
-from ringpull.router.control.changes import Place, begin_of, nowhere
+from ringpull.router.control.changes import Place, begin_of
 from ringpull.router.control.controls import Members
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
-from ringpull.router.control.elsewhere import Elsewhere
 from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume, VersionLost
 from ringpull.router.control.head_counts import Growing, HeadCounts
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
-from ringpull.router.control.model_changes import FindVersions
 from ringpull.router.control.model_roots import ModelRoots
-from ringpull.router.control.model_search import ModelSearch
+from ringpull.router.control.model_search import FindAmong, ModelSearch, look_nowhere
 from ringpull.router.control.moves import MoveSummary, RowsBelow
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
@@ -45,6 +45,7 @@ from ringpull.router.control.operations import (
     ControlChange,
     DeploymentStatus,
     GetChange,
+    GetShardMap,
     GetStatus,
     LabelVersion,
     ListMembers,
@@ -70,6 +71,12 @@ logger: Final = logging.getLogger(__name__)
 R = TypeVar("R")
 T = TypeVar("T")
 
+LONGEST_PLAN_S: Final = 120.0
+"""Time after which a plan is given up whose caller waits for longer: ten times what a thousand shards take."""
+
+PLAN_NICENESS: Final = 10
+"""Niceness of the processes that plan: whatever else this machine does goes before."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -77,7 +84,7 @@ class Settings:
 
     place: Place
     """Finds on disk the version that is to be published."""
-    find: FindVersions = nowhere
+    find: FindAmong = look_nowhere
     """Finds on disk the versions of models that are to be loaded."""
     heads: int = 1
     """Number of heads."""
@@ -85,9 +92,9 @@ class Settings:
     """Versions of a model that stay open behind the live one."""
     streamed: bool = False
     """Whether shards keep copies of their own, so that rows have to be streamed to them."""
+    rows_in_memory: bool = False  # see `ServeConfig`
     rows_below: RowsBelow | None = None
-    """Counts the rows below slots, for plans; None: taken to lie evenly. A function of a module: another process may be
-    given it."""
+    """Counts rows below slots, for plans, perhaps in another process; None: taken to lie evenly."""
     loss_of: LossOf | None = None
     """Tells why a version that is open cannot be opened again; None: nobody looks."""
     orphans_possible: bool = False
@@ -146,7 +153,9 @@ class CoordinatorProcess:
             orphans_possible=settings.orphans_possible,
         )
         self._asked = threading.local()
-        self._plans, self._rebalances = Elsewhere(), Elsewhere()
+        self._plans, self._rebalances = (
+            Elsewhere("plan", "coordinator", niceness=PLAN_NICENESS, longest_s=LONGEST_PLAN_S) for _ in range(2)
+        )
         self._ending = threading.Event()
         self._stopped = ""
         self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
@@ -189,7 +198,7 @@ class CoordinatorProcess:
             StartupError: The folder cannot be written.
         """
         self.stop()
-        self._reign.release()
+        self._reign.release(without_rows=self._settings.rows_in_memory)
 
     def publish(self, request: Publish) -> ChangeStatus:
         return self._submit(request)
@@ -235,7 +244,8 @@ class CoordinatorProcess:
 
     def status(self, request: GetStatus) -> DeploymentStatus:
         status = self._on_thread(self._leader.deployment_status)
-        return replace(status, warnings=(*self._losses.warnings(status.spec.versions), *status.warnings))
+        versions = status.spec.versions
+        return replace(status, warnings=(*self._losses.warnings(versions), *due(status.spec), *status.warnings))
 
     def members(self, request: ListMembers) -> tuple[MemberState, ...]:
         return self._on_thread(self._leader.member_states)
@@ -256,6 +266,9 @@ class CoordinatorProcess:
             self._on_thread(lambda: self._leader.restarts.called_off(member))
             raise
 
+    def shard_map(self, request: GetShardMap) -> ShardMap:
+        return self.map()
+
     def map(self, asker: Asker | None = None) -> ShardMap:
         """See `Operations.map`. None: whoever asks is no head."""
         self._check_runs()
@@ -272,7 +285,8 @@ class CoordinatorProcess:
         def tell() -> Overview:
             state = leader.machine.state
             lost = () if state.spec is None else self._losses.warnings(state.spec.versions)
-            warnings = (*lost, *leader.warnings())
+            long = () if state.spec is None else due(state.spec)
+            warnings = (*lost, *long, *leader.warnings())
             return leader.overviews.tell(asker, counts, known, state=state, change=leader.status, warnings=warnings)
 
         return self._on_thread(tell)

@@ -30,6 +30,9 @@ logger: Final = logging.getLogger(__name__)
 EPOCHS_AHEAD: Final = 1000
 """Epochs that a saved state reserves: so many maps of new addresses need no save."""
 
+WITHOUT_ROWS: Final = b"without pushed rows, which were in memory\n"
+"""Content of the file that releases a folder, where pushed rows went with the deployment that had it."""
+
 SEALS_KEPT: Final = 16
 """Terms whose seals are kept. A leader that slept through more of them writes into a term that was cleared away; it
 finds the newer terms and takes nothing for saved."""
@@ -177,14 +180,18 @@ class Reign:
         except Exception as exc:
             raise StartupError(f"{self._files!r} cannot be written: {exc}") from exc
 
-    def release(self) -> None:
+    def release(self, *, without_rows: bool = False) -> None:
         """Let any other deployment have the folder from now on.
+
+        Args:
+            without_rows: Pushed rows were in memory, and went with the deployment when it was stopped: nobody is to
+                look for them.
 
         Raises:
             StartupError: The folder cannot be written.
         """
         try:
-            self._files.create(f"released-{self.deployment}", b"")
+            self._files.create(f"released-{self.deployment}", WITHOUT_ROWS if without_rows else b"")
             self._files.delete(f"beat-{self.deployment}")
         except FileExistsError:
             return

@@ -29,7 +29,7 @@ from typing import Any, Final
 from ringpull.ps.errors import CorruptData, StartupError, Superseded
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_from_dict
-from ringpull.router.control.reign import SEALS_KEPT, Reign, SavedState
+from ringpull.router.control.reign import SEALS_KEPT, WITHOUT_ROWS, Reign, SavedState
 from ringpull.router.control.saved_files import (
     LEGACY,
     decode,
@@ -216,8 +216,21 @@ class StateStore:
         if saved is not None and saved.deployment != owner.deployment:
             if must_exist:
                 raise StartupError(f"{self._files!r} holds no state of deployment {owner.deployment}")
-            saved = replace(saved, deployment=owner.deployment, state=CoordinatorState(epoch=saved.epochs_to))
+            saved = self._handed_over(saved, owner)
         return saved, newest
+
+    def _handed_over(self, saved: SavedState, owner: Owner) -> SavedState:
+        """Return what another deployment begins with: no epoch is used twice, and pushed rows are looked for."""
+        left, warning = saved.state.left_behind, saved.warning
+        released = f"released-{saved.deployment}"
+        if left.pushed and released in self._names() and self._content(released) == WITHOUT_ROWS:
+            tables = ", ".join(
+                sorted({f"{each.model}/{each.table}" for names in left.pushed.values() for each in names})
+            )
+            gone = f"rows that were pushed to {tables} went when the deployment before was stopped: they were in memory"
+            left, warning = CoordinatorState(), f"{gone} (--push-durability memory); the rows are as exported"
+        state = replace(left, epoch=saved.epochs_to)
+        return replace(saved, deployment=owner.deployment, state=state, warning=warning)
 
     def _seal(self, term: int, names: Iterable[str], by: int) -> None:
         """Take the place of the next state of an earlier term, whatever that is when it is taken."""

@@ -82,10 +82,11 @@ def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     def start(*arguments: object) -> Serving:
         log = logs / f"stderr-{len(started)}"
         reads = () if "--local-reads" in arguments else ("--local-reads", "off")
-        command = [sys.executable, "-m", "ringpull", "serve", *map(str, arguments), *reads]
+        ports = ("--http-port", "0") if "--grpc-port" in arguments else ("--grpc-port", "0", "--http-port", "0")
+        command = [sys.executable, "-m", "ringpull", "serve", *map(str, arguments), *reads, *ports]
         with log.open("w") as sink:
             process = subprocess.Popen(
-                [*command, "--grpc-port", "0", "--http-port", "0"],
+                command,
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,

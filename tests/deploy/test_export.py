@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ringpull.deploy.cli import app
-from ringpull.deploy.commands.export import NAMES, arguments_of, load_function, returned_by, row_types_of
+from ringpull.deploy.commands.export import NAMES, OF_DELTAS, arguments_of, load_function, returned_by, row_types_of
+from ringpull.inference.export.delta.export import export_delta
 from ringpull.inference.export.model import export_model
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import RowType
@@ -169,8 +170,9 @@ def test_the_three_forms_of_a_result() -> None:
 
 def test_a_mapping_may_have_all_that_an_export_takes() -> None:
     """An argument of `export_model` that the command line does not say is one that the function may return."""
-    said = {"out_dir", "version", "quiet"}
-    assert set(NAMES) == set(signature(export_model).parameters) - said
+    said = {"out_dir", "version", "quiet", "following"}
+    assert set(NAMES) - set(OF_DELTAS) == set(signature(export_model).parameters) - said
+    assert set(signature(export_delta).parameters) >= set(OF_DELTAS)
 
 
 def test_a_mapping_with_a_name_that_is_none() -> None:

@@ -90,3 +90,21 @@ def test_a_tab_can_be_named(ringpull: Run, folder: Path) -> None:
     assert ringpull("import", "table", "users.csv", "m", "--delimiter", "tab", "--no-header", "--json").status == 0
     assert len(written(folder / "m/1/tables/users")) == 2
     assert np.isfinite(written(folder / "m/1/tables/users")[7]).all()
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_missing_behind_a_source_is_out_dir(ringpull: Run) -> None:
+    """The last argument is OUT_DIR, so one alone is told to be none of SOURCE, and not the other way."""
+    ran = ringpull("import", "table", "users.csv")
+    assert ran.status == 2
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert "Invalid value for OUT_DIR: missing: 'users.csv' is all there is" in said
+    assert "SOURCE first, then OUT_DIR" in said
+    assert "Missing argument 'OUT_DIR'" in ringpull("import", "table").err
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pmml", "savedmodel", "sklearn", "lightgbm", "xgboost"])
+def test_out_dir_is_named_where_it_is_missing(ringpull: Run, kind: str) -> None:
+    ran = ringpull("import", kind, "users.csv")
+    assert ran.status == 2
+    assert "Missing argument 'OUT_DIR'" in ran.err

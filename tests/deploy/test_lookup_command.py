@@ -108,6 +108,14 @@ def test_only_line_ends_separate_keys_of_a_file(ringpull: Run, head: GuardedHead
     assert np.frombuffer(asked.lengths, np.uint32).tolist() == [len("a\x85b\u2028c\x0c".encode()), 1]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key(ringpull: Run, head: GuardedHead, tmp_path: Path) -> None:
+    head.rows = texts([b"1", b"2"], [True, True])
+    file = tmp_path / "keys"
+    file.write_bytes("\ufeffa\r\nb\r\n".encode())
+    ringpull("lookup", "ranker", "texts", "--keys-from", file, "--target", head.target)
+    assert np.frombuffer(head.lookups[-1].keys.raw.lengths, np.uint32).tolist() == [1, 1]
+
+
 def test_no_pooling_can_be_said(ringpull: Run, head: GuardedHead) -> None:
     assert ringpull("lookup", "ranker", "items", "7", "--pooling", "none", "--target", head.target).status == 0
     assert not head.lookups[-1].keys.raw_offsets
@@ -131,6 +139,7 @@ def test_text_of_several_lines_is_text(ringpull: Run, head: GuardedHead) -> None
     [
         (("ranker", "items"), "give the keys as arguments"),
         (("ranker", "items", "x"), "key 'x' is no integer; table items is keyed by integers"),
+        (("ranker", "items", "1_0"), "key '1_0' is no integer"),
         (("ranker", "users", "1"), "model ranker has no table 'users'; it has: items, texts"),
         (("ranker", "items", "1", "--pooling", "avg"), "pooling: is 'avg'"),
         (("ranker", "items", "--keys-from", "/nowhere/keys"), "--keys-from /nowhere/keys"),
@@ -138,7 +147,7 @@ def test_text_of_several_lines_is_text(ringpull: Run, head: GuardedHead) -> None
         (("ranker", "items", "1", "--version", "0"), "version is 0"),
         (("ranker", "items", "9" * 5000), f"key '{'9' * 79} is no integer"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_cannot_be_asked(ringpull: Run, head: GuardedHead, arguments: tuple[str, ...], message: str) -> None:
     ran = ringpull("lookup", *arguments, "--target", head.target)

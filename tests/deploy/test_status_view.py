@@ -154,6 +154,18 @@ def test_what_is_wrong_is_said() -> None:
     assert warnings_seen(cluster()) == []
 
 
+def test_whether_pushes_go_straight_is_shown_where_tables_are_live() -> None:
+    status = cluster()
+    status.straight_pushes = "on"
+    assert "straight" not in shown(status)
+    status.models[0].tables.add(name="user", live=True)
+    assert "straight pushes: on" in shown(status)
+    status.straight_pushes = "it is turned off (--straight-pushes off)"
+    assert "straight pushes: it is turned off (--straight-pushes off)" in shown(status)
+    status.straight_pushes = ""  # of a head of an older build
+    assert "straight" not in shown(status)
+
+
 def test_all_copies_is_never_short_of_any() -> None:
     status = cluster()
     status.tables[0].replicas_wanted, status.tables[0].replicas_effective = "all", 2

@@ -127,6 +127,7 @@ def test_features_and_keys_that_are_texts_or_hashes(ringpull: Run, head: Guarded
         (("x",), "key 'x' is no integer"),
         (("7", "--exclude", "x"), "key 'x' is no integer"),
         (("7", "--exclude-from", "nowhere"), "--exclude-from nowhere"),
+        (("--vector", "1_0,2"), "--vector: '1_0,2' is no list of numbers"),
         (("--vector", "1,x"), "--vector: '1,x' is no list of numbers"),
         (("--vector", "1,nan"), "query: holds NaN"),
         (("--vectors-from", "nowhere.npy"), "--vectors-from nowhere.npy"),

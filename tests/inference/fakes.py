@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts
+from ringpull.ps.errors import Unavailable
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.router.lookup import Absent, Lookup, LookupResult
+from ringpull.router.pushed_rows import PushedRows, PushResult
+from ringpull.router.shard_map import ShardMap
 from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
 from ringpull.router.top_k_merge import merge_bytes
 from tests.reference import ReferenceTable
@@ -27,7 +30,9 @@ class ReferenceRouter:
         """Table -> keys that its look-ups report as lost."""
         self.ranked: list[TopKQuery] = []
         self.lost_slots = 0
+        self.pushed: list[PushedRows] = []
         self.shards = 1
+        self.map: ShardMap | None = None
 
     async def pull(
         self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
@@ -51,6 +56,16 @@ class ReferenceRouter:
             for at, (score, key) in enumerate(best):
                 result.keys[place, at], result.scores[place, at] = key, score
         return replace(result, counts=np.array(counts, np.int64), lost=self.lost_slots)
+
+    async def push(self, pushed: PushedRows, *, deadline_s: float) -> PushResult:
+        self.pushed.append(pushed)
+        return PushResult(stamp={0: len(self.pushed)}, rows=len(np.unique(pushed.keys)), new_keys=0, repeated=0)
+
+    @property
+    def shard_map(self) -> ShardMap:
+        if self.map is None:
+            raise Unavailable("this router has no shard map yet")
+        return self.map
 
     def top_k_bytes(self, rows: int, queries: int, k: int) -> int:
         return merge_bytes(self.shards, rows, queries, k)

@@ -11,12 +11,13 @@ from typing import Any
 import grpc.aio
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.access import Access
+from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.writer.service import writer_service_of
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
@@ -24,6 +25,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.schema import Schema
+from ringpull.router.pushed_rows import PushedRows, PushResult
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
 from tests.reference import ReferenceTable
@@ -48,6 +50,12 @@ class HangingRouter(ReferenceRouter):
             raise self.error
         return await super().pull(*arguments, deadline_s=deadline_s)
 
+    async def push(self, pushed: PushedRows, *, deadline_s: float) -> PushResult:
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().push(pushed, deadline_s=deadline_s)
+
     async def top_k(self, *arguments: Any, deadline_s: float) -> Any:
         self.pulls_begun += 1
         await self.gate.wait()
@@ -71,18 +79,23 @@ class Served:
         schema: Schema = SCHEMA,
         loaded: LoadedVersion | None = None,
         tables: Mapping[str, ReferenceTable] | None = None,
+        live: Sequence[str] = (),
     ) -> None:
         self.router = HangingRouter(tables)
         if loaded is None:
             loaded = LoadedVersion(Path("ranker/3"), manifest or make_manifest(), schema, program or EchoProgram())
-        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
+        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows, live=live)
         self.catalog = Catalog([self.version])
         self.calls = CallMetrics()
         self.predictor = Predictor(self.catalog, config, watch=CallWatch(self.calls), access=access)
         self.counts = self.predictor.counts
         self.service = PredictorService(self.predictor, self.catalog)
         self.server = GrpcServer(
-            self.service, AdminService(self.status, access), config, OperationsService(access=access)
+            self.service,
+            AdminService(self.status, access),
+            config,
+            OperationsService(access=access),
+            others=[writer_service_of(self.predictor, access or Unasked())],
         )
         self.target = ""
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.wire.column_codec import DataType, decode_column, encode_column
-from ringpull.inference.wire.messages import decode_tensor, encode_tensor, read_column
+from ringpull.inference.wire.messages import decode_tensor, read_column, write_tensor
 from ringpull.ps.errors import InvalidInput, ProtocolError
 
 VALUES = st.one_of(
@@ -180,7 +180,9 @@ def test_columns_that_cannot_be_sent(column, reason) -> None:
 
 @given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)), st.booleans())
 def test_tensors_come_back(values, typed) -> None:
-    back = decode_tensor("score", pb.Tensor.FromString(encode_tensor(values, typed=typed).SerializeToString()))
+    message = pb.Tensor()
+    write_tensor(message, values, typed=typed)
+    back = decode_tensor("score", pb.Tensor.FromString(message.SerializeToString()))
     np.testing.assert_array_equal(back, values)
     assert back.flags.writeable
 

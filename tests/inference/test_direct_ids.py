@@ -14,7 +14,8 @@ from ringpull.inference.head.pipeline import Pipeline, Scores
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.manifest import IdLimit, LookupSpec, Manifest, ProgramInput, TableEntry
-from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import Cross, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Hash
@@ -27,6 +28,8 @@ from tests.router.cases import KNOWN, Tables, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster
 
 DIMS = {"users": 3, "items": 5}
+X, at, of = KeyExpression.ids(), KeyExpression.constant, KeyExpression.of
+FROM_END_OF_11 = of("where", of("lt", X, at(0)), of("add", X, at(11)), X)
 SCHEMA = Schema(
     [
         Sparse("user"),
@@ -36,6 +39,8 @@ SCHEMA = Schema(
         Sparse("part"),
         Sparse("limited"),
         Sparse("tags", many=True, missing=()),
+        Sparse("basket", many=True, beyond=1),
+        Sparse("recent", many=True, missing=(), max_length=2),
         Cross("made", of=("part", "bucket"), buckets=KNOWN),
     ],
     stacks={"pair": ("user", "shop")},
@@ -50,17 +55,26 @@ LOOKUPS = (
     LookupSpec(table="items", feature="part", pooling=Pooling.NONE),
     LookupSpec(table="items", feature="limited", pooling=Pooling.NONE),
     LookupSpec(table="items", feature="made", pooling=Pooling.NONE),
+    LookupSpec(table="items", feature="basket", pooling=Pooling.SUM, add=1),
+    LookupSpec(table="users", feature="basket", pooling=Pooling.MAX, key=of("minimum", of("maximum", X, at(1)), at(9))),
+    LookupSpec(table="items", feature="recent", pooling=Pooling.MEAN),
+    LookupSpec(table="users", feature="item", pooling=Pooling.NONE, key=of("remainder", X, at(7))),
+    LookupSpec(table="users", feature="limited", pooling=Pooling.NONE, key=FROM_END_OF_11),
+    LookupSpec(table="items", feature="item", pooling=Pooling.NONE, key=of("abs", X)),
 )
 ARGUMENTS = ("pair", "user")
-DIRECT = {"user", "item", "shop"}
-"""Features that are direct when they are sent in their own type: all others are transformed, limited, many or parts."""
+DIRECT = {"user", "item", "shop", "limited", "tags", "basket"}
+"""Features that are direct when they are sent in their own type: all others are transformed, cut, or parts."""
 
 
 def manifest_of(made: Tables) -> Manifest:
     whole = make_manifest(LOOKUPS, ())
     entries = [TableEntry(spec=spec, path=name, rows=KNOWN, bytes=1) for name, (spec, _) in made.items()]
     inputs = (*whole.inputs, *[ProgramInput(kind="argument", argument=name) for name in ARGUMENTS])
-    limits = (IdLimit(feature="limited", low=0, high=2 * KNOWN),)
+    limits = (
+        IdLimit(feature="limited", low=-11, high=2 * KNOWN),
+        IdLimit(feature="basket", low=0, high=2 * KNOWN),
+    )
     return replace(whole, model=MODEL, version=VERSION, tables=tuple(entries), inputs=inputs, limits=limits)
 
 
@@ -78,11 +92,17 @@ ids = st.integers(0, 2 * KNOWN - 1)
 def requests(draw: st.DrawFn) -> ReceivedColumns:
     """A request: any number of rows, any features as context, one of them absent at times."""
     rows = draw(st.integers(1, 3))
-    names = ["user", "item", "shop", "part", "limited", *draw(st.sampled_from([["bucket"], []]))]
+    optional = draw(st.sampled_from([["bucket", "tags"], ["recent"], []]))
+    names = ["user", "item", "shop", "part", "limited", "basket", *optional]
     context = draw(st.sets(st.sampled_from(names), max_size=len(names) - 1))
+    hostile = draw(st.sampled_from([*names, *[None] * 9]))
 
     def column(name: str, rows: int) -> Column:
-        given = draw(st.lists(ids, min_size=rows, max_size=rows))
+        some = st.integers(-(2**63), 2**63 - 1) if name == hostile and name != "shop" else ids
+        if name in ("tags", "basket", "recent"):
+            bags = draw(st.lists(st.lists(some, max_size=3), min_size=rows, max_size=rows))
+            return Ragged(np.array([each for bag in bags for each in bag], np.int64), np.cumsum([0, *map(len, bags)]))
+        given = draw(st.lists(some, min_size=rows, max_size=rows))
         own = "uint64" if name == "shop" and draw(st.booleans()) else "int64"
         return np.array(given, own)
 
@@ -94,11 +114,14 @@ def requests(draw: st.DrawFn) -> ReceivedColumns:
 
 async def answers_of(
     cluster: FakeCluster, manifest: Manifest, preparation: Preparation, received: Sequence[ReceivedColumns]
-) -> dict[int, Scores]:
+) -> tuple[dict[int, Scores], dict[int, str]]:
+    """Return the answers, and what is said to those who get none."""
     pipeline = Pipeline(manifest, SCHEMA, EchoProgram(), cluster.router)
     ready = preparation.prepare(received)
-    assert ready.refused == {}
-    return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
+    refused = {place: str(error) for place, error in ready.refused.items()}
+    if len(refused) == len(received):
+        return {}, refused
+    return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9)), refused
 
 
 def same(direct: Scores, expected: Scores) -> None:
@@ -116,7 +139,8 @@ def same(direct: Scores, expected: Scores) -> None:
 @settings(max_examples=40, deadline=None)
 @given(batch=st.lists(requests(), min_size=1, max_size=3), alike=st.booleans(), down=st.booleans())
 async def test_direct_ids_get_what_they_would_get_one_by_one(batch, alike, down):
-    """Also with several layouts in a batch, unknown ids, and a shard that is gone, whose keys are lost."""
+    """Also with several layouts in a batch, ids unknown or beyond limits, and a shard that is gone, whose keys are
+    lost."""
     made = tables(DIMS, OnUnavailable.DEFAULT)
     manifest = manifest_of(made)
     if alike:
@@ -129,14 +153,17 @@ async def test_direct_ids_get_what_they_would_get_one_by_one(batch, alike, down)
         counted.append(cluster.router.counters().tables)
         await cluster.router.close()
     assert counted[0] == counted[1]
-    assert answers[0].keys() == answers[1].keys() == set(range(len(batch)))
-    for place, expected in answers[1].items():
-        same(answers[0][place], expected)
+    (direct, refused), (expected, also_refused) = answers
+    assert refused == also_refused
+    assert direct.keys() == expected.keys() == set(range(len(batch))) - refused.keys()
+    for place, scores in expected.items():
+        same(direct[place], scores)
 
 
 def sent(**other: Column) -> ReceivedColumns:
     columns = {name: np.arange(2) for name in ("user", "item", "part", "limited", "bucket")}
-    return received_of({**columns, "shop": np.arange(2, dtype=np.uint64), **other})
+    bags = {name: Ragged(np.arange(3), np.array([0, 2, 3])) for name in ("tags", "basket", "recent")}
+    return received_of({**columns, **bags, "shop": np.arange(2, dtype=np.uint64), **other})
 
 
 def test_only_plain_ids_of_the_right_type_are_direct():
@@ -144,11 +171,24 @@ def test_only_plain_ids_of_the_right_type_are_direct():
     direct = preparation.prepare([sent()]).work.direct
     assert direct is not None
     assert direct.features.places.keys() == DIRECT
-    assert direct.features.others.keys() == {"bucket", "part", "limited", "tags", "made"}
+    assert direct.features.others.keys() == {"bucket", "part", "recent", "made"}
     other_type = preparation.prepare([sent(shop=np.arange(2))]).work.direct
     assert other_type is not None
     assert other_type.features.places.keys() == DIRECT - {"shop"}
     assert one_by_one.prepare([sent()]).work.direct is None
+
+
+@pytest.mark.parametrize("column", [Ragged(np.arange(2), np.arange(3), np.ones(2, np.float32)), np.arange(2)])
+def test_what_is_no_plain_bag_is_read_as_ever(column: Column):
+    told = [each.prepare([sent(basket=column)]) for each in preparations(manifest_of(tables(DIMS)))]
+    assert str(told[0].refused[0]) == str(told[1].refused[0])
+
+
+def test_ids_beyond_a_limit_take_the_other_way_for_their_batch_alone():
+    preparation, _ = preparations(manifest_of(tables(DIMS)))
+    beyond = sent(basket=Ragged(np.array([1, 2 * KNOWN]), np.array([0, 2, 2])))
+    assert preparation.prepare([sent(), beyond]).work.direct is None
+    assert preparation.prepare([sent()]).work.direct is not None
 
 
 def test_the_plan_of_a_layout_is_made_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -45,6 +46,17 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cluster(version: Path) -> Iterator[LocalCluster]:
     with local_cluster([version], shards=2) as running:
+        yield running
+
+
+@pytest.fixture
+def live_cluster(version: Path, tmp_path: Path) -> Iterator[LocalCluster]:
+    """The same, of a table that takes pushes."""
+    folder = tmp_path / "tiny" / "1"
+    shutil.copytree(version, folder)
+    manifest = Manifest.load(folder)
+    replace(manifest, tables=tuple(replace(each, live=True) for each in manifest.tables)).save(folder)
+    with local_cluster([folder], data_dir=tmp_path / "data") as running:
         yield running
 
 
@@ -105,13 +117,14 @@ def test_heads_and_shards_agree(cluster: LocalCluster) -> None:
         assert head.total(of_head) == sum(shard.total(of_shards) for shard in shards) > 0, of_head
 
 
-def test_every_metric_is_documented_and_the_other_way_round(cluster: LocalCluster) -> None:
-    with cluster.client() as client:
+def test_every_metric_is_documented_and_the_other_way_round(live_cluster: LocalCluster) -> None:
+    with live_cluster.client() as client:
         ask(client, 1, [1])
         client.lookup("tiny", "item", [1])
         with pytest.raises(NotFound):
             client.top_k("tiny", "nothing", like=[1])
-    assert page_of(cluster).described() == documented("Metrics of a head", "Metrics of both")
+        client.push("tiny", "item", [1], [[1.0] * 4], version=1)  # through the head: no straight one
+    assert page_of(live_cluster).described() == documented("Metrics of a head", "Metrics of both")
 
 
 def test_what_was_asked_for_is_no_label(cluster: LocalCluster) -> None:

@@ -22,6 +22,7 @@ from ringpull.inference.model.dense_program import DenseProgram, ProgramTensor, 
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput
 from ringpull.inference.model.onnx_inputs import GraphInput
 from ringpull.inference.model.onnx_program import CPU_ROWS, OnnxProgram
+from ringpull.inference.model.onnx_session import open_session
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
@@ -342,6 +343,23 @@ def test_it_gives_what_torchs_program_of_the_same_model_gives(tmp_path: Path) ->
         )
     runtime = theirs.program.runtime
     assert (runtime.name, runtime.version, runtime.provider) == ("torch", torch.__version__, "cpu")
+
+
+def test_a_session_gives_the_bits_of_one_that_looks_inputs_over() -> None:
+    """onnxruntime's Python compares the name of each input with those of all; the core finds one that is missing."""
+    names = [f"x{number}" for number in range(40)]
+    model = graph_of(
+        [helper.make_node("Concat", names, ["c"], axis=1), helper.make_node("Sigmoid", ["c"], ["y"])],
+        {name: (F, ["rows", 2]) for name in names},
+        {"y": (F, ["rows", 80])},
+    ).SerializeToString()
+    given = {name: np.random.default_rng(seed).standard_normal((3, 2), np.float32) for seed, name in enumerate(names)}
+    (expected,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, given)
+    session = open_session(model, Path(), (), "cpu", 1)
+    np.testing.assert_array_equal(session.run(["y"], given)[0], expected)
+    del given["x7"]
+    with pytest.raises(Exception, match="x7"):  # onnxruntime's have no root of their own
+        session.run(["y"], given)
 
 
 def test_a_head_of_such_versions_loads_no_torch(version: Path) -> None:

@@ -174,6 +174,7 @@ def test_every_change_is_for_operators_alone() -> None:
         "label",
         "control",
         "restart",
+        "shard_map",
     }
 
 

@@ -189,6 +189,16 @@ def test_columns_of_arrays_are_those_of_the_message() -> None:
         ReceivedColumns.of_columns(features, context, replace(LIMITS, max_columns=2))
 
 
+@pytest.mark.parametrize("rows", [1, 50])
+def test_a_large_request_is_measured_as_a_small_one(monkeypatch, rows) -> None:
+    features = {"a": Ragged(np.arange(3 * rows), 3 * np.arange(rows + 1)), "b": np.arange(rows, dtype=np.float32)}
+    small = received(features)
+    monkeypatch.setattr(received_module, "AT_ONCE_BYTES", -1)
+    large = received(features)
+    assert large.row_counts == small.row_counts == (rows,)
+    np.testing.assert_array_equal(large.places, small.places)
+
+
 def test_one_request_is_not_copied() -> None:
     request = received({"a": np.arange(3)})
     assert ReceivedColumns.joined([request]) is request
@@ -356,6 +366,7 @@ def lay(*sizes: int, words: list[int], **column: object) -> pb.PackedColumns:
 HUGE = 2**63 - 1
 
 
+@pytest.mark.parametrize("at_once_bytes", [received_module.AT_ONCE_BYTES, -1], ids=["small", "as a large one"])
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -385,7 +396,8 @@ HUGE = 2**63 - 1
         (lay(1, words=[7]), "8 bytes of sizes for 1 columns"),
     ],
 )
-def test_sizes_that_lie_are_refused_by_name(message, reason) -> None:
+def test_sizes_that_lie_are_refused_by_name(monkeypatch, message, reason, at_once_bytes) -> None:
+    monkeypatch.setattr(received_module, "AT_ONCE_BYTES", at_once_bytes)
     with pytest.raises(InvalidInput, match=f"feature a: .*{reason}|packed: .*{reason}"):
         read_packed(message, LIMITS)
 

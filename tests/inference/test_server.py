@@ -26,6 +26,7 @@ from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.proto import writer_pb2
 from ringpull.inference.schema.schema import Dense, IdSequence, Schema, Sparse
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.errors import (
@@ -44,6 +45,8 @@ from tests.inference.served import ROWS, still_serves
 from tests.inference.small_model import columns_of, make_manifest, make_tables, plain_row
 
 pytestmark = pytest.mark.net
+
+WRITER = "ringpull.v1.Writer"
 
 # -- predict -----------------------------------------------------------------------------------------------------------
 
@@ -278,10 +281,12 @@ async def test_reflection_lists_services_and_their_file(served):
         asked = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
             reflection_pb2.ServerReflectionRequest(file_containing_symbol="ringpull.v1.Predictor"),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol=WRITER),
         ]
         replies = [reply async for reply in stub.ServerReflectionInfo(iter(asked))]
-    assert {service.name for service in replies[0].list_services_response.service} == set(SERVICES)
+    assert {service.name for service in replies[0].list_services_response.service} == {*SERVICES, WRITER}
     assert pb.DESCRIPTOR.serialized_pb in replies[1].file_descriptor_response.file_descriptor_proto
+    assert writer_pb2.DESCRIPTOR.serialized_pb in replies[2].file_descriptor_response.file_descriptor_proto
 
 
 async def test_calls_in_flight_finish_when_stopping(client, served):

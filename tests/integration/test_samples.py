@@ -133,7 +133,7 @@ def test_a_head_that_is_started_while_rows_are_lost_serves_the_rest_and_checks_t
             assert warning.startswith("two/1 is served without its self-check, which is tried again: ")
             back = [ShardProcess(shard) for shard in range(2)]
             cluster.shards.extend(back)
-            shard_map = replace(open_versions(back, [version if right else other], 1), epoch=2)
+            shard_map = replace(open_versions(back, [version if right else other], 1, identified=False), epoch=2)
             head.route(shard_map, {"two": 1}, [("two", 1)])
             while any("tried again" in each for each in head.heartbeat().warnings):
                 time.sleep(0.01)

@@ -91,6 +91,19 @@ class TestHarness:
         assert (last["ratio"], last["other_ratio"]) == (2.0, None)
         assert last["machine"]["cores"] >= 1
 
+    def test_a_part_that_fails_costs_the_others_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        report = Report("title")
+        with report.part("the tail", "tail_ms", "tail_ratio"):
+            report.key("tail_ms", 7.0)
+            raise RuntimeError("calls failed: 60")
+        with report.part("the rest", "rest_ms"):
+            report.key("rest_ms", 2.0)
+        report.finish()
+        said = capsys.readouterr().out
+        last = json.loads(said.splitlines()[-1])
+        assert (last["tail_ms"], last["tail_ratio"], last["rest_ms"]) == (None, None, 2.0)
+        assert "failed: calls failed: 60" in said
+
 
 class TestTables:
     def test_a_generated_table_has_the_rows_of_its_keys(self) -> None:

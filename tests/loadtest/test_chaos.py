@@ -86,6 +86,7 @@ def test_findings() -> None:
         "hurried": 0,
         "kinds": {"kill-shard": 1, "kill-head": 1, "publish": 1},
         "not_done": {},
+        "pushes": None,
         "seed": 7,
     }
     assert find(record, seed=7, heads=1, goodput=None).failed_promised == 1
@@ -177,9 +178,13 @@ def test_a_short_run() -> None:
         "hurried",
         "kinds",
         "not_done",
+        "pushes",
         "seed",
     }
     assert line["predicts"] > 200
+    assert line["pushes"]["pushes"] > 50
+    assert line["pushes"]["reads"] > 50
+    assert line["pushes"]["outside"] == line["pushes"]["twice"] == line["pushes"]["lost"] == 0
     assert line["recovery_s"]
     assert set(line["kinds"]) | set(line["not_done"]) == set(Kind)
     assert line["kinds"].keys() == line["recovery_s"].keys()

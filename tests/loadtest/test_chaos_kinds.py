@@ -68,6 +68,7 @@ class FakeDeployment:
         self.heals: Callable[[], Awaitable[None]] | None = None
         self.in_a_hurry = 0
         self.reexported: list[int] = []
+        self.warnings: list[str] = []
         self.told: dict[str, Any] | CommandFailed = {"leader": {"leads": False}, "warnings": ["nobody leads"]}
         self.shard = NO_PROCESS, "127.0.0.1:1"
 
@@ -101,8 +102,8 @@ class FakeDeployment:
         return self.told
 
     async def status(self) -> pb.ClusterStatus:
-        pid, address = self.shard
-        return pb.ClusterStatus(shards=[pb.ShardStatus(shard=1, alive=True, pid=pid, address=address)])
+        shard = pb.ShardStatus(shard=1, alive=True, pid=self.shard[0], address=self.shard[1])
+        return pb.ClusterStatus(shards=[shard], warnings=self.warnings)
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
@@ -383,21 +384,25 @@ async def test_other_content_where_shards_open_files_in_place(
 
 
 @pytest.mark.parametrize(
-    ("refuses", "broke"),
+    ("refuses", "told", "broke"),
     [
-        ("ringpull publish checked/1: error: checked/1 has other content now", []),
-        ("ringpull publish checked/1: error: no", ["the refusal does not name checked/1: ringpull publish"]),
-        (None, ["checked/1 was published with other content than it was open with"]),
+        ("ringpull publish checked/1: error: checked/1 has other content now", [], []),
+        ("ringpull publish checked/1: error: no", [], ["the refusal does not name checked/1: ringpull publish"]),
+        (None, [], ["checked/1 was published with other content than it was open with"]),
+        (None, ["checked/1 was let go: it has other content"], []),
     ],
 )
 async def test_other_content_under_the_number_of_a_kept_version(
-    deployment: FakeDeployment, refuses: str | None, broke: list[str]
+    deployment: FakeDeployment, refuses: str | None, told: list[str], broke: list[str]
 ) -> None:
-    deployment.refuses = refuses
+    """It may be published once it was let go, and what is published is what that number means from now on."""
+    deployment.refuses, deployment.warnings = refuses, told
     await inject(deployment, Kind.REEXPORT_VERSION, 0.6)
     assert deployment.commands == [("publish", f"{MODEL}/1")]
     assert len(deployment.broke) == len(broke)
     assert all(said.startswith(expected) for said, expected in zip(deployment.broke, broke, strict=True))
+    assert deployment.reexported == ([1] if refuses is None else [1, 1])
+    assert (f"{MODEL}/1/rows: other" in tree(deployment.folder)) == (refuses is None)
 
 
 @pytest.mark.parametrize("refuses", [None, "no"])

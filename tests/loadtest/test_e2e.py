@@ -21,6 +21,7 @@ from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, make_requests
 from ringpull.loadtest.bench.e2e_contenders import PROTOCOLS, Contender
 from ringpull.loadtest.bench.harness import Report, Samples
 from ringpull.loadtest.bench.load import Run
+from ringpull.loadtest.bench.strongest import in_setting, in_strongest_setting
 
 
 @dataclass
@@ -84,6 +85,33 @@ def test_processor_time_is_compared_by_round() -> None:
     assert found["cpu_vs_grpc_torch"] == 0.5
     assert found["cpu_us_per_sample"] == pytest.approx(2.5 / 10 / CANDIDATES * 1e6, rel=1e-3)
     assert (found["e2e_vs_grpc_torch"], found["e2e_remote_vs_grpc_torch"]) == (0.875, 0.5)
+
+
+class TestStrongestSettings:
+    """A rival that can be set up in several ways is compared in the strongest, figure by figure."""
+
+    def test_its_median_counts(self) -> None:
+        one, two = in_setting("rival", "1 thread"), in_setting("rival", "2 threads")
+        samples = Samples({"ours": [1.0, 1.0, 1.0], one: [9.0, 2.0, 1.0], two: [3.0, 3.0, 4.0]})
+        fastest, settings = in_strongest_setting(samples)
+        assert settings == {"rival": "2 threads"}
+        assert fastest.values["rival"] == [3.0, 3.0, 4.0]
+        cheapest, settings = in_strongest_setting(samples, least=True)
+        assert settings == {"rival": "1 thread"}
+        assert cheapest.values["rival"] == [9.0, 2.0, 1.0]
+        assert fastest.values["ours"] == cheapest.values["ours"] == [1.0, 1.0, 1.0]
+
+    def test_rates_and_processor_time_each_choose(self) -> None:
+        report = Report("")
+        slow, costly = in_setting("grpc_torch", "1 thread"), in_setting("grpc_torch", "2 threads")
+        runs = {
+            name: [Run(took_s=[0.001] * 10, wall_s=1.0, server_cpu_s=cpu_s)]
+            for name, cpu_s in {"ours": 1.0, "remote": 1.0, slow: 0.5, costly: 2.0}.items()
+        }
+        e2e._report(report, Samples({"ours": [2.0], "remote": [2.0], slow: [2.0], costly: [4.0]}), runs)
+        found = keys(report)
+        assert (found["e2e_vs_grpc_torch"], found["grpc_torch_fastest"]) == (0.5, "2 threads")
+        assert (found["cpu_vs_grpc_torch"], found["grpc_torch_cheapest"]) == (2.0, "1 thread")
 
 
 class TestTriton:

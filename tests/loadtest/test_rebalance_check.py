@@ -16,7 +16,7 @@ from ringpull.inference.prediction import Filled, Prediction
 from ringpull.loadtest.chaos.checked_load import CheckedLoad
 from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
-from ringpull.loadtest.chaos.rebalance_check import SCRIPT, SETTLED_S, VERSIONS, Moved, last_line
+from ringpull.loadtest.chaos.rebalance_check import SCRIPT, SETTLED_S, VERSIONS, Moved, by_command, last_line
 from ringpull.loadtest.chaos.record import Record, Span
 from ringpull.loadtest.chaos.schedule import Kind
 from tests.integration.local import LocalCluster, local_cluster
@@ -146,3 +146,17 @@ def test_the_steps_go_where_they_say() -> None:
 def test_versions_are_exported_with_their_own_numbers(tmp_path: Path) -> None:
     assert not np.array_equal(Weights.of(1, ROWS).top, Weights.of(2, ROWS).top)
     assert np.array_equal(Weights.of(2, ROWS).tables["item"], Weights.of(2, ROWS).tables["item"])
+
+
+def test_the_tail_is_told_by_command() -> None:
+    """Each command has the requests that were due while its own change was under way, and no other's."""
+    record = Record()
+    for second in range(100):
+        late = 10 <= second <= 19
+        record.ended(second, second + (0.5 if late else 0.01), Verdict.FAILED if second == 15 else Verdict.RIGHT)
+    for begin_s, end_s in ((8.0, 22.0), (30.0, 40.0)):
+        record.begin(Kind.REBALANCE, begin_s).end_s = end_s
+    under_way = [Span(Kind.REBALANCE, 10.0, 19.0), Span(Kind.REBALANCE, 31.0, 34.0)]
+    first, second = by_command(record, under_way)
+    assert first == {"command": "rebalance --shards 4", "requests": 9, "p50_ms": 500.0, "p99_ms": 500.0}
+    assert second == {"command": f"publish {MODEL}/2", "requests": 4, "p50_ms": 10.0, "p99_ms": 10.0}

@@ -123,3 +123,13 @@ def test_a_cache_that_breaks_later_costs_no_answer(
     again = made()
     assert again(7) == 21
     assert sum(again.stats.cache_hits.values()) == (trouble != "a file")
+
+
+@pytest.mark.medium
+def test_a_change_of_what_it_calls_has_a_kernel_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made()(7) == 21
+    monkeypatch.setattr(compiled, "digest_of", lambda module: f"another than that of {module}")
+    for hits in (0, 1):
+        again = made()
+        assert again(7) == 21
+        assert sum(again.stats.cache_hits.values()) == hits

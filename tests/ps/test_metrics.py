@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -47,7 +48,7 @@ def actor() -> Iterator[ShardProcess]:
 @pytest.fixture
 def table(tmp_path: Path, actor: ShardProcess) -> WrittenTable:
     written = write_table(tmp_path / "users", rows=ROWS, dim=8)
-    actor.prepare([whole(written.folder)])
+    actor.prepare([replace(whole(written.folder), lineage=1, live=frozenset([written.folder.name]))])
     actor.assign(7, [ServedRanges(Ring.even([3]), {})], [(MODEL, VERSION)])
     return written
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
 
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.identity import number_of
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
@@ -64,6 +65,8 @@ class MiniShard:
     held: dict[tuple[str, int, str], SlotMask] = field(default_factory=dict)
     """(model, version, table) -> slots."""
     answers: dict[tuple[str, int, str], SlotMask] = field(default_factory=dict)
+    live: dict[str, int] = field(default_factory=dict)
+    """Lineage that is live as far as it was told, by model: pushes to it are taken without asking a head."""
     settled: bool = False
     """Whether it has been assigned anything since it was started."""
     bytes_per_s: float | None = None
@@ -84,10 +87,10 @@ class MiniHead:
 class MiniDeployment:
     """Shards, heads and the coordinator; every method is one step."""
 
-    def __init__(self, random: Random, heads: int = 1) -> None:
+    def __init__(self, random: Random, heads: int = 1, state: CoordinatorState | None = None) -> None:
         self.random = random
         self._ids = itertools.count(1)
-        self.saved = CoordinatorState(heads=tuple(range(heads)))
+        self.saved = replace(state or CoordinatorState(), heads=tuple(range(heads)))
         self.coordinator = Coordinator(self.saved)
         self.shards: dict[int, MiniShard] = {}
         self.heads = {head: MiniHead(self._incarnation()) for head in range(heads)}
@@ -98,6 +101,7 @@ class MiniDeployment:
         self.resting: list[Command] = []
         self.slots: set[int] = {0, 65_535}
         self.epochs: dict[int, ShardMap] = {}
+        self.lineages: dict[tuple[str, int], int] = {}
         self.log: list[str] = []
         self.unlucky = 0.0
         """Share of commands that fail."""
@@ -111,6 +115,9 @@ class MiniDeployment:
         self.log.append(f"event {event!r:.160}")
         commands = self.coordinator.handle(event)
         self.saved = self.coordinator.state
+        for spec in (self.saved.spec, None if self.saved.change is None else self.saved.change.target):
+            for each in () if spec is None else spec.versions:
+                self.lineages[each.model, each.version] = number_of(each.lineage)
         if (shard_map := self.saved.map) is not None:
             assert self.epochs.setdefault(shard_map.epoch, shard_map) == shard_map, "an epoch was used twice"
         self.log += [f"  -> {command!r:.160}" for command in commands]
@@ -243,6 +250,21 @@ class MiniDeployment:
         except InvalidInput:
             self.log.append("refused")
 
+    def something_happens(self) -> None:
+        """Take a step, mostly; now and then somebody crashes, stops or goes on."""
+        steps = [self.execute_one, self.answer_one, self.rest_is_over, self.heartbeat_one]
+        mishaps = [
+            self.crash_shard,
+            self.crash_head,
+            self.crash_coordinator,
+            self.stop_head,
+            self.expire_heads,
+            self.continue_heads,
+            self.try_operator,
+            self.miss_heartbeat,
+        ]
+        self.random.choice(steps if self.random.random() < 0.9 else mishaps)()
+
     def settle(self) -> None:
         """Carry out everything, with no more bad luck, until nothing is left to do."""
         self.unlucky = 0.0
@@ -270,10 +292,17 @@ class MiniDeployment:
             if not mini.serving or mini.map is None:
                 continue
             for model, number in mini.live.items():
+                self._check_lineage(head, model, number)
                 assert (model, number) in mini.loaded, self._story(f"head {head}: {model}/{number} is not loaded")
                 for table in TABLES:
                     for slot in self.slots:
                         self._check_slot(mini.map, model, number, table, slot)
+
+    def _check_lineage(self, head: int, model: str, number: int) -> None:
+        lineage = self.lineages[model, number]
+        for shard, mini in self.shards.items():
+            known = mini.live.get(model, lineage)
+            assert known == lineage, self._story(f"shard {shard} takes {known:x} for live, head {head} {lineage:x}")
 
     def _check_slot(self, shard_map: ShardMap, model: str, number: int, table: str, slot: int) -> None:
         owners: list[ShardAddress] = []
@@ -311,6 +340,8 @@ class MiniDeployment:
                 owned = spec.ring.owned_mask(shard, spec.replicas.get((model, table), 1))
                 assert (mask == owned).all(), self._story(f"shard {shard}: {number}")
             assert mini.address == next(each for each in state.map.shards if each.shard == shard)
+            live = {model: self.lineages[model, number] for model, number in spec.live.items()}
+            assert mini.live == {model: lineage for model, lineage in live.items() if lineage}
             assert mini.bytes_per_s is None, self._story(f"shard {shard} is throttled still")
         for mini in self.heads.values():
             assert mini.serving, self._story("a head does not serve")
@@ -395,7 +426,7 @@ class MiniDeployment:
                         held = mini.held.get((model, number, table), np.zeros(SLOTS, np.uint8))
                         assert (held >= wanted).all(), self._story(f"shard {shard} is to answer for what it lacks")
                         answers[model, number, table] = wanted
-                mini.answers = answers
+                mini.answers, mini.live = answers, dict(command.live)
                 mini.held = {name: mask.copy() for name, mask in answers.items()}
             case Load(versions=versions):
                 self._head(command).loaded |= version_names(versions)

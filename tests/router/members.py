@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
-from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.placement import NONE_LIVE, ServedRanges, VersionPlacement
 from ringpull.ps.refusals import Refusals
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
@@ -70,6 +70,8 @@ class FakeShard:
         epoch: int,
         served_ranges: Sequence[ServedRanges],
         versions: Collection[tuple[str, int]],
+        pushed: Collection[tuple[str, int, str]] = (),
+        live: Mapping[str, int] = NONE_LIVE,
     ) -> None:
         self.members.meet(f"assign shard {self.shard}")
         self.fence.check(order)

@@ -109,19 +109,8 @@ def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: i
             ]
         )
         deployment.begin(Kind.REBALANCE, target)
-        steps = [deployment.execute_one, deployment.answer_one, deployment.rest_is_over, deployment.heartbeat_one]
-        mishaps = [
-            deployment.crash_shard,
-            deployment.crash_head,
-            deployment.crash_coordinator,
-            deployment.stop_head,
-            deployment.expire_heads,
-            deployment.continue_heads,
-            deployment.try_operator,
-            deployment.miss_heartbeat,
-        ]
         for _ in range(120):
-            random.choice(steps if random.random() < 0.9 else mishaps)()
+            deployment.something_happens()
             deployment.check()
         deployment.settle()
         deployment.check_rest()

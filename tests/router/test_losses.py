@@ -57,6 +57,8 @@ class Lossy(Deployment):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, heads=2)
         self.storage = Storage()
+        self.exported_anew: dict[tuple[str, int], str] = {}
+        """Versions that have another content now than any before, and its identity."""
 
     def begin(self, spec: DeploymentSpec = SPEC) -> CoordinatorProcess:
         coordinator = self.again()
@@ -71,7 +73,7 @@ class Lossy(Deployment):
             self.members,
             owner=Owner("this one"),
             settings=Settings(
-                place=lambda publish, spec: version(publish.version, publish.model),
+                place=lambda publish, spec: self.place(publish),
                 heads=2,
                 loss_of=self.storage.loss_of,
             ),
@@ -79,6 +81,10 @@ class Lossy(Deployment):
         )
         self.coordinators.append(coordinator)
         return coordinator
+
+    def place(self, publish: Publish) -> PlacedVersion:
+        found = version(publish.version, publish.model)
+        return replace(found, identity=self.exported_anew.get((found.model, found.version), found.identity))
 
     def lose(self, name: tuple[str, int], reason: str = REMOVED, error: RingpullError | None = None) -> None:
         """Remove the files of a version: who has it open goes on, nobody else opens it."""
@@ -143,6 +149,27 @@ def test_members_restart_without_it_and_it_is_open_nowhere(deployment: Lossy) ->
     again = deployment.again()
     until(lambda: healthy(again))
     assert names(status_of(again)) == ["other/7", "ranker/2"], "it is let go for good"
+
+
+@pytest.mark.medium
+def test_one_that_was_exported_anew_is_let_go_and_its_number_is_free(deployment: Lossy) -> None:
+    """Nobody could open it again. What was let go is told, and no rollback leads to the other content."""
+    coordinator = deployment.begin()
+    coordinator.call(Publish(model="ranker", version=2))
+    over(coordinator)
+    deployment.lose(("ranker", 1), str(OTHER), OTHER)
+    with pytest.raises(InvalidInput, match=r"no older version is open \(ranker/1 was let go: .* has other content now"):
+        coordinator.call(Rollback(model="ranker"))
+    deployment.members.lost.clear()
+    deployment.storage.lost.clear()
+    deployment.exported_anew["ranker", 1] = "00000000000000b2"
+    coordinator.call(Publish(model="ranker", version=1))
+    assert over(coordinator).error == ""
+    assert {each.name: each.identity for each in status_of(coordinator).versions}["ranker/1"] == "00000000000000b2"
+    assert "ranker/1 was let go" in warnings(coordinator)
+    deployment.exported_anew["ranker", 1] = "00000000000000c3"  # It is live, and what is live is let go by nobody.
+    with pytest.raises(OtherContent, match="export under a new number"):
+        coordinator.call(Publish(model="ranker", version=1))
 
 
 @pytest.mark.medium

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from ringpull.ps.errors import Forbidden, InvalidInput, NotFound, Unavailable
@@ -21,7 +23,8 @@ class Disk:
     def __init__(self) -> None:
         self.read: list[str] = []
 
-    def find(self, source: ModelSource) -> tuple[PlacedVersion, ...]:
+    def find(self, source: ModelSource, known: Sequence[PlacedVersion]) -> tuple[PlacedVersion, ...]:
+        assert known == SPEC.versions, "what is open may be followed"
         self.read.append(source.folder)
         if source.folder not in THERE:
             raise InvalidInput(f"{source.folder} is not a folder")
@@ -76,10 +79,10 @@ def test_a_served_model_is_looked_for_where_it_is_wherever_that_lies(disk: Disk)
 
 
 def test_a_root_that_cannot_be_read_hides_no_other(disk: Disk) -> None:
-    def find(source: ModelSource) -> tuple[PlacedVersion, ...]:
+    def find(source: ModelSource, known: Sequence[PlacedVersion]) -> tuple[PlacedVersion, ...]:
         if source.folder.startswith("/srv"):
             raise Unavailable("/srv: the disk is away")
-        return disk.find(source)
+        return disk.find(source, known)
 
     looking = ModelSearch(find, ModelRoots.of(["/srv", "/more"]))
     assert looking.all_of(LoadModel(folder="late"), SPEC)[""][0].name == "late/9"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ringpull.router.control.process import CoordinatorProcess
 from tests.router.test_process import Deployment, over, spec, until, version
 
 
-def find(source: ModelSource) -> tuple[PlacedVersion, ...]:
+def find(source: ModelSource, known: Sequence[PlacedVersion]) -> tuple[PlacedVersion, ...]:
     """Find version 1 of a model in whatever folder."""
     model = source.folder.rpartition("/")[2]
     return (replace(version(1), model=model, folder=f"{source.folder}/1"),)

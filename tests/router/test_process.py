@@ -14,10 +14,9 @@ import pytest
 
 from ringpull.ps.errors import Busy, CorruptData, InvalidInput, StartupError, Unavailable
 from ringpull.router.control.change import Kind, Phase
-from ringpull.router.control.changes import nowhere
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
-from ringpull.router.control.model_changes import FindVersions
+from ringpull.router.control.model_search import FindAmong, look_nowhere
 from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
@@ -50,7 +49,7 @@ def spec(shards: int, *, number: int = 1) -> DeploymentSpec:
     return initial_spec(range(shards), [version(number)])
 
 
-def settings(heads: int = 1, find: FindVersions = nowhere) -> Settings:
+def settings(heads: int = 1, find: FindAmong = look_nowhere) -> Settings:
     def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
         if publish.version > 9:
             raise InvalidInput(f"there is no version {publish.version}")
@@ -112,7 +111,7 @@ class Disk(LocalFiles):
 class Deployment:
     """Members, and the coordinator that is in charge of them now."""
 
-    def __init__(self, folder: Path, heads: int = 1, find: FindVersions = nowhere) -> None:
+    def __init__(self, folder: Path, heads: int = 1, find: FindAmong = look_nowhere) -> None:
         self.folder = folder
         self.find = find
         self.files = Disk(folder)

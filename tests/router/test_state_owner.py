@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ringpull.ps.errors import StartupError, Superseded
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_to_dict
+from ringpull.router.control.pushed_tables import PushedTable
 from ringpull.router.control.reign import EPOCHS_AHEAD, Reign
 from ringpull.router.control.saved_files import LEGACY, term_name, terms
 from ringpull.router.control.state_files import LocalFiles, PatientFiles
@@ -110,6 +112,24 @@ def test_after_it_has_stopped_another_one_takes_it_over(store: StateStore, files
     with pytest.raises(Superseded, match=r"belongs to deployment other \(theirs\) by now"):
         store.claim(MINE)
     assert not [name for name in files.names() if name.startswith(("beat", "released"))]
+
+
+@pytest.mark.parametrize(("released", "in_memory"), [(True, True), (True, False), (False, True)])
+def test_pushed_rows_are_looked_for_unless_they_went_with_an_orderly_end(
+    store: StateStore, released: bool, in_memory: bool
+) -> None:
+    pushed = {1: (PushedTable("ranker", 7, "user"),)}
+    reign = began(store)
+    reign.save(replace(state(2), pushed=pushed))
+    if released:
+        reign.release(without_rows=in_memory)
+    after = store.take_over(THEIRS, lives=lambda _: Life.DEAD)
+    went = released and in_memory
+    assert found(after).pushed == ({} if went else pushed)
+    assert after.saved is not None
+    told = "rows that were pushed to ranker/user went when the deployment before was stopped: they were in memory"
+    assert after.saved.warning.startswith(told if went else "")
+    assert bool(after.saved.warning) == went
 
 
 def test_a_term_file_that_its_maker_fell_over_is_nobodys(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
 from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
-from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.placement import NONE_LIVE, ServedRanges, VersionPlacement
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -107,6 +107,8 @@ class SimShard:
         epoch: int,
         served_ranges: Sequence[ServedRanges],
         versions: Collection[tuple[str, int]],
+        _pushed: Collection[tuple[str, int, str]] = (),
+        _live: Mapping[str, int] = NONE_LIVE,
     ) -> None:
         self.fence.check(order, "tables")
         self.world.checks.obeyed(self, order)

@@ -11,11 +11,10 @@ import typer
 
 from ringpull.deploy.commands.export import row_types_of
 from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
-from ringpull.deploy.commands.importing.report import print_import
+from ringpull.deploy.commands.importing.report import print_guess, print_import
 from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
@@ -60,11 +59,13 @@ def onnx(
     as_folder("OUT_DIR", out_dir)
     with needing("import", "ringpull import onnx"):
         from ringpull.inference.importers.check_file import read_check_file
+        from ringpull.inference.importers.onnx.guess import guess_schema
         from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
+        from ringpull.inference.importers.onnx.source import read_source
     from ringpull.inference.model.manifest import versions
 
     if guess:
-        _print_guess(file)
+        print_guess(guess_schema(read_source(file)))
         return
     given = None if schema is None else read_schema_file(schema)
     number = max(versions(out_dir), default=0) + 1 if version is None else version
@@ -79,17 +80,6 @@ def onnx(
         **_more(given, argument or [], output or [], row_type or []),
     )
     print_import(report, out_dir, as_json=as_json)
-
-
-def _print_guess(file: Path) -> None:
-    """Print what the schema of a graph may be, and on standard error what of it was not seen."""
-    from ringpull.inference.importers.onnx.guess import guess_schema
-    from ringpull.inference.importers.onnx.source import read_source
-
-    guessed = guess_schema(read_source(file))
-    print_line(guessed.text)
-    for note in guessed.notes:
-        typer.echo(note, err=True)
 
 
 def _more(

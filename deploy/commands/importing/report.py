@@ -6,10 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from ringpull.deploy.view.console import print_json, print_line
 
 if TYPE_CHECKING:
     from ringpull.inference.export.report import ExportReport
+    from ringpull.inference.importers.onnx.guess import Guess
+
+
+def print_guess(guess: Guess) -> None:
+    """Print what a schema may be, and on standard error what of it was not seen."""
+    print_line(guess.text)
+    for note in guess.notes:
+        typer.echo(note, err=True)
 
 
 def print_import(report: ExportReport, out_dir: Path, *, as_json: bool) -> None:

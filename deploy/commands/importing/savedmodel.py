@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from ringpull.deploy.commands.export import row_types_of
 from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, OutDir, RowTypes, Version
-from ringpull.deploy.commands.importing.report import print_import
+from ringpull.deploy.commands.importing.report import print_guess, print_import
+from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
+from ringpull.deploy.commands.keys import lines_of
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
 from ringpull.extras import needing
@@ -28,6 +31,17 @@ Signatures = Annotated[
     ),
 ]
 Tags = Annotated[str, typer.Option(metavar="TAG,...", help="Tags of the graph. Default: serve.")]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.py|.json",
+        help="Features of some or all inputs: Python with a `schema` (and perhaps `tables`), or JSON, as --guess prints"
+        " it. Default: what the SavedModel tells.",
+    ),
+]
+Guessing = Annotated[
+    bool, typer.Option("--guess", help="Print the schema that the SavedModel tells, to be corrected; write nothing.")
+]
 Lengths = Annotated[
     list[str] | None,
     typer.Option(metavar="INPUT=NUMBER", help="Values a row of an input that the SavedModel takes any of; repeatable."),
@@ -57,6 +71,8 @@ def savedmodel(
     version: Version = None,
     signature: Signatures = None,
     tags: Tags = "",
+    schema: SchemaOption = None,
+    guess: Guessing = False,
     length: Lengths = None,
     texts: Texts = None,
     check: Check = None,
@@ -76,26 +92,42 @@ def savedmodel(
         from ringpull.inference.export.table_options import TableOptions
         from ringpull.inference.importers.check_file import read_check_file
         from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES
-        from ringpull.inference.importers.savedmodel.model import import_savedmodel
+        from ringpull.inference.importers.savedmodel.model import guess_savedmodel, import_savedmodel
     from ringpull.inference.model.manifest import versions
 
+    asked: dict[str, Any] = {"signatures": signature, "tags": tags.split(",") if tags else None, "python": python}
+    asked |= {"lengths": lengths_of(length or []), "texts": texts_of(texts or []), "timeout_s": timeout_s}
+    if guess:
+        print_guess(guess_savedmodel(folder, **asked))
+        return
+    given = None if schema is None else read_schema_file(schema)
+    tables: dict[str, TableOptions] = {} if given is None else tables_of(schema, given)
+    for table, wanted in row_types_of(row_type or []).items():
+        tables[table] = replace(tables.get(table, TableOptions()), row_type=wanted)
     number = max(versions(out_dir), default=0) + 1 if version is None else version
     report = import_savedmodel(
         folder,
         out_dir,
         number,
-        signatures=signature,
-        tags=tags.split(",") if tags else None,
-        lengths=lengths_of(length or []),
-        texts=texts_of(texts or []),
-        tables={table: TableOptions(row_type=wanted) for table, wanted in row_types_of(row_type or []).items()},
+        schema=None if given is None else given.schema,
+        tables=tables,
         max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
         check_columns=None if check is None else read_check_file(check),
-        python=python,
-        timeout_s=timeout_s,
         quiet=as_json,
+        **asked,
     )
     print_import(report, out_dir, as_json=as_json)
+
+
+def tables_of(file: Path | None, given: SchemaFile) -> dict[str, Any]:
+    """Return the options per table that a file of a schema says.
+
+    Raises:
+        InvalidInput: It says what only the graph of ONNX's own inputs has.
+    """
+    if others := sorted(given.more.keys() - {"tables"}):
+        raise InvalidInput(f"--schema {file}: a SavedModel has no `{others[0]}`; it may have `schema` and `tables`")
+    return dict(given.more.get("tables") or {})
 
 
 def lengths_of(given: Sequence[str]) -> dict[str, int]:
@@ -127,9 +159,9 @@ def texts_of(given: Sequence[str]) -> dict[str, list[str]]:
         try:
             if Path(file).stat().st_size > _MAX_TEXTS_BYTES:
                 raise InvalidInput(f"--texts {file}: has more than 1 GiB")
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise InvalidInput(f"--texts {file}: cannot be read as UTF-8: {exc}") from exc
+        except OSError as exc:
+            raise InvalidInput(f"--texts {file}: cannot be read: {exc}") from exc
+        lines = lines_of("--texts", file)
         if not lines:
             raise InvalidInput(f"--texts {file}: is empty; give one text a line")
         texts[name] = list(dict.fromkeys(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 _STORES: Final = ("redis://", "rediss://", "unix://")
 """Beginnings of URLs whose last part names no table."""
 
+_WRITTEN: Final = ("rows", "dim", "row_type")
+"""Fields of a table that the report tells."""
+
 _FIELDS: Final = {"id-type": "id_type", "table-name": "table"}
 """Fields of `ReadOptions` that are not called like their option."""
 
 Sources = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
-        metavar="[TABLE=]SOURCE...",
+        metavar="[TABLE=]SOURCE",
         help="Where each table is: a file, a folder or a pattern of part files, on this machine or at a URL; or the URL"
         " of a store. TABLE is its name in the version; by default that of the file.",
     ),
@@ -87,8 +91,8 @@ Encoding = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[TABLE=]ENCODING",
-        help="How a vector lies in one value of Redis or SQLite: float32, float64, float16, text or json. Default: as"
-        " the first looks.",
+        help="How a vector lies in one value of Redis, SQLite or Parquet: float32, float64, float16, text or json."
+        " Default: as the first looks.",
     ),
 ]
 FormatName = Annotated[
@@ -114,6 +118,9 @@ Default = Annotated[
 Copies = Annotated[
     list[str] | None, typer.Option(metavar="[TABLE=]N", help="Copies of a table over the shards, or all. Default: 1.")
 ]
+Live = Annotated[
+    list[str] | None, typer.Option(metavar="TABLE", help="Table whose rows may be pushed while it is served.")
+]
 Policy = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,7 +131,8 @@ Policy = Annotated[
 
 
 def table(
-    sources: Sources,
+    *,
+    sources: Sources = None,
     out_dir: OutDir,
     version: Version = None,
     name: Name = None,
@@ -144,6 +152,7 @@ def table(
     default: Default = None,
     replicas: Copies = None,
     on_unavailable: Policy = None,
+    live: Live = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn tables of keys and vectors, or keys and bytes, into a version that is served as it is.
@@ -152,14 +161,15 @@ def table(
     they look like. An import that was interrupted goes on where it was when it is called again. See `ringpull lookup`
     for how the rows are asked for then.
     """
+    given = _given_sources(sources, out_dir)
     as_folder("OUT_DIR", out_dir)
     with needing("import", "ringpull import table"):
         from ringpull.inference.importers.tables.import_tables import import_tables
     from ringpull.inference.model.manifest import versions
 
-    places = _places(sources)
+    places = _places(given)
     tables = list(places)
-    options = _table_options(tables, row_type, default, replicas, on_unavailable)
+    options = _table_options(tables, row_type, default, replicas, on_unavailable, live)
     texts = {
         "id": id,
         "value": value,
@@ -181,16 +191,20 @@ def table(
         print_line(f"imported {folder}; serve it with: ringpull serve {out_dir}")
         return
     written = [
-        {
-            "table": each.name,
-            "read": described[each.name],
-            "rows": each.rows,
-            "dim": each.dim,
-            "row_type": each.row_type,
-        }
+        {"table": each.name, "read": described[each.name], **{field: getattr(each, field) for field in _WRITTEN}}
         for each in report.tables
     ]
     print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": written})
+
+
+def _given_sources(sources: Sequence[str] | None, out_dir: Path) -> Sequence[str]:
+    """Return the sources of a command line; one argument alone was taken for OUT_DIR, which is the last."""
+    if sources:
+        return sources
+    raise typer.BadParameter(
+        f"missing: {str(out_dir)!r} is all there is; give each SOURCE first, then OUT_DIR, the folder to write",
+        param_hint="OUT_DIR",
+    )
 
 
 @contextmanager
@@ -215,6 +229,7 @@ def _table_options(
     default: Sequence[str] | None,
     replicas: Sequence[str] | None,
     on_unavailable: Sequence[str] | None,
+    live: Sequence[str] | None,
 ) -> dict[str, TableOptions]:
     from ringpull.inference.export.table_options import TableOptions
 
@@ -222,12 +237,16 @@ def _table_options(
     defaults = _one_of("default", default, tables, ("zeros", "mean"))
     policies = _one_of("on-unavailable", on_unavailable, tables, tuple(OnUnavailable))
     copies = _one_each("replicas", replicas, tables)
+    for each in live or ():
+        if each not in tables:
+            raise InvalidInput(f"--live {each}: there is no table {each}; there is {', '.join(tables)}")
     return {
         each: TableOptions(
             replicas=_replicas(copies.get(each, "1")),
             default=cast(Literal["zeros", "mean"] | None, defaults.get(each)),
             on_unavailable=cast(Literal["error", "default"], policies.get(each, "error")),
             row_type=row_types.get(each),
+            live=each in (live or ()),
         )
         for each in tables
     }

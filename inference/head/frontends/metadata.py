@@ -18,7 +18,11 @@ DATA_TYPES: Final = {"int64": pb.INT64, "uint64": pb.UINT64, "float32": pb.FLOAT
 def describe_served(served: ServedVersion, catalog: Catalog) -> pb.Model:
     """Describe one version that a head serves."""
     model = served.loaded.manifest.model
-    return describe(served.loaded, catalog.versions(model), catalog.labels(model))
+    described = describe(served.loaded, catalog.versions(model), catalog.labels(model))
+    described.lineage = served.writer.lineage
+    for table in described.tables:
+        table.live = table.name in served.writer.live
+    return described
 
 
 def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str, int] | None = None) -> pb.Model:

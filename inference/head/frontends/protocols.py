@@ -1,4 +1,4 @@
-"""The protocols of others that a head speaks: what each adds to its gRPC servers and to its HTTP port.
+"""The protocols that a head speaks besides predictions: what each adds to its gRPC servers and to its HTTP port.
 
 A protocol is a folder here. It translates, over `Parts`; who may, admission, deadlines, degrade steps, counts and logs
 are the predictor's.
@@ -19,16 +19,18 @@ from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import routes as tfs_routes
 from ringpull.inference.head.frontends.tfs import services as tfs_services
 from ringpull.inference.head.frontends.top_k import routes as top_k_routes
+from ringpull.inference.head.frontends.writer import service as writer_service
 
 
 def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
-    """Return the services of all protocols.
+    """Return the services of all protocols, and the one that writes rows.
 
     Args:
         access: Rule of who may have what there.
         at_door: Whether they are to be served at the operators' door.
     """
     return [
+        *writer_service.services(parts, access, at_door=at_door),
         *tfs_services.services(parts, access, at_door=at_door),
         *oip_services.services(parts, access, at_door=at_door),
     ]

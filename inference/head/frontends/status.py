@@ -65,6 +65,8 @@ class HeadView:
     """The coordinator; None where the head was started without one."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of the head itself."""
+    straight_closed: str = ""
+    """Why clients push to no shard themselves; empty: they may."""
 
 
 GetClusterStatus = Callable[[], Awaitable[pb.ClusterStatus]]
@@ -125,6 +127,7 @@ async def cluster_status(
         recent=recents,
         ring=ring_status(view.shard_map.ring),
         live=live,
+        straight_pushes=view.straight_closed or "on",
     )
     _add_overview(status, view, counts)
     status.warnings.extend(warnings_seen(status))

@@ -1,4 +1,4 @@
-"""Log lines about Predict, Lookup and TopK calls: failed ones at a bounded rate, answered ones for debugging only.
+"""Log lines about calls: failed ones at a bounded rate, answered ones for debugging only.
 
 A flood of failures is one thing that goes wrong, not a thousand lines: of each status code and level the first `BURST`
 are told at once and one a second from then on, which says how many were left out. What callers send is cut short;
@@ -34,7 +34,7 @@ LEVELS: Final[Mapping[str, int]] = {
 larger than what is taken, whenever it comes."""
 
 
-Verb = Literal["predict", "lookup", "top_k"]
+Verb = Literal["predict", "lookup", "top_k", "push"]
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Call:
     """Time on the monotonic clock."""
     stage: str = "decode"
     """Stage it is in: `admission`, `decode`, `batch` (queue, features, look-up, dense program), `lookup`
-    (of rows by key, or of those with the largest scores) or `encode`."""
+    (of rows by key, or of those with the largest scores), `push` or `encode`."""
     model: str = ""
     """Name that the caller gave; empty until the request is decoded."""
     request_id: str = ""
@@ -53,11 +53,13 @@ class Call:
     caller: str = ""
     """Name of the caller's token; empty where none is asked for, or it is not known."""
     verb: Verb = "predict"
-    """What is asked for: a prediction, rows by key, or those with the largest scores."""
+    """What is asked for: a prediction, rows by key, those with the largest scores, or that rows are written."""
     version: int = 0
     """Version of it that is asked for; 0 until it is known to be one that is served."""
     rows: int = 0
-    """Rows that are scored for it, keys whose rows it asks for, or queries; 0 until that is known."""
+    """Rows that are scored for it, keys whose rows it asks for, queries, or rows to write; 0 until that is known."""
+    table: str = ""
+    """Table that rows are written to; empty until it is known to be one that takes them."""
 
 
 class CallLog:

@@ -1,4 +1,4 @@
-"""Metrics of Predict, Lookup and TopK calls: how many by model and code, and where the time of answered ones went.
+"""Metrics of calls: how many by model and code, and where the time of answered ones went.
 
 Owned by the event loop. A model is known here once a version of it was loaded: names in requests never become labels,
 so whoever sends names that nobody serves adds no series.
@@ -48,6 +48,10 @@ class CallMetrics:
         """Look-ups of rows by key that ended, likewise."""
         self.top_ks: Counter[tuple[str, str]] = Counter()
         """Calls for the rows with the largest scores that ended, likewise."""
+        self.pushes: Counter[tuple[str, str]] = Counter()
+        """Pushes that ended, likewise."""
+        self.push_seconds: dict[tuple[str, str], Histogram] = {}
+        """The time from a push's bytes to its reply, of acknowledged ones, by model and table."""
         self.callers: Counter[tuple[str, str]] = Counter()
         """Calls that ended, by the name of the caller's token and gRPC's name of the status code."""
         self.over_quota: Counter[tuple[str, str]] = Counter()
@@ -56,7 +60,10 @@ class CallMetrics:
 
     def serves(self, model: str) -> ModelMetrics:
         """Make a model known, the name of what is loaded here and never of what was asked for."""
-        return self._models.setdefault(model, ModelMetrics())
+        metrics = self._models.get(model)
+        if metrics is None:
+            metrics = self._models[model] = ModelMetrics()
+        return metrics
 
     def models(self) -> dict[str, ModelMetrics]:
         """Return the distributions of all models that are known."""
@@ -65,7 +72,7 @@ class CallMetrics:
     def answered(self, model: str, times: StageTimes, *, decode_s: float, encode_s: float, total_s: float) -> None:
         """Count a call that is answered; its model is one that is loaded here."""
         self.calls[model, OK] += 1
-        metrics = self._models.get(model) or self.serves(model)
+        metrics = self.serves(model)
         metrics.seconds.observe(total_s)
         decode, queue, features, lookup, dense, encode = metrics.stages
         decode.observe(decode_s)
@@ -78,12 +85,21 @@ class CallMetrics:
     def looked_up(self, model: str, total_s: float) -> None:
         """Count a look-up of rows by key that is answered; its model is one that is loaded here."""
         self.lookups[model, OK] += 1
-        (self._models.get(model) or self.serves(model)).lookup_seconds.observe(total_s)
+        self.serves(model).lookup_seconds.observe(total_s)
 
     def ranked(self, model: str, total_s: float) -> None:
         """Count a call for the rows with the largest scores that is answered, likewise."""
         self.top_ks[model, OK] += 1
-        (self._models.get(model) or self.serves(model)).top_k_seconds.observe(total_s)
+        self.serves(model).top_k_seconds.observe(total_s)
+
+    def pushed(self, model: str, table: str, total_s: float) -> None:
+        """Count a push that is acknowledged; its table is one that takes pushes here."""
+        self.serves(model)
+        self.pushes[model, OK] += 1
+        seconds = self.push_seconds.get((model, table))
+        if seconds is None:
+            seconds = self.push_seconds[model, table] = Histogram(SECONDS)
+        seconds.observe(total_s)
 
     def called(self, caller: str, code: str, limit: str = "") -> None:
         """Count a call for its caller.
@@ -98,5 +114,5 @@ class CallMetrics:
 
     def failed(self, model: str, code: str, verb: Verb = "predict") -> None:
         """Count a call that ended with an error; a model that is not known is not named."""
-        calls = {"predict": self.calls, "lookup": self.lookups, "top_k": self.top_ks}[verb]
+        calls = {"predict": self.calls, "lookup": self.lookups, "top_k": self.top_ks, "push": self.pushes}[verb]
         calls[model if model in self._models else NO_MODEL, code] += 1

@@ -1,4 +1,4 @@
-"""The watch over Predict, Lookup and TopK calls: each is told to the tally, the metrics and the log when it ends."""
+"""The watch over calls: each is told to the tally, the metrics and the log when it ends."""
 
 from __future__ import annotations
 
@@ -78,10 +78,23 @@ class CallWatch:
                 self._metrics.called(call.caller, OK)
         self._log.answered(call, version)
 
+    def pushed(self, call: Call, model: str, version: int) -> None:
+        """Take a push that is acknowledged now: no request of the tally, which is of what is answered.
+
+        Args:
+            model: Model whose rows they are; a name of the catalog's.
+            version: Version whose table they were checked against.
+        """
+        if self._metrics is not None:
+            self._metrics.pushed(model, call.table, self._clock() - call.started_s)
+            if call.caller:
+                self._metrics.called(call.caller, OK)
+        self._log.answered(call, version)
+
     def failed(self, call: Call, error: BaseException) -> None:
         """Take a call that ends with this error."""
         code = status_of(error).grpc
-        if isinstance(error, Exception):  # else its caller went away
+        if isinstance(error, Exception) and call.verb != "push":  # else its caller went away
             self.tally.failed(call.model, call.version, self._clock() - call.started_s)
         if self._metrics is not None:
             self._metrics.failed(call.model, code, call.verb)

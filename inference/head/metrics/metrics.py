@@ -44,6 +44,7 @@ class HeadCollector(Collector):
         yield from self._of_calls()
         yield from self._of_lookups()
         yield from self._of_top_ks()
+        yield from self._of_pushes()
         yield from self._of_callers()
         yield from self._of_admission()
         yield from self._of_versions()
@@ -111,12 +112,21 @@ class HeadCollector(Collector):
             {(model,): each.top_k_seconds for model, each in self._calls.models().items()},
         )
 
+    def _of_pushes(self) -> Iterator[Family]:
+        yield counter("ringpull_pushes_total", "Pushes that ended.", ("model", "code"), dict(self._calls.pushes))
+        yield histogram(
+            "ringpull_push_seconds",
+            "From a push's bytes to its acknowledgement.",
+            TABLE,
+            dict(self._calls.push_seconds),
+        )
+
     def _of_callers(self) -> Iterator[Family]:
         if not self._calls.callers:
             return  # as where no tokens are asked for
         yield counter(
             "ringpull_token_requests_total",
-            "Predict, Lookup and TopK calls that ended, by the caller's token.",
+            "Predict, Lookup, TopK and Push calls that ended, by the caller's token.",
             ("token", "code"),
             dict(self._calls.callers),
         )

@@ -7,7 +7,7 @@ it. So such an id is refused here, for its request alone; or another one takes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -68,19 +68,23 @@ class IdLimits:
     def __repr__(self) -> str:
         return f"IdLimits({', '.join(f'{name} {bound.span}' for name, bound in self._bound.items())})"
 
-    def held(self, prepared: PreparedRequests) -> Held:
-        """Hold requests that were prepared together against the limits."""
-        return self._held(list(self._bound.values()), prepared)
+    def held(self, prepared: PreparedRequests, known: Container[str] = ()) -> Held:
+        """Hold requests that were prepared together against the limits.
 
-    def within(self, prepared: PreparedRequests) -> PreparedRequests:
+        Args:
+            known: Features that are not among the prepared ones, as all of their ids are known to be within.
+        """
+        return self._held(list(self._bound.values()), prepared, known)
+
+    def within(self, prepared: PreparedRequests, known: Container[str] = ()) -> PreparedRequests:
         """Return requests whose ids beyond are replaced by some that the model takes, whatever features declare."""
         bounds = [
             bound if bound.instead is not None else bound._replace(instead=bound.low) for bound in self._bound.values()
         ]
-        return self._held(bounds, prepared).prepared
+        return self._held(bounds, prepared, known).prepared
 
-    def _held(self, bounds: Sequence[_Bound], prepared: PreparedRequests) -> Held:
-        sent = _held(bounds[: self._sent], self._computed, prepared)
+    def _held(self, bounds: Sequence[_Bound], prepared: PreparedRequests, known: Container[str]) -> Held:
+        sent = _held([each for each in bounds[: self._sent] if each.name not in known], self._computed, prepared)
         made = _held(bounds[self._sent :], (), sent.prepared)
         return Held(made.prepared, made.refused | sent.refused)
 

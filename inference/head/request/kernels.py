@@ -1,5 +1,5 @@
 """The kernels of packed columns: one pass to check a request, one to lay the columns of several end to end, and one to
-make keys of ids that are sent as such.
+make keys of ids that are sent as such, and a few for what goes with those.
 
 They walk a request as `ringpull.proto` lays it out (`PackedColumns`). `descriptions` says what each column is, `sizes`
 how many rows and values it has, and `places` where its buffers begin: int64 (C, 5), (C, 2) and (C, 4), columns named
@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.request.key_rules import ADD, CLIP, FROM_END
 from ringpull.ps.compiled import kernel
 
 Int64Array = NDArray[np.int64]
@@ -142,6 +143,18 @@ def measure(
     return FITS, -1, candidates, places
 
 
+@kernel(nogil=False)
+def measure_at_once(
+    words: UInt64Array, sizes: Int64Array, descriptions: Int64Array, max_rows: int, max_values: int
+) -> tuple[int, int, int, Int64Array]:
+    """Return what `measure` does, and keep the GIL: for requests that are not large.
+
+    They take a few microseconds. Whoever lets go of the lock for that gets it back when another thread is through.
+    """
+    result: tuple[int, int, int, Int64Array] = measure(words, sizes, descriptions, max_rows, max_values)
+    return result
+
+
 @kernel()
 def _end_to_end(
     sizes: Int64Array, places: Int64Array, descriptions: Int64Array
@@ -229,13 +242,56 @@ def gather(
 
 
 @kernel()
-def direct_keys(words: UInt64Array, begins: Int64Array, counts: Int64Array, adds: Int64Array) -> UInt64Array:
-    """Return the keys of F columns of ids end to end: of each, `counts` words from `begins` on, and `adds` to each."""
+def direct_keys(words: UInt64Array, begins: Int64Array, counts: Int64Array, rules: Int64Array) -> UInt64Array:
+    """Return the keys of F columns of ids end to end: of each, `counts` words from `begins` on, by its rule.
+
+    Args:
+        rules: (F, 3): a `KeyRule` each.
+    """
     keys = np.empty(counts.sum(), np.uint64)
     end = np.int64(0)
     for column in range(counts.size):
-        begin, add = begins[column], np.uint64(adds[column])
-        for i in range(counts[column]):
-            keys[end + i] = words[begin + i] + add
-        end += counts[column]
+        begin, count = begins[column], counts[column]
+        kind, first, second = rules[column, 0], rules[column, 1], rules[column, 2]
+        if kind == ADD:
+            for i in range(count):
+                keys[end + i] = words[begin + i] + np.uint64(first)
+        elif kind == FROM_END:
+            for i in range(count):
+                id_ = np.int64(words[begin + i])
+                keys[end + i] = np.uint64(id_ + first if id_ < 0 else id_)
+        elif kind == CLIP:
+            for i in range(count):
+                keys[end + i] = np.uint64(min(max(np.int64(words[begin + i]), first), second))
+        else:
+            for i in range(count):
+                rest = np.int64(words[begin + i]) % first
+                keys[end + i] = np.uint64(rest + first if rest < 0 else rest)
+        end += count
     return keys
+
+
+@kernel()
+def direct_offsets(words: UInt64Array, begins: Int64Array, counts: Int64Array) -> Int64Array:
+    """Return the offsets of columns of bags end to end: of each, `counts` words from `begins` on."""
+    offsets = np.empty(counts.sum(), np.int64)
+    end = np.int64(0)
+    for column in range(counts.size):
+        for i in range(counts[column]):
+            offsets[end + i] = np.int64(words[begins[column] + i])
+        end += counts[column]
+    return offsets
+
+
+@kernel()
+def all_within(words: UInt64Array, begins: Int64Array, counts: Int64Array, lows: Int64Array, highs: Int64Array) -> bool:
+    """Return whether all ids of some columns are at least their `lows`, and below their `highs`."""
+    for column in range(counts.size):
+        low, high, begin = lows[column], highs[column], begins[column]
+        beyond = np.int64(0)
+        for i in range(counts[column]):
+            id_ = np.int64(words[begin + i])
+            beyond += np.int64(id_ < low) + np.int64(id_ >= high)
+        if beyond:
+            return False
+    return True

@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.request.key_rules import KeyRule
 from ringpull.inference.model.manifest import KeptBy, LookupSpec
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.features import PreparedFeature
@@ -80,13 +81,25 @@ class FeatureLookup:
         self.padding_position: Final = None if self.padding is None else self._position(self.padding)
         """Ring position of that id's key."""
         self._one_row_each = not many and spec.padding_id is None
-        self.takes_ids: Final = spec.key is None and not many and (spec.pooling is Pooling.NONE or self._one_row_each)
-        """Whether its keys are the feature's ids, `spec.add` added to each, and its vectors what is pulled."""
+        plain_bags = isinstance(feature, Sparse) and feature.many and spec.padding_id is None and not spec.weighted
+        self.rule: Final = KeyRule.of(spec) if plain_bags or (not many and self._plain_rows) else None
+        """Rule that makes its keys of the feature's ids, one of each, so that its vectors are what is pulled; None:
+        there is none, or ids are dropped."""
         self._bags_hold_padding = (
             self._sequence is not None and not spec.unpadded and spec.padding_id != self._compared(self._sequence.pad)
         )
         self._keeper = None if spec.kept_by is None else _keeper(spec, spec.kept_by, self._sequence, keeper)
         self._fill = np.zeros(table.dim, np.float32) if spec.fill is None else np.array(spec.fill, np.float32)
+
+    @property
+    def _plain_rows(self) -> bool:
+        """Whether an id per row gives a row each."""
+        return self.spec.pooling is Pooling.NONE or self._one_row_each
+
+    @property
+    def pooling(self) -> Pooling:
+        """Pooling as shards are asked for it: of one id per row there is nothing to pool."""
+        return Pooling.NONE if self._plain_rows else self.spec.pooling
 
     def __repr__(self) -> str:
         return f"FeatureLookup({self.spec.feature} -> {self.spec.table}, {self.spec.pooling.value})"
@@ -96,7 +109,7 @@ class FeatureLookup:
         spec = self.spec
         ids, offsets = prepared.ids, prepared.offsets
         assert ids is not None  # a feature that is looked up has ids: checked when bound
-        if spec.pooling is Pooling.NONE or self._one_row_each:
+        if self._plain_rows:
             return Lookup(spec.table, Pooling.NONE, self._keys(ids))
         weights = prepared.weights if spec.weighted else None
         if offsets is None:

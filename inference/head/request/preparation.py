@@ -42,7 +42,7 @@ class Preparation:
         self._schema = schema
         self._looked_up = frozenset(each.feature for each in manifest.lookups)
         self._limits = IdLimits.of(manifest, schema)
-        self._direct = DirectColumns(schema, self._looked_up, {each.feature for each in manifest.limits})
+        self._direct = DirectColumns(schema, self._looked_up, manifest.limits)
 
     def __repr__(self) -> str:
         return f"Preparation({self._name})"
@@ -65,7 +65,7 @@ class Preparation:
             places = waiting.popleft()
             try:
                 prepared, ids = self._prepared([requests[place] for place in places])
-                held = self._limits.held(prepared)
+                held = self._limits.held(prepared, () if ids is None else ids.features.places)
             except Exception as error:
                 if len(places) == 1:
                     refused[places[0]] = error
@@ -96,7 +96,7 @@ class Preparation:
         request = ReceivedColumns.of_columns(_plain_columns(self._schema), {}, Limits(_PLAIN_ROWS, MAX_WIDTH))
         try:
             prepared, ids = self._prepared([request, request])
-            group = self._limits.within(prepared)
+            group = self._limits.within(prepared, () if ids is None else ids.features.places)
         except Exception as error:
             raise CorruptData(f"{self._name}: its schema refuses a plain request: {error}") from error
         return RequestBatch([group], [0, 1], [ids])
@@ -107,11 +107,11 @@ class Preparation:
         if joined.degradation is not None:
             return prepare_degraded(self._schema, joined, self._looked_up, self._version), None
         direct = self._direct.of(joined.layout)
-        if direct is None:
+        ids = None if direct is None else DirectIds.of(direct, joined)
+        if direct is None or ids is None or not ids.within_limits():
             return self._schema.prepare_requests(*joined.columns(), joined.row_counts), None
         columns = joined.columns(direct.other_columns)
-        prepared = self._schema.prepare_requests(*columns, joined.row_counts, direct.others)
-        return prepared, DirectIds.of(direct, joined)
+        return self._schema.prepare_requests(*columns, joined.row_counts, direct.others), ids
 
 
 def _plain_columns(schema: Schema) -> dict[str, Column]:

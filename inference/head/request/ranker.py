@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ringpull.inference.head.pipeline import Scores
 from ringpull.inference.head.request.in_flight import InFlight
 from ringpull.inference.head.request.row_reader import Puller, RowReader
-from ringpull.inference.head.request.rows_by_key import REPLY_BYTES, check_key_type
+from ringpull.inference.head.request.rows_by_key import REPLY_BYTES
 from ringpull.inference.head.request.top_k import FLOAT32_BYTES, KEY_BYTES, TopKRequest, check_vectors, with_more
+from ringpull.inference.key_types import check_key_type
 from ringpull.inference.model.manifest import Manifest, ProgramOutput, TableEntry
 from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import InvalidInput, LimitExceeded

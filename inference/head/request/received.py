@@ -33,6 +33,9 @@ from ringpull.inference.wire.column_codec import (
 from ringpull.inference.wire.packing import LAYOUTS_KEPT, ColumnKind, PackedColumns, pack, short_names
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 
+AT_ONCE_BYTES: Final = 1 << 20
+"""Bytes of the largest request that is checked without letting another thread have the interpreter's lock."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -137,7 +140,8 @@ class ReceivedColumns:
             LimitExceeded: Too many rows, or values in a row.
         """
         words = np.frombuffer(data, np.uint64)
-        wrong, column, number, places = kernels.measure(
+        measure = kernels.measure_at_once if words.nbytes <= AT_ONCE_BYTES else kernels.measure
+        wrong, column, number, places = measure(
             words, sizes, layout.descriptions, limits.max_candidates, limits.max_values_per_row
         )
         if wrong != kernels.FITS:

@@ -15,6 +15,8 @@ from ringpull.inference.model.manifest import TableEntry
 from ringpull.ps.errors import LimitExceeded, NotFound
 from ringpull.ps.spec import TableSpec
 from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.pushed_rows import PushedRows, PushResult
+from ringpull.router.shard_map import ShardMap
 from ringpull.router.top_k import TopKQuery, TopKResult
 
 FLOAT32_BYTES: Final = 4
@@ -31,6 +33,11 @@ class Puller(Protocol):
     async def top_k(self, model: str, version: int, query: TopKQuery, *, deadline_s: float) -> TopKResult: ...
 
     def top_k_bytes(self, rows: int, queries: int, k: int) -> int: ...
+
+    async def push(self, pushed: PushedRows, *, deadline_s: float) -> PushResult: ...
+
+    @property
+    def shard_map(self) -> ShardMap: ...
 
 
 class RowReader:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.key_types import check_key_type
 from ringpull.inference.rows_answer import RowsAnswer as RowsAnswer
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType, Pooling, TableSpec
@@ -101,18 +102,6 @@ def check(request: RowsRequest, spec: TableSpec, limits: RowLimits) -> None:
         _check_no_bags(request)
     else:
         _check_bags(request, spec)
-
-
-def check_key_type(name: str, given: KeyType | None, spec: TableSpec) -> None:
-    """Check the type in which keys came against a table's; None: it is not told.
-
-    Raises:
-        InvalidInput: They are strings and should be integers, or the other way round; the message begins with `name`.
-    """
-    strings = spec.key_type is KeyType.STRING
-    if given is not None and strings is not (given is KeyType.STRING):
-        has, are = ("strings", "integers") if strings else ("integers", "strings")
-        raise InvalidInput(f"{name}: are {are}; table {spec.name} is keyed by {has}")
 
 
 def _check_no_bags(request: RowsRequest) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from ringpull.inference.export.written_version import TOLERANCE, WrittenVersion,
 from ringpull.inference.importers.compose.given_table import GivenTable
 from ringpull.inference.importers.compose.scores import FunctionScore, Similarity, read_score
 from ringpull.inference.model.dense_program import ProgramTensor
-from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, TableEntry
+from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, TableEntry, time_of_now
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.model.samples import RELATIVE_TOLERANCE, Samples
 from ringpull.inference.schema.features import Prepared, PreparedFeature
@@ -38,6 +37,7 @@ from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.hashing import keys_of
 from ringpull.ps.spec import KeyType
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.table import Table
 
 USER: Final = "user_id"
 INTERESTS: Final = "user_interests"
@@ -284,6 +284,7 @@ def _put_together(plan: _Plan, hidden: Path, stand_in: ExportReport, version: in
         if entry.spec.name not in plan.tables:
             if any(entry.spec.name == each.spec.name for each in entries):
                 raise InvalidInput(f"the score has a table {entry.spec.name!r}, and so have the vectors; rename one")
+            assert entry.path is not None
             (made / entry.path).rename(hidden / entry.path)
             entries.append(entry)
     for part in (manifest.schema, manifest.program):
@@ -293,7 +294,7 @@ def _put_together(plan: _Plan, hidden: Path, stand_in: ExportReport, version: in
     manifest = replace(
         manifest,
         version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=time_of_now(),
         tables=tuple(entries),
         lookups=tuple(_renamed(plan, each) for each in manifest.lookups),
         samples=None,
@@ -369,10 +370,10 @@ def _expected(
     users, items = (bases[list(plan.tables)[place]] for place in (0, -1))
     item_ids = served.features[ITEM].ids
     assert item_ids is not None
-    item = torch.from_numpy(rows_of(items)(item_ids.view(np.uint64))[0])
+    item = torch.from_numpy(rows_of(Table(items))(item_ids.view(np.uint64))[0])
     own = served.features[INTERESTS if plan.by_key else USER]
     assert own.ids is not None
-    vectors = rows_of(users)(own.ids.view(np.uint64))[0]
+    vectors = rows_of(Table(users))(own.ids.view(np.uint64))[0]
     if plan.by_key:
         assert own.offsets is not None
         assert plan.interests is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ringpull.inference.model.manifest import FILE_NAME, Manifest, TableEntry
+from ringpull.inference.model.manifest import FILE_NAME, Manifest, TableEntry, TableKind
 from ringpull.inference.model.model_dir import newest_complete
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.store.links import check_links
@@ -60,11 +60,16 @@ class GivenTable:
         name = next(iter(vectors)) if table is None else table
         if name not in vectors:
             raise InvalidInput(f"{what}: {version_dir} has no table {name!r} of vectors; it has {listed}")
+        if vectors[name].kind is not TableKind.FULL:
+            raise InvalidInput(
+                f"{what}: {version_dir} has no more than what changed of table {name}; give a full version"
+            )
         return cls(version_dir, vectors[name])
 
     @property
     def folder(self) -> Path:
         """Folder of the table's files."""
+        assert self.entry.path is not None
         return self.version_dir / self.entry.path
 
     def same_as(self, other: GivenTable) -> bool:
@@ -85,7 +90,8 @@ class GivenTable:
         for file in sorted(self.folder.iterdir()):
             if file.is_file():
                 _link_or_copy(file.resolve(), target / file.name)
-        return TableEntry(spec=self.entry.spec, path=path, rows=self.entry.rows, bytes=self.entry.bytes)
+        entry = self.entry
+        return TableEntry(spec=entry.spec, path=path, rows=entry.rows, bytes=entry.bytes, live=entry.live)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -56,13 +56,13 @@ def find_bags(source: SourceGraph, reading: Reading) -> Iterator[BagSource]:
             graph = pending.pop()
             for inner in graph.node:
                 pending += subgraphs(inner)
-                if inner.op_type == "Gather" and reading.is_constant(inner.input[0]):
+                if inner.op_type == "Gather" and reading.is_fixed(inner.input[0]):
                     ids = _moved_from(graph, inner.input[1])
                     table = reading.values[inner.input[0]]
                     if ids in reading.read and table.ndim == 2 and table.dtype == np.float32:
                         yield BagSource(inner.input[0], ids, node)
     for node in source.graph.node:  # in the main graph, without a loop
-        if node.op_type == "Gather" and node.input[1] in reading.read and reading.is_constant(node.input[0]):
+        if node.op_type == "Gather" and node.input[1] in reading.read and reading.is_fixed(node.input[0]):
             table = reading.values[node.input[0]]
             if table.ndim == 2 and table.dtype == np.float32:
                 yield BagSource(node.input[0], node.input[1], node)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from ringpull.inference.export.ranges import HIGHEST
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.kinds import Sparse
@@ -74,16 +75,14 @@ class Bound:
         return tuple(dict.fromkeys(each.name for bound in self.inputs for each in bound.members))
 
     def within(self) -> dict[str, tuple[int, int]]:
-        """Return the bounds [low, high) of the ids that inputs of a shorter type than int64 take, by feature."""
+        """Return the bounds [low, high) of the ids that inputs of another type than int64 hold, by feature."""
         found: dict[str, tuple[int, int]] = {}
         for each in self.inputs:
-            if each.type not in _SHORT:
-                continue
-            bounds = np.iinfo(helper.tensor_dtype_to_np_dtype(each.type))
-            for member in each.members:
-                if member.part in ("id", "sequence", "values"):
-                    low, high = found.get(member.features[0], (int(bounds.min), int(bounds.max) + 1))
-                    found[member.features[0]] = max(low, int(bounds.min)), min(high, int(bounds.max) + 1)
+            bounds = _bounds(each.type)
+            for member in each.members if bounds is not None else ():
+                if bounds is not None and member.part in ("id", "sequence", "values"):
+                    low, high = found.get(member.features[0], bounds)
+                    found[member.features[0]] = max(low, bounds[0]), min(high, bounds[1])
         return found
 
     def feeds(self, arguments: Mapping[str, Array]) -> dict[str, Array]:
@@ -169,7 +168,9 @@ def _bind(source: SourceGraph, schema: Schema, value: ValueInfoProto, argument: 
 
 
 _INTEGER_NAMES: Final = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
-_SHORT: Final = frozenset(getattr(TensorProto, each) for each in _INTEGER_NAMES if "64" not in each)
+_EXACT_HALF: Final = 2**11
+"""Integer up to which float16 holds every one: id 2,049 would be another's."""
+_INTEGERS: Final = frozenset(getattr(TensorProto, each) for each in _INTEGER_NAMES)
 _TAKEN_NAMES: Final = ("BOOL", *_INTEGER_NAMES, "FLOAT", "FLOAT16", "DOUBLE")
 _TAKEN: Final = frozenset(getattr(TensorProto, each) for each in _TAKEN_NAMES)
 _SHAPES: Final = {
@@ -185,6 +186,16 @@ _SHAPES: Final = {
     "dense_stack": "(batch, widths)",
     "matrix": "(batch, columns)",
 }
+
+
+def _bounds(kind: int) -> tuple[int, int] | None:
+    """Return the bounds [low, high) of the ids that a type of `TensorProto` holds; None: all, or as a float."""
+    if kind == TensorProto.FLOAT16:
+        return -_EXACT_HALF, _EXACT_HALF + 1
+    if kind not in _INTEGERS or kind == TensorProto.INT64:
+        return None
+    bounds = np.iinfo(helper.tensor_dtype_to_np_dtype(kind))
+    return int(bounds.min), min(int(bounds.max) + 1, HIGHEST)
 
 
 def _width(schema: Schema, argument: Argument) -> int:

@@ -56,7 +56,7 @@ def linear_inputs(node: NodeProto, readings: Sequence[Reading]) -> list[str]:
     way = _WAYS.get(node.op_type)
     if not known or way is None:
         return []
-    given = [each for each in node.input if each and not readings[0].is_constant(each)]
+    given = [each for each in node.input if each and not readings[0].is_fixed(each)]
     if any(columns_of(readings, each) is None for each in given):
         return []
     outputs = {each: np.zeros((columns_of(readings, each) or 0, 1)) for each in node.output if each}
@@ -135,7 +135,7 @@ def _concat(node: NodeProto, reading: Reading, outputs: Mapping[str, Weights]) -
     if not _is_last(reading, node.input[0], attribute(node, "axis")):
         return None
     ends = np.cumsum([_width(reading, each) for each in node.input])
-    if any(reading.is_constant(each) for each in node.input):
+    if any(reading.is_fixed(each) for each in node.input):
         return None
     return list(zip(node.input, np.split(weight, ends[:-1]), strict=True)), _none(weight)
 
@@ -150,7 +150,7 @@ def _split(node: NodeProto, reading: Reading, outputs: Mapping[str, Weights]) ->
 def _chosen(node: NodeProto, reading: Reading, outputs: Mapping[str, Weights]) -> _Taken | None:
     weight, index = _only(outputs), reading.values.get(node.input[1])
     last = node.op_type == "ArrayFeatureExtractor" or _is_last(reading, node.input[0], attribute(node, "axis", 0))
-    if index is None or not last or not reading.is_constant(node.input[1]) or index.size != len(weight):
+    if index is None or not last or not reading.is_fixed(node.input[1]) or index.size != len(weight):
         return None
     made = np.zeros((_width(reading, node.input[0]), weight.shape[1]))
     np.add.at(made, index.reshape(-1), weight)
@@ -179,7 +179,7 @@ _SCALER: Final = (("scale", 1.0), ("offset", 0.0))
 def _with_constant(node: NodeProto, reading: Reading, outputs: Mapping[str, Weights]) -> _Taken | None:
     """Take a sum or product with a constant back, or a sum of two tensors."""
     weight, kind = _only(outputs), node.op_type
-    constants = [reading.is_constant(each) for each in node.input]
+    constants = [reading.is_fixed(each) for each in node.input]
     if not any(constants):
         same = all(reading.values[each].shape == reading.values[node.output[0]].shape for each in node.input)
         signs = (1.0, -1.0 if kind == "Sub" else 1.0)

@@ -19,10 +19,10 @@ from ringpull.inference.importers.onnx.elements import NO_PLACE, Elements
 from ringpull.inference.importers.onnx.layout import IndexLayout, Looked, ragged_form, read_layout
 from ringpull.inference.importers.onnx.operators import NotRead
 from ringpull.inference.importers.onnx.reading import Reading
-from ringpull.inference.importers.onnx.sites import MAX_EXACT, Site, find_sites
+from ringpull.inference.importers.onnx.sites import MAX_EXACT, Site, entries_looked_up, find_sites
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.model.manifest import IdLimit
-from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.key_expressions import FLOATS, KeyExpression
 from ringpull.inference.schema.kinds import Computed, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
@@ -199,14 +199,17 @@ class CutGraph:
     def within_of(self, features: Sequence[str], expression: KeyExpression) -> tuple[int, int]:
         """Return the bounds of the ids of the only feature; of what is computed of several there are none.
 
-        Where the graph casts ids to int32, those beyond are refused: to it 2^32 + 3 is 3, which nobody means.
+        Where the graph casts ids to int32, those beyond are refused: to it 2^32 + 3 is 3, which nobody means, and what
+        it makes of a float beyond differs between processors.
         """
         if len(features) > 1:
             return LOWEST, HIGHEST
         low, high = self.within.get(features[0], (LOWEST, HIGHEST))
         steps = expression.steps
-        if any(each.type == "int32" and each.operands and steps[each.operands[0]].operator == "id" for each in steps):
-            return max(low, -(2**31)), min(high, 2**31)
+        for cast in [each for each in steps if each.type == "int32" and each.operands]:
+            of = steps[cast.operands[0]]
+            if of.operator == "id" or of.type in FLOATS:
+                return max(low, -(2**31)), min(high, 2**31)
         return low, high
 
     def feature_of(self, use: Use) -> str:
@@ -245,6 +248,7 @@ def cut_graph(
             _add_site(cut, site, schema, readings, elements)
         except NotRead as exc:
             cut.left.append((site, str(exc)))
+    cut.left += [(site, "it is looked up by several ids at once") for site in entries_looked_up(source, readings[0])]
     return cut
 
 
@@ -264,7 +268,7 @@ def _add_site(
         numbers, number_type = each.read[site.index]
         if number_type not in ("int32", "int64") and site.beyond == "fails":
             raise NotRead(f"its index is of type {number_type}")
-        indices.append((numbers[..., 0] if site.squeezed else numbers, each.rows))
+        indices.append((site.index_of(numbers), each.rows))
     ragged = None
     if _is_ragged(schema, elements, indices[0][0]):
         forms = {ragged_form(elements, numbers) for numbers, _ in indices}

@@ -64,7 +64,7 @@ class Elements:
 
     def map(self, operand: Numbers, values: Array, name: str) -> Numbers:
         """Return the numbers of what a constant (n,) of integers or strings maps elements to, `name` its own."""
-        there = (place for place, (_, each) in enumerate(self._maps) if each == name)
+        there = (place for place, (own, each) in enumerate(self._maps) if each == name and np.array_equal(own, values))
         place = next(there, len(self._maps))
         if place == len(self._maps):
             self._maps.append((values, name))

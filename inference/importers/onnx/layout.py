@@ -14,8 +14,8 @@ from ringpull.inference.importers.onnx.operators import NotRead
 
 Array = NDArray[Any]
 
-READ_ROWS: Final = (5, 7)
-"""Numbers of rows of the two readings."""
+READ_ROWS: Final = (5, 7, 12)
+"""Numbers of rows of the readings: what grows with them, but not by as much for each, is seen by the third."""
 
 
 @dataclass(frozen=True, slots=True)

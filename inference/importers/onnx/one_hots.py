@@ -8,7 +8,7 @@ is cut: the rows are gathered, and the row after the last, of what is no categor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from ringpull.inference.importers.onnx.columns import ColumnParts, columns_of, l
 from ringpull.inference.importers.onnx.operators import attribute
 from ringpull.inference.importers.onnx.reading import Reading
 from ringpull.inference.importers.onnx.rest import GraphEditor, set_nodes
-from ringpull.inference.importers.onnx.sites import site_of
+from ringpull.inference.importers.onnx.sites import Site, site_of
 from ringpull.inference.importers.onnx.source import SourceGraph, add_weight
 
 Array = NDArray[Any]
@@ -33,6 +33,7 @@ _LABEL_ENCODER: Final = 2
 """Version of its domain from which on LabelEncoder takes and gives integers; nothing else changed in it."""
 _COMPARISONS: Final = 9
 """Version of operators from which on integers are compared."""
+_PRODUCTS: Final = ("MatMul", "Gemm", "Einsum")
 _LINEAR: Final = ("LinearClassifier", "LinearRegressor")
 _MADE: Final = "ringpull/one_hot/"
 
@@ -102,6 +103,31 @@ def gathered(source: SourceGraph, readings: Sequence[Reading]) -> SourceGraph | 
     return writer.source
 
 
+def multiplied(source: SourceGraph, reading: Reading) -> Iterator[Site]:
+    """Yield the products of weights and one-hot vectors of many categories that a graph has still.
+
+    Vectors are such by their numbers, whatever made them.
+    """
+    makers = {name: node for node in source.graph.node for name in node.output}
+    for node in source.graph.node:
+        if node.op_type not in _PRODUCTS or site_of(node, makers, reading) is not None:
+            continue
+        for hot in node.input:
+            size = _size_of_one_hots(reading, hot)
+            for weight in node.input:
+                if size > LARGE and reading.is_fixed(weight) and size in reading.values[weight].shape:
+                    yield Site(node, weight, hot)
+
+
+def _size_of_one_hots(reading: Reading, tensor: str) -> int:
+    """Return how long the vectors of a tensor are that have a 1 at most, and zeros; 0: they are none."""
+    values = reading.values.get(tensor)
+    if values is None or values.ndim < 2 or values.dtype.kind not in "fiu" or tensor not in reading.asked:
+        return 0
+    single = (np.count_nonzero(values, axis=-1) <= 1).all()
+    return values.shape[-1] if single and values.any() and np.isin(values, (0, 1)).all() else 0
+
+
 def _has_label_encoder(source: SourceGraph) -> bool:
     """Return whether a graph may have the operator that numbers categories: other encoders have its name before."""
     before = source.opset(_ML) < _LABEL_ENCODER and any(each.op_type == "LabelEncoder" for each in source.graph.node)
@@ -120,12 +146,12 @@ def _one_hot(node: NodeProto, readings: Sequence[Reading]) -> _OneHot | None:
     found = _encoder(node) if node.op_type == "OneHotEncoder" else None
     if node.op_type == "OneHot" and attribute(node, "axis", -1) in (-1, reading.values[node.output[0]].ndim - 1):
         depth, values = (reading.values.get(each) for each in node.input[1:3])
-        if depth is not None and values is not None and all(reading.is_constant(each) for each in node.input[1:3]):
+        if depth is not None and values is not None and all(reading.is_fixed(each) for each in node.input[1:3]):
             plain = values.tolist() in ([0, 1], [False, True])
             found = _OneHot(node, node.input[0], int(depth.reshape(-1)[0]), None, True) if plain else None
     if node.op_type == "Equal":
         found = _equal(node, reading)
-    if found is None or reading.is_constant(found.given) or reading.values[found.given].size != reading.rows:
+    if found is None or reading.is_fixed(found.given) or reading.values[found.given].size != reading.rows:
         return None
     return found if columns_of(readings, node.output[0]) == found.size else None
 
@@ -140,7 +166,7 @@ def _equal(node: NodeProto, reading: Reading) -> _OneHot | None:
     """Return what compares a column with different integers or texts side by side."""
     for given, constant in (node.input, node.input[::-1]):
         values = reading.values.get(constant)
-        if values is None or not reading.is_constant(constant) or not _is_row(values):
+        if values is None or not reading.is_fixed(constant) or not _is_row(values):
             continue
         flat = values.reshape(-1).tolist()
         if values.dtype.kind not in "iuO" or len(set(flat)) < len(flat):
@@ -159,7 +185,7 @@ def _product(node: NodeProto, readings: Sequence[Reading]) -> _Product | None:
         weight = np.asarray(attribute(node, "coefficients", ()), np.float32)
         fits = weight.size and weight.size % columns == 0
         return _Product(node, weight.reshape(-1, columns).T) if fits else None
-    if node.op_type not in ("MatMul", "Gemm") or not all(reading.is_constant(each) for each in node.input[1:] if each):
+    if node.op_type not in ("MatMul", "Gemm") or not all(reading.is_fixed(each) for each in node.input[1:] if each):
         return None
     weight = reading.values[node.input[1]]
     if weight.ndim != 2 or attribute(node, "transA", 0):

@@ -13,7 +13,7 @@ from ringpull.inference.importers.onnx.binding import FRONT, Bound
 from ringpull.inference.importers.onnx.elements import Elements
 from ringpull.inference.importers.onnx.layout import READ_ROWS
 from ringpull.inference.importers.onnx.one_hots import gathered
-from ringpull.inference.importers.onnx.reading import Fed, Reading, read_graph
+from ringpull.inference.importers.onnx.reading import Fed, Reading, read_graph, tell_apart
 from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.schema.arguments import Argument, sequence_mask
@@ -29,7 +29,7 @@ _SMALL_CONSTANT: Final = 16
 """Numbers of a constant near which ids are tried."""
 _MAX_TRIES: Final = 20
 
-RAGGED_IDS: Final = (13, 18, 16)
+RAGGED_IDS: Final = (13, 18, 27, 16)
 """Ids that features of many have in each reading."""
 
 
@@ -73,6 +73,7 @@ def probe(source: SourceGraph, bound: Bound, schema: Schema, ids: tuple[int, int
                 maker = _Maker(schema, rows, RAGGED_IDS[number], first, last, random)
                 fed = maker.fed(bound, elements)
                 readings.append(read_graph(source, fed, rows, elements))
+            tell_apart(readings)
             return Probed(tuple(readings), elements, (first, last))
         except GraphNotLoaded:
             raise

@@ -6,12 +6,13 @@ those after it, those around every constant, and where integers end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.ranges import telling_ids
+from ringpull.inference.export.ranges import HIGHEST, LOWEST, telling_ids
 from ringpull.inference.importers.onnx.binding import FRONT
 from ringpull.inference.importers.onnx.cutting import CutGraph, CutSite, Use
 from ringpull.inference.importers.onnx.layout import by_row
@@ -47,7 +48,7 @@ def prove_keys(source: SourceGraph, cut: CutGraph, schema: Schema) -> int:
 
 def _prove(session: Session, cut: CutGraph, site: CutSite, number: int, schema: Schema) -> int:
     use = cut.uses[number]
-    ids = _ids(use)
+    ids = _ids(use, [cut.within.get(each, (LOWEST, HIGHEST)) for each in use.features])
     if use.through is not None:
         rows_of_ids = use.expression.evaluate(*ids)
         held = (rows_of_ids >= -use.rows) & (rows_of_ids < use.rows)
@@ -66,7 +67,7 @@ def _prove(session: Session, cut: CutGraph, site: CutSite, number: int, schema: 
             ]
     (index,) = session.run(feeds)
     assert site.layout is not None
-    found = by_row(site.layout, index[..., 0] if site.site.squeezed else index, rows)
+    found = by_row(site.layout, site.site.index_of(index), rows)
     wanted = use.expression.evaluate(*ids)
     if use.through is not None:
         wanted = use.through[wanted]
@@ -82,14 +83,19 @@ def _prove(session: Session, cut: CutGraph, site: CutSite, number: int, schema: 
     return rows
 
 
-def _ids(use: Use) -> tuple[Array, ...]:
-    """Return ids of each feature that tell expressions apart."""
+def _ids(use: Use, within: Sequence[tuple[int, int]]) -> tuple[Array, ...]:
+    """Return ids of each feature, `within` the bounds of its type, that tell expressions apart."""
     rows = use.rows
     edges = [0, rows - 1, rows, rows + BEYOND, -1, -rows, -rows - 1]
     telling = np.array(sorted({*edges, *telling_ids(use.expression, rows)}), np.int64)
     if len(use.features) == 1:
-        return (telling,)
+        return (_held(telling, use.within),)
     random = np.random.default_rng(0)
-    few = random.choice(telling, (len(use.features), 512))
-    small = random.integers(0, max(2, rows), (len(use.features), 512))
+    few = [random.choice(_held(telling, each), 512) for each in within]
+    small = [random.integers(max(0, low), min(max(2, rows), high), 512) for low, high in within]
     return tuple(np.concatenate([one, other]) for one, other in zip(few, small, strict=True))
+
+
+def _held(ids: Array, within: tuple[int, int]) -> Array:
+    low, high = within
+    return ids[(ids >= low) & ((ids < high) | (high == HIGHEST))]

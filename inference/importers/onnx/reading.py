@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
+from ringpull.inference.importers.onnx.binding import FRONT
 from ringpull.inference.importers.onnx.elements import Elements, Numbers
 from ringpull.inference.importers.onnx.operators import (
     MOVES,
+    TYPES,
     TYPES_OF_ARRAYS,
     NotRead,
     Operand,
@@ -40,15 +42,24 @@ SIZES: Final = ("Shape", "Size")
 """Operators that read nothing of a tensor but its size."""
 
 _SIZED_BY_VALUES: Final = frozenset(
-    ("NonZero", "Compress", "Unique", "StringSplit", "NonMaxSuppression", "Loop", "If", "Scan")
+    (
+        *("NonZero", "Compress", "Unique", "NonMaxSuppression", "StringSplit", "StringNormalizer", "ImageDecoder"),
+        *("Loop", "If", "Scan", "SequenceMap", "SequenceAt", "SequenceErase", "SequenceInsert"),
+        *("SplitToSequence", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"),
+    )
 )
 """Operators whose outputs' sizes depend on the values of what they take."""
 _SIZED_BY: Final = {
     **dict.fromkeys(("ConstantOfShape", "Range"), 0),
-    **dict.fromkeys(("Reshape", "Slice", "Expand", "Tile", "Pad", "TopK", "Split", "Resize"), 1),
-    **dict.fromkeys(("Squeeze", "Unsqueeze", "OneHot"), 1),
+    **dict.fromkeys(("Reshape", "Slice", "Expand", "Tile", "Pad", "TopK", "Split", "Resize", "Upsample"), 1),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "OneHot", "CenterCropPad", "AffineGrid", "Col2Im", "DFT", "STFT"), 1),
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"), 1),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"), 1),
+    "MaxUnpool": 2,
 }
 """Operators whose outputs' sizes depend on the values of their operands from this one on."""
+_MICROSOFT: Final = "com.microsoft"
+"""Domain of operators of which it isn't known here what their outputs' sizes depend on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,16 +82,25 @@ class Reading:
     """What each tensor was in the run: those of the main graph."""
     read: dict[str, Operand] = field(default_factory=dict)
     """Elements of each tensor of ids, with their type."""
+    short: set[str] = field(default_factory=set)
+    """Tensors that are read and hold the same numbers in a type that key expressions do not have: the graph's inputs of
+    uint8, float16 and the like, and what is moved of them."""
     asked: set[str] = field(default_factory=set)
     """Tensors that depend on more of the inputs than their sizes."""
     sized_by_values: set[str] = field(default_factory=set)
     """Tensors whose sizes depend on more of the inputs than their sizes."""
+    varying: set[str] = field(default_factory=set)
+    """Tensors that are constant here, and others where there are more rows or ids (`tell_apart`)."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a tensor that is computed of ids is not read."""
 
     def is_constant(self, name: str) -> bool:
         """Return whether a tensor is the same whatever ids and numbers a batch of so many rows has."""
         return name in self.values and name not in self.asked
+
+    def is_fixed(self, name: str) -> bool:
+        """Return whether a tensor is the same in every request, of however many rows."""
+        return self.is_constant(name) and name not in self.varying
 
     def reason(self, name: str) -> str:
         """Return why a tensor is not read."""
@@ -109,6 +129,26 @@ def read_graph(source: SourceGraph, fed: Mapping[str, Fed], rows: int, elements:
     return reading
 
 
+def tell_apart(readings: Sequence[Reading]) -> None:
+    """Say in each reading which of its constants are not the same in all of them: they follow the size of a batch."""
+    first, *others = readings
+    varying = {
+        name
+        for name, values in first.values.items()
+        if first.is_constant(name) and not all(_is_same(values, each.values.get(name)) for each in others)
+    }
+    for each in readings:
+        each.varying.update(varying)
+
+
+def _is_same(values: Array, other: Array | None) -> bool:
+    if values is other or other is None:
+        return values is other
+    if values.dtype != other.dtype or values.shape != other.shape:
+        return False
+    return np.array_equal(values, other, equal_nan=values.dtype.kind == "f")
+
+
 def _read_node(source: SourceGraph, reading: Reading, node: NodeProto) -> None:
     taken = [*node.input, *captured(node)]
     by_values = [each for each in taken if each in reading.sized_by_values]
@@ -119,7 +159,8 @@ def _read_node(source: SourceGraph, reading: Reading, node: NodeProto) -> None:
         return
     reading.asked.update(each for each in node.output if each)
     sizing = node.input[_SIZED_BY.get(node.op_type, len(node.input)) :]
-    if by_values or node.op_type in _SIZED_BY_VALUES or any(each in reading.asked for each in sizing):
+    unknown = node.op_type in _SIZED_BY_VALUES or node.domain == _MICROSOFT
+    if by_values or unknown or any(each in reading.asked for each in sizing):
         reading.sized_by_values.update(node.output)
     if not any(each in reading.read for each in node.input):
         told = next((reading.reasons[each] for each in taken if each in reading.reasons), None)
@@ -191,13 +232,23 @@ def _labelled(source: SourceGraph, reading: Reading, node: NodeProto) -> Operand
 
 
 def _computed(reading: Reading, node: NodeProto) -> Operand:
+    if not reading.short.isdisjoint(node.input) and node.op_type != "Cast":
+        raise NotRead(f"{node.op_type} takes ids of the type {reading.values[node.input[0]].dtype}")
     operands = [_operand(reading, each) if each else None for each in node.input]
+    if _is_front_cast(node) and operands[0] is not None:
+        reading.short.add(node.output[0])
+        return operands[0]
     if any(each is not None and each[0].size > MAX_ELEMENTS for each in operands):
         raise NotRead("it has too many elements")
     made, number_type = computed(node, operands, reading.elements)
     if made.shape != reading.values[node.output[0]].shape:
         raise NotRead(f"{node.op_type} gives another shape than it was read to")
     return made, number_type
+
+
+def _is_front_cast(node: NodeProto) -> bool:
+    """Return whether a node casts what is sent to a type of few numbers: others are refused before (`Bound.within`)."""
+    return node.op_type == "Cast" and node.name.startswith(FRONT) and attribute(node, "to") not in TYPES
 
 
 def _operand(reading: Reading, name: str, *, opaque: bool = False) -> Operand:
@@ -221,6 +272,8 @@ def _moved(source: SourceGraph, reading: Reading, node: NodeProto) -> list[Opera
     if not any(each in reading.read for each in data):
         raise NotRead(f"{node.op_type} takes by ids what is the same for all of them")
     operands = [_operand(reading, each, opaque=True) for each in data]
+    if not reading.short.isdisjoint(data):
+        reading.short.update(node.output)
     others = [each for each in node.input if each and each not in data]
     for each in others:
         if not reading.is_constant(each):

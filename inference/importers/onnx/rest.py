@@ -256,15 +256,18 @@ def with_free_sizes(source: SourceGraph, readings: Sequence[Reading]) -> SourceG
 
 def _linear(node: NodeProto, readings: Sequence[Reading]) -> tuple[Array, Array] | None:
     """Return by which a size grows with the number of rows, and what it is without any; None: it is no such size."""
-    if node.op_type not in SIZES or not all(node.output[0] in each.values for each in readings):
+    if node.op_type not in SIZES or not all(each.is_constant(node.output[0]) for each in readings):
         return None
-    (first, few), (second, many) = ((each.values[node.output[0]].reshape(-1), each.rows) for each in readings[:2])
-    if first.shape != second.shape:
+    sizes = [(each.values[node.output[0]].reshape(-1), each.rows) for each in readings]
+    (first, few), (second, many), *_ = sizes
+    if any(each.shape != first.shape for each, _ in sizes):
         return None
     factors, left = np.divmod(second - first, many - few)
     added = first - factors * few
+    if left.any() or any((factors * rows + added != each).any() for each, rows in sizes):
+        return None
     ids = any(each.values[node.input[0]].shape[:1] in ((0,), ()) for each in readings)
-    return None if left.any() or ids else (factors, added)
+    return None if ids else (factors, added)
 
 
 def whole(source: SourceGraph) -> ModelProto:

@@ -86,6 +86,7 @@ class ServedTable:
             default=self._default(),
             unknown=self._unknown(beyond),
             total_bytes=(len(self.rows) - self.keys.first) * spec.row_bytes,
+            live=self.options.live,
         )
 
     def _pieces(self, row_bytes: int) -> Sequence[tuple[Array, NDArray[np.float32]]] | Iterator[Any]:

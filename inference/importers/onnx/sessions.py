@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from ringpull.inference.importers.onnx.source import all_nodes
 from ringpull.ps.errors import ExportError
 
 Array = NDArray[Any]
@@ -49,7 +50,10 @@ class Session:
         if not optimised:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         apart = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
-        apart = [each for each in apart if each.name in weights]
+        # Those that no node takes any more are gone from onnxruntime's graph before it is given others.
+        taken = {name for node in all_nodes(model.graph) for name in node.input}
+        taken |= {each.name for each in model.graph.output}
+        apart = [each for each in apart if each.name in weights and each.name in taken]
         self._kept = {}
         folders: dict[str, None] = {}
         for each in apart:

@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
-from ringpull.inference.model.onnx_check import MAX_DEPTH, MAX_NODES, RANDOM
+from ringpull.inference.importers.onnx.sparse import write_out
+from ringpull.inference.model.onnx_check import MAX_DEPTH, MAX_MADE, MAX_NODES, RANDOM, SIZED_BY
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 Array = NDArray[Any]
@@ -33,6 +34,12 @@ MAX_FILE_BYTES: Final = 2**31 - 1
 
 DOMAINS: Final = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """Domains whose operators onnxruntime may have."""
+
+_SIZES: Final = (TensorProto.INT32, TensorProto.INT64)
+"""Types of tensors that say sizes."""
+_MAX_RANK: Final = 64
+_MAX_CALLS: Final = 100
+"""Largest depth of functions that call functions."""
 
 NO_FILE: Final = "kept-apart"
 """Location that stands in a graph for tensors that are kept apart."""
@@ -88,6 +95,9 @@ def read_source(given: ModelProto | str | Path, folder: Path | None = None) -> S
         _check_tensor(where, tensor)
     _check_graph(where, model)
     model = _inlined(where, model)
+    _check_made(where, model.graph)
+    nodes = list(all_nodes(model.graph))
+    write_out(where, [model.graph, *(inner for node in nodes for inner in subgraphs(node))], nodes)
     weights = {}
     for tensor in model.graph.initializer:
         array = _apart(where, tensor, folder)
@@ -118,16 +128,53 @@ def _parsed(path: Path) -> ModelProto:
 
 def _check_size(where: str, model: ModelProto) -> None:
     """Check that a graph is none that a head would refuse, before much is made of it."""
-    pending: list[tuple[Any, int]] = [(graph, 1) for graph in (model.graph, *model.functions)]
-    nodes = 0
-    while pending:
-        graph, depth = pending.pop()
-        nodes += len(graph.node)
-        if nodes > MAX_NODES:
-            raise InvalidInput(f"{where}: has more than {MAX_NODES:,} nodes, those of inner graphs included")
-        if depth > MAX_DEPTH:
-            raise InvalidInput(f"{where}: has graphs in graphs, more than {MAX_DEPTH} deep")
-        pending += [(inner, depth + 1) for node in graph.node for inner in subgraphs(node)]
+    functions = {(each.domain, each.name): each for each in model.functions}
+    counted: dict[tuple[str, str], int] = {}
+
+    def nodes_of(graph: Any, depth: int, calls: int = 0) -> int:
+        """Return the nodes of a graph, those of inner ones and of the functions that it calls included."""
+        if depth > MAX_DEPTH or calls > _MAX_CALLS:
+            what, most = (
+                ("graphs in graphs", MAX_DEPTH) if depth > MAX_DEPTH else ("functions in functions", _MAX_CALLS)
+            )
+            raise InvalidInput(f"{where}: has {what}, more than {most} deep")
+        nodes = 0
+        for node in graph.node:
+            key = (node.domain, node.op_type)
+            if key in functions and key not in counted:
+                counted[key] = 0  # of one that calls itself, which is refused as such
+                counted[key] = nodes_of(functions[key], depth, calls + 1)
+            nodes += 1 + counted.get(key, 0) + sum(nodes_of(inner, depth + 1, calls) for inner in subgraphs(node))
+            if nodes > MAX_NODES:
+                raise InvalidInput(
+                    f"{where}: has more than {MAX_NODES:,} nodes, those of inner graphs and of functions included"
+                )
+        return nodes
+
+    nodes_of(model.graph, 1)
+
+
+def _check_made(where: str, graph: GraphProto) -> None:
+    """Check that no constant asks an operator for a huge tensor."""
+    constants = {each.name: each for each in graph.initializer}
+    nodes = list(all_nodes(graph))
+    for node in nodes:
+        value = next((each.t for each in node.attribute if each.name == "value" and each.HasField("t")), None)
+        if node.op_type == "Constant" and value is not None:
+            constants[node.output[0]] = value
+    for node in nodes:
+        place = SIZED_BY.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        tensor = constants.get(node.input[place]) if place is not None and place < len(node.input) else None
+        if tensor is None or tensor.data_type not in _SIZES or math.prod(tensor.dims) > _MAX_RANK:
+            continue
+        if tensor.data_location == TensorProto.EXTERNAL:
+            continue
+        sizes = numpy_helper.to_array(tensor).reshape(-1).tolist()
+        if math.prod(abs(each) for each in sizes if each) > MAX_MADE:
+            raise InvalidInput(
+                f"{where}: node {node.name or node.output[0]!r} ({node.op_type}) would make {sizes} elements; at most"
+                f" {MAX_MADE:,} may be asked for by a constant"
+            )
 
 
 def _check_names(where: str, model: ModelProto) -> None:

@@ -15,6 +15,7 @@ from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.onnx.bags import add_bags
 from ringpull.inference.importers.onnx.binding import FRONT, Bound, bind_inputs, bound_model
 from ringpull.inference.importers.onnx.cutting import CutGraph, Use, cut_graph, table_names
+from ringpull.inference.importers.onnx.one_hots import multiplied
 from ringpull.inference.importers.onnx.outputs import chosen_outputs, program_outputs
 from ringpull.inference.importers.onnx.pools import add_pools, lookup_inputs
 from ringpull.inference.importers.onnx.probing import Probed, probe_lookups
@@ -84,6 +85,7 @@ class Split:
         described = program_outputs(chosen, probed.readings)
         cut = cut_graph(model, schema, probed.readings, probed.elements, bound.within())
         _leave_unbounded(cut, {name for name, each in options.items() if each.default is not None})
+        _leave_multiplied(cut, model, probed)
         schema = _never_empty(schema, add_bags(model, cut, schema, probed))
         prove_keys(model, cut, schema)
         add_pools(model, cut, schema, tensors)
@@ -163,6 +165,12 @@ def _leave_unbounded(cut: CutGraph, opened: Collection[str]) -> None:
                 f" TableOptions(default='zeros') for {names[unbounded.table]} they get a default vector"
             )
             cut.left.append((site.site, reason))
+
+
+def _leave_multiplied(cut: CutGraph, model: SourceGraph, probed: Probed) -> None:
+    """Leave products of weights and long one-hot vectors in the graph: those that are look-ups are changed by now."""
+    for site in multiplied(model, probed.readings[0]):
+        cut.left.append((site, f"{site.node.op_type} multiplies it by one-hot vectors, which is not read as a look-up"))
 
 
 def _feature(schema: Schema, argument: str) -> str:

@@ -19,10 +19,13 @@ import defusedxml.sax
 from defusedxml import DefusedXmlException
 
 from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.number_text import float_of
 
 MAX_BYTES: Final = 1 << 30
 MAX_DEPTH: Final = 320
-"""Elements within each other: a tree has one for each level."""
+"""Elements within each other: a tree has one for each level. Functions (`Apply`) are not counted."""
+MAX_APPLIED: Final = 5_000
+"""Functions (`Apply`) within each other."""
 
 _INFINITIES: Final = {"INF": math.inf, "-INF": -math.inf, "Infinity": math.inf, "-Infinity": -math.inf}
 _TOKEN: Final = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
@@ -128,10 +131,10 @@ class Element:
         if text in _INFINITIES:
             return _INFINITIES[text]
         try:
-            found = float(text)
+            found = float_of(text)
         except ValueError:
             found = math.nan
-        if math.isnan(found) or "_" in text:
+        if math.isnan(found):
             raise self.refusal(f"has {what}={text[:80]!r}, which is no number")
         return found
 
@@ -174,12 +177,16 @@ class _Handler(ContentHandler):
         self.root: Element | None = None
         self._open: list[Element] = []
         self._texts: list[list[str]] = []
+        self._applied = 0
 
     def startElement(self, name: str, attrs: Any) -> None:
         line = int(self._locator.getLineNumber() or 0)  # type: ignore[attr-defined]
-        if len(self._open) >= MAX_DEPTH:
+        if len(self._open) - self._applied >= MAX_DEPTH:
             raise InvalidInput(f"line {line}: <{name[:80]}> lies {MAX_DEPTH} elements deep; no deeper ones are read")
         element = Element(name.rpartition(":")[2], line, dict(attrs.items()))
+        self._applied += element.tag == "Apply"
+        if self._applied > MAX_APPLIED:
+            raise InvalidInput(f"line {line}: <Apply> lies {MAX_APPLIED} functions deep; no deeper ones are read")
         if self._open:
             self._open[-1].children.append(element)
         else:
@@ -188,7 +195,9 @@ class _Handler(ContentHandler):
         self._texts.append([])
 
     def endElement(self, name: str) -> None:
-        self._open.pop().text = "".join(self._texts.pop()).strip()
+        element = self._open.pop()
+        element.text = "".join(self._texts.pop()).strip()
+        self._applied -= element.tag == "Apply"
 
     def characters(self, content: str) -> None:
         if self._texts:

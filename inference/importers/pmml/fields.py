@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from ctypes import c_float
 from dataclasses import dataclass
 from typing import Final, Literal, overload
-
-import numpy as np
 
 from ringpull.inference.importers.pmml.document import Element
 
@@ -23,9 +21,6 @@ _TARGETS: Final = ("predicted", "target")
 
 LARGE: Final = 10_000
 """Values of a category above which coefficients by value become a table of their own, whose rows are float32."""
-
-_RENAMINGS: Final = 4
-"""Derived fields in a row through which a value is followed back to a field that has it."""
 
 Outliers = Literal["asIs", "asMissingValues", "asExtremeValues"]
 Invalid = Literal["returnInvalid", "asIs", "asMissing", "asValue"]
@@ -56,10 +51,7 @@ def as_single(number: float) -> float: ...
 def as_single(number: float | None) -> float | None: ...
 def as_single(number: float | None) -> float | None:
     """Return the float32 nearest to a number; None of None."""
-    if number is None:
-        return None
-    with np.errstate(over="ignore"):
-        return float(np.float32(number))
+    return None if number is None else c_float(number).value
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,54 +219,3 @@ def _mining_field(element: Element) -> MiningField:
         low=low,
         high=high,
     )
-
-
-def mentioned_values(pmml: Element, dictionary: Mapping[str, DataField]) -> dict[str, list[str]]:
-    """Return the values of categorical fields that a document mentions anywhere, as texts, by field.
-
-    A superset does no harm: what is not mentioned is a value that nothing tells from others.
-    """
-    found: dict[str, dict[str, None]] = {
-        name: dict.fromkeys(("false", "true") if each.data_type == "boolean" else each.valid)
-        for name, each in dictionary.items()
-        if each.categorical
-    }
-
-    made_of = {
-        each.get("name"): {inner.get("field") for inner in each.walk() if inner.tag != "DerivedField"}
-        for each in pmml.walk()
-        if each.tag == "DerivedField"
-    }
-
-    def mention(field: str, value: str, depth: int = 0) -> None:
-        if field in found:
-            found[field][canonical(dictionary[field].data_type, value)] = None
-        elif depth < _RENAMINGS:
-            for each in made_of.get(field, ()):
-                mention(each, value, depth + 1)
-
-    for element in pmml.walk():
-        name = element.get("field") or element.get("name") or element.get("predictorName")
-        for attribute in ("value", "missingValueReplacement", "invalidValueReplacement"):
-            if attribute in element.attributes and name:
-                mention(name, element.attributes[attribute])
-        if element.tag == "SimpleSetPredicate":
-            for value in element.need("Array").array():
-                mention(name, value)
-        elif element.tag == "MapValues":
-            _mention_cells(element, mention)
-        elif element.tag == "Apply":
-            fields = [each.get("field") for each in element.all("FieldRef")]
-            for constant in element.all("Constant"):
-                for each in fields:
-                    mention(each, constant.text)
-    return {name: list(values) for name, values in found.items()}
-
-
-def _mention_cells(element: Element, mention: Callable[[str, str], None]) -> None:
-    columns = {each.get("column"): each.get("field") for each in element.all("FieldColumnPair")}
-    for table in element.all("InlineTable"):
-        for row in table.all("row"):
-            for cell in row.children:
-                if cell.tag in columns:
-                    mention(columns[cell.tag], cell.text)

@@ -20,11 +20,12 @@ from ringpull.inference.export.report import ExportReport
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.importers.check_file import read_check_file
 from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
+from ringpull.inference.importers.pmml.defined_functions import DefinedFunctions
 from ringpull.inference.importers.pmml.document import Element, read_document
 from ringpull.inference.importers.pmml.evaluator.fields import InvalidRow, Row
 from ringpull.inference.importers.pmml.evaluator.models import Prediction, predicted
 from ringpull.inference.importers.pmml.expressions import read_derived
-from ringpull.inference.importers.pmml.fields import LARGE, DataField, mentioned_values, read_dictionary
+from ringpull.inference.importers.pmml.fields import LARGE, DataField, read_dictionary
 from ringpull.inference.importers.pmml.inputs import (
     Input,
     inputs_of,
@@ -33,6 +34,7 @@ from ringpull.inference.importers.pmml.inputs import (
     telling_rows,
 )
 from ringpull.inference.importers.pmml.kinds.model import MODELS, Model, classes_of, read_model
+from ringpull.inference.importers.pmml.mentions import mentioned_values
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Value
 from ringpull.inference.importers.pmml.nodes.models import build_model
 from ringpull.inference.importers.pmml.nodes.scope import Scope
@@ -99,10 +101,13 @@ class PmmlModel:
         else:
             served["prediction"] = graph.full_column(result.value), [1]
         for name, field in _named_outputs(self.model).items():
-            value = outputs[field]
+            value, declared = outputs[field], next(each for each in self.model.outputs if each.name == field)
+            if declared.declared_text:  # its texts are numbers
+                value = graph.number(value)
             if not isinstance(value, Number):
-                line = next(each.line for each in self.model.outputs if each.name == field)
-                raise InvalidInput(f"line {line}: <OutputField> {field!r} is a text, and its dataType that of a number")
+                raise InvalidInput(
+                    f"line {declared.line}: <OutputField> {field!r} is a text, and its dataType that of a number"
+                )
             served[name] = graph.full_column(value.name), [1]
         return graph.model(served)
 
@@ -112,7 +117,7 @@ class PmmlModel:
         rows = len(next(iter(columns.values())))
         large = frozenset(each.field.name for each in self.inputs if len(each.values or ()) > LARGE)
         found: list[tuple[Prediction, dict[str, Any]]] = []
-        memory: dict[int, Any] = {}
+        memory: dict[Any, Any] = {}
         for place in range(rows):
             values = {name: each[place] for name, each in columns.items()}
             row = Row(self.dictionary, values, {}, large=large, memory=memory)
@@ -196,8 +201,10 @@ def _read(document: Element) -> PmmlModel:
         raise (models or [document])[-1].refusal(f"is one of {len(models)} models; documents of one are read")
     if models[0].tag not in MODELS:
         raise models[0].refusal(f"is a model not known here; known are {', '.join(MODELS)}")
-    model = read_model(models[0], dictionary)
-    shared = read_derived(document.first("TransformationDictionary"))
+    transformations = document.first("TransformationDictionary")
+    functions = DefinedFunctions(transformations)
+    model = read_model(models[0], dictionary, functions=functions)
+    shared = read_derived(transformations, functions)
     for field in [*shared.values(), *model.derived.values()]:  # what derives of fields takes them as the model does
         given = {each.name for each in model.schema.inputs}
         if field.name in given or (field.name in shared and field.name in model.derived):
@@ -205,6 +212,10 @@ def _read(document: Element) -> PmmlModel:
     model = replace(model, derived={**shared, **model.derived})
     inputs = inputs_of(model.schema, dictionary, mentioned_values(document, dictionary))
     notes = [f"output {each!r} is of a kind that is left out" for each in model.unserved]
+    for each in model.outputs:
+        if each.declared_text and each.feature in ("transformedValue", "decision"):
+            said = "its values are numbers, and served as such" if each.numeric else "left out: numbers are served"
+            notes.append(f"output {each.name!r} is declared to be a text; {said}")
     notes += [
         f"field {each.field.name!r} is the feature {each.name}" for each in inputs if each.name != each.field.name
     ]

@@ -16,12 +16,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.importers.onnx.guess import GUESSED_LENGTH, Guess
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Fingerprint, Hash, Transform, Vocabulary
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import check_name
 
+_FLOATS: Final = ("float", "bfloat", "bool", "half")
+"""Beginnings of the types of inputs that are numbers, not ids."""
 DEFAULT: Final = "serving_default"
 """Signature whose outputs keep their names; those of others are called SIGNATURE:OUTPUT."""
 
@@ -132,16 +135,25 @@ class Description:
         )
         return cls(inputs, outputs, variables, tuple(told["signatures"]), tuple(told["notes"]))
 
-    def schema(self, lengths: Mapping[str, int] | None = None) -> Schema:
+    def schema(self, lengths: Mapping[str, int] | None = None, described: Schema | None = None) -> Schema:
         """Return the schema of the inputs.
 
         Args:
             lengths: Number of values a row, by input, where the SavedModel takes any.
+            described: Features of some or all inputs, which are taken as they are.
 
         Raises:
-            InvalidInput: An input has a name that no feature can have, or any number of values and no length is given.
+            InvalidInput: An input has a name that no feature can have, or any number of values and no length is given;
+                a feature that is described is no input, or does not give what the SavedModel takes.
         """
-        given = dict(lengths or {})
+        own = {} if described is None else {each.name: each for each in described.features}
+        if strangers := sorted(own.keys() - {each.name for each in self.inputs}):
+            there = ", ".join(each.name for each in self.inputs)
+            raise InvalidInput(f"schema: the SavedModel has no input {strangers[0]}; it has {there}")
+        for each in self.inputs:
+            if each.name in own:
+                _check_feature(each, own[each.name])
+        given = {**dict.fromkeys(own, 1), **(lengths or {})}
         if unknown := sorted(given.keys() - {each.name for each in self.inputs}):
             there = ", ".join(each.name for each in self.inputs)
             raise InvalidInput(f"--length {unknown[0]}: there is no such input; there are: {there}")
@@ -150,7 +162,27 @@ class Description:
             raise InvalidInput(
                 f"input {', '.join(free)}: takes any number of values a row; say how many at most: {options}"
             )
-        return Schema([_feature(each, given.get(each.name)) for each in self.inputs])
+        return Schema([own.get(each.name) or _feature(each, given.get(each.name)) for each in self.inputs])
+
+    def guess(self, lengths: Mapping[str, int] | None = None) -> Guess:
+        """Return the schema with a length guessed wherever any is taken and none is given, and what was guessed."""
+        free = [each.name for each in self.inputs if each.is_free and each.name not in (lengths or {})]
+        schema = self.schema({**dict.fromkeys(free, GUESSED_LENGTH), **(lengths or {})})
+        told = [f"{name}: any number of values a row is taken; {GUESSED_LENGTH} was guessed" for name in free]
+        return Guess(schema, {}, (*self.notes, *told))
+
+
+def _check_feature(given: ModelInput, feature: Feature) -> None:
+    """Check that a feature gives what an input takes: codes of the model's own texts, fingerprints, ids or numbers."""
+    numbers = given.dtype.startswith(_FLOATS)
+    if numbers != isinstance(feature, Dense):
+        wanted = "Dense" if numbers else "Sparse or IdSequence"
+        raise InvalidInput(f"schema: feature {given.name} must be {wanted}: the SavedModel takes {given.dtype}")
+    transforms = getattr(feature, "transforms", ())
+    wanted_last = _transforms(given)
+    if wanted_last and transforms[-1:] != wanted_last:
+        what = "Fingerprint()" if given.hashed else f"the vocabulary of the model, {len(given.known or ()):,} values"
+        raise InvalidInput(f"schema: the transforms of feature {given.name} must end in {what}, as --guess prints it")
 
 
 def _feature(given: ModelInput, length: int | None) -> Feature:
@@ -160,7 +192,7 @@ def _feature(given: ModelInput, length: int | None) -> Feature:
         check_name("feature", given.name)
     except InvalidInput as exc:
         raise InvalidInput(f"{exc}; save the SavedModel with a signature that calls its input otherwise") from exc
-    if given.dtype.startswith(("float", "bfloat", "bool", "half")):
+    if given.dtype.startswith(_FLOATS):
         missing = 0.0 if given.tensor is None else None
         return Dense(given.name, width=length or given.width, flat=len(given.shape) == 1, missing=missing)
     return _ids(given, length)

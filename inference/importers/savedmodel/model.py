@@ -22,13 +22,15 @@ from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.version_folder import new_version
 from ringpull.inference.importers.made_rows import fingerprinted
+from ringpull.inference.importers.onnx.guess import Guess
 from ringpull.inference.importers.onnx.model import MAX_DENSE_BYTES, import_onnx
 from ringpull.inference.importers.savedmodel.description import BigVariable, Description
+from ringpull.inference.importers.savedmodel.folder import check_folder
 from ringpull.inference.importers.savedmodel.process import TIMEOUT_S, Converter
 from ringpull.inference.schema.columns import Column, as_column
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Fingerprint
-from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.errors import ExportError
 
 Score = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 """TensorFlow's own answers: outputs in the order of the description, of inputs as the SavedModel takes them."""
@@ -42,6 +44,7 @@ def import_savedmodel(
     name: str | None = None,
     signatures: Sequence[str] | None = None,
     tags: Sequence[str] | None = None,
+    schema: Schema | None = None,
     lengths: Mapping[str, int] | None = None,
     texts: Mapping[str, Sequence[str]] | None = None,
     tables: Mapping[str, TableOptions] | None = None,
@@ -63,6 +66,7 @@ def import_savedmodel(
         name: The model's name; default: the name of `out_dir`.
         signatures: Signatures to serve; default: `serving_default`, and all that take the same inputs.
         tags: Tags of the graph; default: `serve`.
+        schema: Features of some or all inputs, by their names, in the place of those that the SavedModel tells.
         lengths: Number of values a row, by input, where the SavedModel takes any.
         texts: Texts that an input may have, where the graph changes them, or salts their hash, and so does not say so.
         tables: Options per table.
@@ -83,8 +87,7 @@ def import_savedmodel(
             scores. Nothing is written then.
     """
     source, target = Path(folder), Path(out_dir)
-    if not source.is_dir():
-        raise InvalidInput(f"{source}: no such folder; a SavedModel is the folder of a saved_model.pb")
+    check_folder(source)
     new_version(target, target.resolve().name if name is None else name, version)
     console = None if quiet else Console()
     with Converter(python, timeout_s=timeout_s, legacy_keras=legacy_keras) as converter:
@@ -96,8 +99,26 @@ def import_savedmodel(
                 console.print(note, markup=False, style="yellow")
         options: dict[str, Any] = {"name": name, "tables": tables, "max_dense_bytes": max_dense_bytes, "quiet": quiet}
         options |= {"check_rows": check_rows, "check_columns": check_columns, "check_scores": check_scores}
+        options |= {"lengths": lengths, "schema": schema}
         graph = onnx.load(str(converter.folder / "model.onnx"))
-        return import_converted(graph, description, converter.score, target, version, lengths=lengths, **options)
+        return import_converted(graph, description, converter.score, target, version, **options)
+
+
+def guess_savedmodel(
+    folder: str | Path,
+    *,
+    signatures: Sequence[str] | None = None,
+    tags: Sequence[str] | None = None,
+    lengths: Mapping[str, int] | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
+    python: str | Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Guess:
+    """Return the schema that a SavedModel's inputs tell, to be corrected; see `import_savedmodel`."""
+    check_folder(Path(folder))
+    with Converter(python, timeout_s=timeout_s) as converter:
+        description = Description.of(converter.convert(Path(folder), tags=tags, signatures=signatures, texts=texts))
+    return description.guess(lengths)
 
 
 def import_converted(
@@ -108,6 +129,7 @@ def import_converted(
     version: int,
     *,
     lengths: Mapping[str, int] | None = None,
+    schema: Schema | None = None,
     **options: Any,
 ) -> ExportReport:
     """Write what a converter made of a SavedModel as `out_dir/VERSION/`; see `import_savedmodel`.
@@ -117,7 +139,7 @@ def import_converted(
         description: What the converter tells of it.
         score: What TensorFlow itself answers.
     """
-    schema = description.schema(lengths)
+    schema = description.schema(lengths, schema)
     _bring_in(model, description.variables)
     return import_onnx(
         model,

@@ -67,7 +67,9 @@ class Converter:
             timeout_s: Seconds that one answer may take.
             legacy_keras: Whether `TF_USE_LEGACY_KERAS` is set for it, as models of Keras 2 want.
         """
-        self._python = str(python or sys.executable)
+        given = str(python or sys.executable)
+        # Of this folder, though it is started in another; a link stays one, by which an environment knows itself.
+        self._python = os.path.abspath(given) if os.sep in given else given
         self._timeout_s = timeout_s
         self._legacy_keras = legacy_keras
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,6 +105,8 @@ class Converter:
         except OSError as exc:
             self._files.cleanup()
             raise InvalidInput(f"--python {self._python}: cannot be started: {exc.strerror or exc}") from exc
+        with suppress(OSError):  # where memory ends, it is the one to go: not who asks it, nor what serves here
+            Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000", encoding="ascii")
         return self
 
     def __exit__(

@@ -37,7 +37,9 @@ def column_of(field: pa.Field) -> Column:
 
 def kind_of(kind: pa.DataType) -> Kind:
     """Return what values of a type may be taken for."""
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    plain = plain_type(kind)
+    if pa.types.is_decimal(plain):  # as databases write their integers of many digits
+        return Kind.NUMBER if plain.scale > 0 else Kind.INTEGER
     if pa.types.is_integer(plain):
         return Kind.INTEGER
     if is_text(plain):
@@ -53,15 +55,29 @@ def kind_of(kind: pa.DataType) -> Kind:
     return Kind.OTHER
 
 
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a dictionary's values, or what an extension lies as, such as a tensor of one axis."""
+    if isinstance(kind, pa.BaseExtensionType) and len(getattr(kind, "shape", ())) <= 1:
+        kind = kind.storage_type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def row_type_of(kinds: Sequence[pa.DataType]) -> RowType:
     """Return the shortest row type that holds the numbers of columns exactly, or float32."""
-    own = {_OWN_TYPES.get(kind.value_type if is_list(kind) else kind, RowType.FLOAT32) for kind in kinds}
+    plain = [plain_type(kind) for kind in kinds]
+    own = {_OWN_TYPES.get(kind.value_type if is_list(kind) else kind, RowType.FLOAT32) for kind in plain}
     return own.pop() if len(own) == 1 else RowType.FLOAT32
 
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether values are lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def is_list_of_integers(kind: pa.DataType) -> bool:
+    """Whether values are lists of integers, which are vectors where somebody says so."""
+    plain = plain_type(kind)
+    return is_list(plain) and bool(pa.types.is_integer(plain.value_type))
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -85,9 +101,24 @@ def keys_of(array: pa.Array, column: str, at: At) -> PieceKeys:
     if pa.types.is_integer(array.type):
         wide = np.uint64 if array.type == pa.uint64() else np.int64
         return np.ascontiguousarray(array.to_numpy(zero_copy_only=False).astype(wide, copy=False))
-    if is_text(array.type):
+    unmarked = is_binary(array.type) and not pa.types.is_fixed_size_binary(array.type)
+    if is_text(array.type) or unmarked:  # old writers do not say that their bytes are texts
         return _end_to_end(array)
+    if pa.types.is_decimal(array.type):
+        return _integers_of(array, column, at)
     raise InvalidInput(f"{at(0)}: keys (column {column}) are {array.type}; they must be integers or strings")
+
+
+def _integers_of(decimals: pa.Array, column: str, at: At) -> NDArray[np.int64]:
+    """Return decimals without places behind the point as int64."""
+    if decimals.type.bit_width < 128:  # Arrow casts these to no integer
+        decimals = decimals.cast(pa.decimal128(decimals.type.precision, decimals.type.scale))
+    try:
+        return np.array(decimals.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid:
+        values = decimals.to_pylist()
+    row = next(row for row, value in enumerate(values) if not -(2**63) <= int(value) < 2**63)
+    raise InvalidInput(f"{at(row)}: the key (column {column}) is {values[row]}, beyond int64")
 
 
 def bytes_of(array: pa.Array, column: str, at: At) -> BytesRows:
@@ -109,6 +140,7 @@ def dim_of(array: pa.Array, column: str, where: str) -> int:
     Raises:
         InvalidInput: It is null, or has none, or more than a table can have.
     """
+    array = _plain(array)
     _refuse_nulls(array[:1], f"vector (column {column})", lambda _: where)
     kind = array.type
     if pa.types.is_fixed_size_list(kind):
@@ -129,11 +161,12 @@ def vectors_of(array: pa.Array, dim: int, column: str, at: At) -> Float32Array:
     Raises:
         InvalidInput: One is null, or holds a null, or has another length, or they are no vectors of numbers.
     """
+    array = _plain(array)
     _refuse_nulls(array, f"vector (column {column})", at)
     kind = array.type
     if pa.types.is_struct(kind):
         return _udt(array, dim, column, at)
-    if kind_of(kind) is not Kind.VECTOR:
+    if kind_of(kind) is not Kind.VECTOR and not is_list_of_integers(kind):
         raise InvalidInput(f"{at(0)}: vectors (column {column}) are {kind}; they must be lists of floats")
     if pa.types.is_fixed_size_list(kind):
         _check_lengths(np.full(len(array), kind.list_size), dim, column, at)
@@ -153,16 +186,20 @@ def numbers_of(arrays: Sequence[pa.Array], columns: Sequence[str], at: At) -> Fl
         if not _is_number(array.type):
             raise InvalidInput(f"{at(0)}: column {column} is {array.type}; a vector is of numbers")
         _refuse_nulls(array, f"number (column {column})", at)
+        if pa.types.is_decimal(array.type):
+            array = array.cast(pa.float64())
         with np.errstate(over="ignore"):  # what is beyond float32 becomes an infinity, which is refused by its key
             rows[:, place] = array.to_numpy(zero_copy_only=False)
     return rows
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
 
 
 def _plain(array: pa.Array) -> pa.Array:
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
     if pa.types.is_string_view(array.type):
         return array.cast(pa.large_string())
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

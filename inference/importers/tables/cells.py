@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.number_text import float_of
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM, Float32Array, KeyType
 
 _RAW: Final = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "float16")}
@@ -24,11 +25,22 @@ blanks between; a JSON list."""
 
 _TEXT: Final = re.compile(rb"\s*[-+]?[0-9.][-+0-9.eE,;\s]*")
 _BETWEEN: Final = re.compile(r"[,;\s]+")
-_INTEGER: Final = re.compile(r"0|-?[1-9]\d{0,19}")
+INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,19}")
+"""Text of an integer, and of none other: 007 is a name."""
 
 _TINY: Final = 1e-12
 _HUGE: Final = 1e12
 """Sizes between which vectors' numbers usually are."""
+_SMALL: Final = 1e-3
+"""The same of float16, where vectors are of some length."""
+_MOST: Final = 0.9
+_FOREIGN: Final = {
+    b"\x93NUMPY": "an array as numpy.save writes it; store array.tobytes()",
+    b"\x80\x03": "a pickle, which is never read; store numpy.asarray(vector, 'float32').tobytes()",
+    b"\x80\x04\x95": "a pickle, which is never read; store numpy.asarray(vector, 'float32').tobytes()",
+    b"\x80\x05\x95": "a pickle, which is never read; store numpy.asarray(vector, 'float32').tobytes()",
+}
+"""First bytes of what is no numbers one after the other, though it may have as many bytes."""
 
 Cell = bytes | str
 
@@ -52,11 +64,8 @@ class Vectors:
             raise InvalidInput(f"{where}: encoding is {encoding!r}; it must be one of {', '.join(ENCODINGS)}")
         self._where = where
         self.encoding = encoding or _looks_like(first)
-        if encoding is None and self.encoding == "float32" and isinstance(first, bytes) and _is_float64(first):
-            raise InvalidInput(
-                f"{where}: {shown} looks like numbers of float64, which read as float32 are others; say how it lies"
-                " with encoding, float64 or float32"
-            )
+        if encoding is None and self.encoding == "float32" and isinstance(first, bytes):
+            _refuse_other(first, f"{where}: {shown}")
         self.dim = 0
         self.dim = len(self._read(first, shown))
         if not 0 < self.dim <= MAX_DIM:
@@ -113,6 +122,21 @@ class Vectors:
         return values
 
 
+def refuse_lists_of_integers(cells: Sequence[object], where: str) -> None:
+    """Refuse the first values of a source, of which nobody said how they lie, where all are lists of integers.
+
+    Raises:
+        InvalidInput: They are: histories or ready lists, or vectors that happen to look so.
+    """
+    texts = [cell if isinstance(cell, str) else str(_plain(cell)) for cell in cells]
+    lists = [[each for each in _BETWEEN.split(text.strip(" []")) if each] for text in texts]
+    if lists and all(len(each) > 1 and all(map(INTEGER.fullmatch, each)) for each in lists):
+        raise InvalidInput(
+            f"{where}: values are lists of integers, such as {texts[0][:60]!r}; say value if they are rows of bytes,"
+            " such as histories, or how they lie with encoding, text or json, if they are vectors"
+        )
+
+
 def narrowed(rows: NDArray[Any], where: str, shown: Callable[[int], str]) -> Float32Array:
     """Return numbers (n, dim) as float32.
 
@@ -129,7 +153,7 @@ def narrowed(rows: NDArray[Any], where: str, shown: Callable[[int], str]) -> Flo
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(each) for each in _BETWEEN.split(text.strip()) if each]
+    return [float_of(each) for each in _BETWEEN.split(text.strip()) if each]
 
 
 def looks_like_vector(value: object) -> bool:
@@ -154,6 +178,23 @@ def _looks_like(first: object) -> str:
     return "float32"
 
 
+def _refuse_other(value: bytes, what: str) -> None:
+    """Refuse bytes, of which nobody said how they lie, that are hardly numbers of float32.
+
+    Raises:
+        InvalidInput: They are that.
+    """
+    for beginning, found in _FOREIGN.items():
+        if value.startswith(beginning):
+            raise InvalidInput(f"{what} is {found}; or say how it lies with encoding")
+    other = "float64" if _is_float64(value) else "float16" if _is_float16(value) else None
+    if other is not None:
+        raise InvalidInput(
+            f"{what} looks like numbers of {other}, which read as float32 are others; say how it lies with encoding,"
+            f" {other} or float32"
+        )
+
+
 def _is_float64(value: bytes) -> bool:
     """Return whether bytes are usual numbers as float64, and unusual ones, huge or tiny, as float32."""
 
@@ -162,6 +203,20 @@ def _is_float64(value: bytes) -> bool:
         return bool(((size == 0) | ((size > _TINY) & (size < _HUGE))).all())
 
     return len(value) % _RAW["float64"].itemsize == 0 and usual("float64") and not usual("float32")
+
+
+def _is_float16(value: bytes) -> bool:
+    """Return whether bytes are usual numbers as float16, and small ones as float32, whose lower halves are no accident.
+
+    A number of float16 below 1 is, as the upper half of a float32, below 2**-8.
+    """
+    if not value or len(value) % _RAW["float32"].itemsize:  # what is no float32 at all is refused as that
+        return False
+    with np.errstate(invalid="ignore"):  # bytes may be a signalling NaN
+        lower = np.abs(np.frombuffer(value, _RAW["float16"])[::2].astype(np.float32))
+        usual = (lower == 0) | ((lower > _SMALL) & (lower < 1 / _SMALL))
+        whole = np.abs(np.frombuffer(value, _RAW["float32"]))
+        return bool(lower.any() and usual.mean() > _MOST and np.median(whole) < 2**-8)
 
 
 def bytes_of(cells: Sequence[object], where: str, shown: Callable[[int], str]) -> BytesRows:
@@ -205,7 +260,7 @@ class Ids:
         texts = [each for each in map(_plain, first) if isinstance(each, str)]
         if id_type is not None:
             self.key_type = KeyType(id_type)
-        elif texts and not all(map(_INTEGER.fullmatch, texts)):
+        elif texts and not all(map(INTEGER.fullmatch, texts)):
             self.key_type = KeyType.STRING
         else:
             large = max((_integer(each) or 0 for each in first), default=0) >= 2**63
@@ -253,4 +308,4 @@ def _integer(value: object) -> int | None:
     if type(value) is int:
         return value
     text = _plain(value)
-    return int(text) if isinstance(text, str) and _INTEGER.fullmatch(text) else None
+    return int(text) if isinstance(text, str) and INTEGER.fullmatch(text) else None

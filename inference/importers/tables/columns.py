@@ -30,6 +30,7 @@ class Kind(Enum):
     NUMBER = "number"
     VECTOR = "vector"
     BYTES = "bytes"
+    INTEGERS = "lists of integers"
     OTHER = "other"
 
 
@@ -120,11 +121,11 @@ def _guess_id(free: Sequence[Column], columns: Sequence[Column], where: str) -> 
     found = [column.name for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT)]
     if len(rest) < len(free):
         found = []
-    named = [column for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT, Kind.OTHER)]
+    named = [column for column in rest if column.kind in (Kind.INTEGER, Kind.TEXT, Kind.BYTES, Kind.OTHER)]
     if len(found) != 1:
         found = [column.name for column in named if column.name.lower() in _KEY_NAMES]
     if len(found) != 1:
-        found = [column.name for column in named if column.name.lower().endswith(_KEY_NAMES)]
+        found = [column.name for column in named if is_called_as_keys(column.name)]
     if len(found) != 1 and rest is free:
         found = [column.name for column in free if _INDEX.fullmatch(column.name)]
     if len(found) != 1:
@@ -133,9 +134,9 @@ def _guess_id(free: Sequence[Column], columns: Sequence[Column], where: str) -> 
 
 
 def _guess_rows(id_column: str, free: Sequence[Column], columns: Sequence[Column], where: str) -> Chosen:
-    vectors = [column.name for column in free if column.kind is Kind.VECTOR]
+    vectors = [column.name for column in free if column.kind in (Kind.VECTOR, Kind.INTEGERS)]
     if len(vectors) > 1:
-        vectors = [name for name in vectors if name.lower() in _VECTOR_NAMES]
+        vectors = [name for name in vectors if is_called_as_vectors(name)]
     if len(vectors) == 1:
         return Chosen(id=id_column, vector=tuple(vectors))
     free = [column for column in free if not _INDEX.fullmatch(column.name)]
@@ -158,6 +159,30 @@ def _is_vector(columns: Sequence[Column]) -> bool:
     if len(stems) == 1 and None not in stems:
         return True
     return len(columns) == 1 or (stems == {None} and all(column.kind is Kind.NUMBER for column in columns))
+
+
+def is_called_as_keys(name: str) -> bool:
+    """Return whether a column is called as keys are."""
+    return name.lower().endswith(_KEY_NAMES)
+
+
+def refuse_vectors_as_bytes(chosen: Chosen, columns: Sequence[Column], options: ReadOptions, where: str) -> None:
+    """Refuse texts or bytes that nobody called rows of bytes, and whose column is called as vectors are.
+
+    Raises:
+        InvalidInput: They are that: they would be rows of bytes without anybody's notice.
+    """
+    if options.value is None and chosen.value is not None and is_called_as_vectors(chosen.value):
+        held = next(column.type for column in columns if column.name == chosen.value)
+        raise InvalidInput(
+            f"{where}: column {chosen.value} is called as vectors are, and holds {held}; say vector if they are, or"
+            " value if they are rows of bytes"
+        )
+
+
+def is_called_as_vectors(name: str) -> bool:
+    """Return whether a column is called as vectors are."""
+    return name.lower() in _VECTOR_NAMES
 
 
 def _listed(columns: Sequence[Column]) -> str:

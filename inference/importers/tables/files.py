@@ -22,6 +22,9 @@ from ringpull.ps.transfer.remote import PACKAGES, as_path, is_url
 
 _HIDDEN: Final = ("_", ".")
 _PATTERN: Final = frozenset("*?[")
+COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+"""First bytes of compressed files, and Arrow's names of what compressed them."""
+_COMPRESSED_SUFFIXES: Final = (".gz", ".bz2", ".zst", ".zstd", ".lz4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ class SourceFile:
         """Return its first bytes, at most `size`."""
         with self.open() as file, storage_errors(self.path):
             return file.read(size)
+
+    def compression(self) -> str | None:
+        """Return what compressed it, by its first bytes, as Arrow calls that; None: nothing did."""
+        return compression_of(self.head(max(map(len, COMPRESSIONS))))
 
 
 def is_pattern(where: str) -> bool:
@@ -113,6 +120,18 @@ def folder_names(where: str) -> frozenset[str]:
         return frozenset(str(each).rstrip("/").rpartition("/")[2] for each in system.ls(path, detail=False))
 
 
+def compression_of(head: bytes) -> str | None:
+    """Return what compressed a file that begins so, as Arrow calls it; None: nothing did."""
+    return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
+
+
+def uncompressed_name(name: str) -> str:
+    """Return the name of a file as it is without what its compression adds, in small letters."""
+    small = name.lower()
+    ending = next((each for each in _COMPRESSED_SUFFIXES if small.endswith(each)), "")
+    return small.removesuffix(ending)
+
+
 def fingerprint_of(files: Sequence[SourceFile], *read_with: Any) -> str:
     """Return a checksum of what files these are, and of how they are read."""
     described = repr(([(file.path, file.size, file.stamp) for file in files], read_with))
@@ -157,6 +176,9 @@ def storage_errors(where: str) -> Iterator[None]:
 
 
 def _system(where: str) -> tuple[Any, str]:
+    scheme, _, rest = where.partition("://")
+    if "::" in rest and "::" not in scheme:  # zip://items.csv::s3://bucket/all.zip
+        raise InvalidInput(f"{where}: a file within another is not read from there; take it out first")
     try:
         if not is_url(where):
             where = os.path.abspath(where)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from ringpull.extras import needing
-from ringpull.inference.importers.tables.files import find_files, folder_names
+from ringpull.inference.importers.tables.files import compression_of, find_files, folder_names, uncompressed_name
 from ringpull.inference.importers.tables.source import ReadOptions, TableSource
 from ringpull.ps.errors import InvalidInput
 
@@ -32,7 +32,7 @@ class Format:
     module: str
     """Module of `ringpull.inference.importers.tables` with its reader."""
     suffixes: tuple[str, ...] = ()
-    """Ends of the names of its files, before a .gz."""
+    """Ends of the names of its files, before a .gz and its like."""
     schemes: tuple[str, ...] = ()
     """Beginnings of its URLs, before the colon."""
     holds: tuple[str, ...] = ()
@@ -62,9 +62,24 @@ _OPTIONS_OF: Final = {
     "query": ("sqlite",),
     "table": ("sqlite",),
     "keys": ("redis",),
-    "encoding": ("redis", "sqlite"),
+    "encoding": ("redis", "sqlite", "parquet"),
 }
 """Options that some formats have only."""
+
+_AS_PARQUET: Final = "write it as Parquet, with pyarrow.parquet.write_table"
+_OTHERS: Final = {
+    b"ARROW1": f"Arrow's own (Feather): {_AS_PARQUET}",
+    b"\xff\xff\xff\xff": f"a stream of Arrow: {_AS_PARQUET}",
+    b"ORC": f"ORC: {_AS_PARQUET}",
+    b"Obj\x01": "Avro: write it as Parquet",
+    b"\x89HDF": "HDF5: save each matrix with numpy.save",
+    b"\x80": "a pickle, which may run code when it is read: save its arrays with numpy.savez",
+    b"\xfd7zXZ": "compressed by xz: uncompress it",
+}
+"""First bytes of files that are known and not read: what they are, and what to do."""
+_JSON: Final = re.compile(rb'\s*\[?\s*\{\s*"')
+_LAKES: Final = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+"""What lies in a folder of Parquet files of which some may be out of date, and what keeps it."""
 
 
 def open_source(where: str | Path, options: ReadOptions | None = None) -> TableSource:
@@ -106,24 +121,36 @@ def format_of(where: str) -> str:
         if scheme in each.schemes:
             return name
     held = folder_names(where)
+    for mark, lake in _LAKES.items():
+        if mark in held:  # whose files hold rows that were deleted, too
+            raise InvalidInput(
+                f"{where}: is a table of {lake}, whose log says which of its files still count; write its rows as"
+                f" Parquet, or name the files that count by a pattern, such as '{where}/part-*.parquet'"
+            )
     for name, each in FORMATS.items():
         if each.holds and held.issuperset(each.holds):
             return name
     file = find_files(where)[0]
     head = file.head(_HEAD_BYTES)
-    plain = file.name.removesuffix(".gz").lower()
+    plain = uncompressed_name(file.name)
     for name, each in FORMATS.items():
         if any(head.startswith(magic) for magic in each.magic):
             return name
+    counted = _WORD2VEC_HEADER.match(head) is not None and not _is_text(head)
     for name, each in FORMATS.items():
         if plain.endswith(each.suffixes or ("\x00",)):
-            return name
+            return "word2vec" if counted and name == "text" else name
     if head.startswith(_ZIP):  # so torch saves, and numpy, whose names end in .npz
         return "torch"
-    if _WORD2VEC_HEADER.match(head):
-        return "text" if _is_text(head) else "word2vec"
-    if _is_text(head) or file.name.endswith(".gz"):
+    if counted:
+        return "word2vec"
+    if _JSON.match(head):
+        raise InvalidInput(f"{where}: {file.name} is JSON; write it as Parquet or CSV, with pandas.read_json")
+    if _is_text(head) or compression_of(head) is not None:
         return "text"
+    for magic, other in _OTHERS.items():
+        if head.startswith(magic):
+            raise InvalidInput(f"{where}: {file.name} is {other}")
     raise InvalidInput(
         f"{where}: {file.name} looks like no table that is known; say what it is with format, one of"
         f" {', '.join(FORMATS)}"

@@ -8,10 +8,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.importers.tables.cells import INTEGER
 from ringpull.inference.importers.tables.files import find_files, storage_errors
 from ringpull.ps.errors import CorruptData, InvalidInput
 
-_INTEGER: Final = re.compile(r"-?\d{1,20}")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+"""Ends of lines: a text may hold others that Unicode knows."""
 
 
 def read_ids_file(where: str) -> NDArray[Any]:
@@ -28,12 +30,14 @@ def read_ids_file(where: str) -> NDArray[Any]:
         if where.endswith(".npy"):
             return _of_array(where, file)
         try:
-            lines = file.read().decode().splitlines()
+            lines = _LINE_END.split(file.read().decode("utf-8-sig"))
         except UnicodeDecodeError as exc:
             raise CorruptData(f"{where}: no UTF-8 at byte {exc.start}") from exc
+    if not lines[-1]:
+        lines.pop()
     if "" in lines:
         raise InvalidInput(f"{where}: line {lines.index('') + 1} is empty; there must be one id a line, one line a row")
-    if all(map(_INTEGER.fullmatch, lines)):
+    if all(map(INTEGER.fullmatch, lines)):
         for kind in (np.int64, np.uint64):
             try:
                 return np.array(list(map(int, lines)), kind)

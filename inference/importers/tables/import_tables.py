@@ -101,6 +101,8 @@ class _Plan:
     spec: TableSpec
     default: Literal["zeros", "mean"] | NDArray[np.float32] | None
     """Vector of unknown keys; None of rows of bytes."""
+    live: bool
+    """Whether rows of it may be pushed while it is served."""
 
     @classmethod
     def make(cls, table: str, source: TableSource, options: TableOptions) -> _Plan:
@@ -120,7 +122,7 @@ class _Plan:
             replicas=options.replicas,
             on_unavailable=OnUnavailable(options.on_unavailable),
         )
-        return cls(source, spec, default)
+        return cls(source, spec, default, options.live)
 
     @property
     def made_of(self) -> str | None:
@@ -159,7 +161,7 @@ def _write(
 ) -> TableEntry:
     """Write one table to the staged version, or what is left of it to be written."""
     table, made_of = plan.spec.name, plan.made_of
-    if (entry := _whole(staging, table, made_of)) is not None:
+    if (entry := _whole(staging, plan)) is not None:
         _say(console, f"{table}: was imported before this import was interrupted")
         return entry
     read_rows, state = staging.begin(table, made_of)
@@ -189,20 +191,23 @@ def _write(
             summary = writer.finish()
         except OneKey as exc:
             raise type(exc)(f"{exc}{_places(plan.source, exc.key)}", key=exc.key) from exc
-    entry = TableEntry(spec=summary.spec, path=f"tables/{table}", rows=summary.rows, bytes=summary.bytes)
+    path = f"tables/{table}"
+    entry = TableEntry(spec=summary.spec, path=path, rows=summary.rows, bytes=summary.bytes, live=plan.live)
     staging.remember(table, made_of, entry={"spec": entry.spec.to_dict(), "rows": entry.rows, "bytes": entry.bytes})
     staging.drop_scratch(table)
     return entry
 
 
-def _whole(staging: Staging, table: str, made_of: str | None) -> TableEntry | None:
+def _whole(staging: Staging, plan: _Plan) -> TableEntry | None:
     """Return the entry of a table that an interrupted import wrote."""
-    known = staging.finished(table, made_of)
+    table = plan.spec.name
+    known = staging.finished(table, plan.made_of)
     if known is None or not (staging.version / "tables" / table).is_dir():
         return None
     with suppress(KeyError, TypeError, InvalidInput):
         spec = TableSpec.from_dict(known["spec"])
-        return TableEntry(spec=spec, path=f"tables/{table}", rows=int(known["rows"]), bytes=int(known["bytes"]))
+        rows, nbytes = int(known["rows"]), int(known["bytes"])
+        return TableEntry(spec=spec, path=f"tables/{table}", rows=rows, bytes=nbytes, live=plan.live)
     return None
 
 

@@ -15,13 +15,16 @@ from ringpull.inference.importers.tables.arrow_columns import (
     bytes_of,
     column_of,
     dim_of,
+    is_list_of_integers,
     keys_of,
     kind_of,
     numbers_of,
+    plain_type,
     row_type_of,
     vectors_of,
 )
-from ringpull.inference.importers.tables.columns import Chosen, Kind, choose
+from ringpull.inference.importers.tables.cells import Vectors
+from ringpull.inference.importers.tables.columns import Chosen, Kind, choose, refuse_vectors_as_bytes
 from ringpull.inference.importers.tables.files import SourceFile, find_files, fingerprint_of, storage_errors
 from ringpull.inference.importers.tables.source import ReadOptions, TablePiece
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -45,12 +48,15 @@ class ParquetTable:
     schema: pa.Schema
     """Of the columns that are read."""
     dim: int
+    cells: Vectors | None = None
+    """Reader of vectors that are texts or bytes; None: they are numbers to Arrow."""
 
     @property
     def described(self) -> str:
         """What was taken for what."""
         files = f"{len(self.files)} files" if len(self.files) > 1 else "1 file"
         types = ", ".join(str(kind) for kind in dict.fromkeys(self.schema.types))
+        types += "" if self.cells is None else f" as {self.cells.encoding}"
         return f"{self.where}: Parquet, {files}, {self.rows:,} rows; {self.chosen.described} ({types})"
 
     @property
@@ -63,21 +69,22 @@ class ParquetTable:
         """BYTES, or what holds the vectors' own numbers."""
         if self.chosen.value is not None:
             return RowType.BYTES
+        if self.cells is not None:
+            return RowType.FLOAT32
         return row_type_of([self.schema.field(name).type for name in self.chosen.vector])
 
     @property
     def key_type(self) -> KeyType:
         """By the type of the column."""
         kind = self.schema.field(self.chosen.id).type
-        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not pa.types.is_integer(plain):
+        if kind_of(kind) is not Kind.INTEGER:
             return KeyType.STRING
-        return KeyType.UINT64 if plain == pa.uint64() else KeyType.INT64
+        return KeyType.UINT64 if plain_type(kind) == pa.uint64() else KeyType.INT64
 
     @property
     def fingerprint(self) -> str:
         """Of the files and of the columns."""
-        return fingerprint_of(self.files, self.chosen)
+        return fingerprint_of(self.files, self.chosen, None if self.cells is None else self.cells.encoding)
 
     def pieces(self, start: int = 0) -> Iterator[TablePiece]:
         """Yield the rows of all row groups, one after the other."""
@@ -124,9 +131,18 @@ class ParquetTable:
         rows = (
             bytes_of(batch.column(chosen.value), chosen.value, at)
             if chosen.value is not None
-            else _vectors(batch, chosen, self.dim, at)
+            else self._vectors(batch, place, first, at)
         )
         return TablePiece(keys, rows, place, first)
+
+    def _vectors(self, batch: pa.RecordBatch, place: str, first: int, at: At) -> Any:
+        names = self.chosen.vector
+        arrays = [batch.column(name) for name in names]
+        if self.cells is not None:
+            return self.cells.read(arrays[0].to_pylist(), lambda row: _of_row(names[0], place, first + row))
+        if len(arrays) > 1 or kind_of(arrays[0].type) in (Kind.NUMBER, Kind.INTEGER):
+            return numbers_of(arrays, names, at)
+        return vectors_of(arrays[0], self.dim, names[0], at)
 
 
 def open_table(where: str, options: ReadOptions) -> ParquetTable:
@@ -141,7 +157,9 @@ def open_table(where: str, options: ReadOptions) -> ParquetTable:
         with _opened(file) as parquet:
             whole = parquet.schema_arrow
             if chosen is None:
-                chosen = choose([column_of(field) for field in whole], options, file.path)
+                columns = [column_of(field) for field in whole]
+                chosen = choose(columns, options, file.path)
+                refuse_vectors_as_bytes(chosen, columns, options, file.path)
             missing = [name for name in chosen.names if name not in whole.names]
             if missing:
                 raise InvalidInput(f"{file.path}: has no column {missing[0]!r}, which {files[0].name} has")
@@ -156,9 +174,9 @@ def open_table(where: str, options: ReadOptions) -> ParquetTable:
             counts.append(tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
     assert chosen is not None
     assert schema is not None
-    _check_types(files[0].path, chosen, schema)
-    dim = _dim(files, counts, chosen, where)
-    table = ParquetTable(where, files, tuple(counts), chosen, schema, dim)
+    _check_types(files[0].path, chosen, schema, options)
+    dim, cells = (0, None) if chosen.value is not None else _dim(files, counts, chosen, options, where)
+    table = ParquetTable(where, files, tuple(counts), chosen, schema, dim, cells)
     options.check_own_type(table.key_type, where)
     return table
 
@@ -196,41 +214,47 @@ def _opened(file: SourceFile) -> Iterator[Any]:
         parquet.close(force=True)
 
 
-def _vectors(batch: pa.RecordBatch, chosen: Chosen, dim: int, at: At) -> Any:
-    arrays = [batch.column(name) for name in chosen.vector]
-    if len(arrays) > 1 or kind_of(arrays[0].type) in (Kind.NUMBER, Kind.INTEGER):
-        return numbers_of(arrays, chosen.vector, at)
-    return vectors_of(arrays[0], dim, chosen.vector[0], at)
-
-
-def _dim(files: tuple[SourceFile, ...], counts: list[tuple[int, ...]], chosen: Chosen, where: str) -> int:
-    """Return the number of numbers of a vector, of the first row that there is."""
-    if chosen.value is not None:
-        return 0
+def _dim(
+    files: tuple[SourceFile, ...], counts: list[tuple[int, ...]], chosen: Chosen, options: ReadOptions, where: str
+) -> tuple[int, Vectors | None]:
+    """Return the number of numbers of a vector, of the first row that there is, and how it is read if it is a cell."""
+    name = chosen.vector[0]
     for file, groups in zip(files, counts, strict=True):
         filled = next((group for group, count in enumerate(groups) if count), None)
         if filled is None:
             continue
         with _opened(file) as parquet:
-            kind = parquet.schema_arrow.field(chosen.vector[0]).type
+            kind = parquet.schema_arrow.field(name).type
             if len(chosen.vector) > 1 or kind_of(kind) in (Kind.NUMBER, Kind.INTEGER):
-                return len(chosen.vector)
+                return len(chosen.vector), None
             with arrow_errors(file.path):
                 batch = next(parquet.iter_batches(1, [filled], columns=list(chosen.vector)))
-        first = f"{file.name}: row group {filled}, row 0"
-        return dim_of(batch.column(chosen.vector[0]), chosen.vector[0], first)
+        place = f"{file.name}: row group {filled}, row"
+        if kind_of(kind) in (Kind.TEXT, Kind.BYTES):
+            cells = Vectors(where, options.encoding, batch.column(name)[0].as_py(), _of_row(name, place, 0))
+            return cells.dim, cells
+        return dim_of(batch.column(name), name, f"{place} 0"), None
     raise InvalidInput(f"{where}: has no rows")
 
 
-def _check_types(where: str, chosen: Chosen, schema: pa.Schema) -> None:
+def _of_row(column: str, place: str, row: int) -> str:
+    return f"{column} of {place} {row}"
+
+
+def _check_types(where: str, chosen: Chosen, schema: pa.Schema, options: ReadOptions) -> None:
     """Refuse columns whose types cannot be what they were chosen for, before anything is read."""
     kinds = {name: kind_of(schema.field(name).type) for name in chosen.names}
-    wanted: dict[str, tuple[Kind, ...]] = {chosen.id: (Kind.INTEGER, Kind.TEXT)}
+    wanted: dict[str, tuple[Kind, ...]] = {chosen.id: (Kind.INTEGER, Kind.TEXT, Kind.BYTES)}
     if chosen.value is not None:
         wanted[chosen.value] = (Kind.TEXT, Kind.BYTES)
     numbers = (Kind.NUMBER, Kind.INTEGER)
+    cells = (Kind.TEXT, Kind.BYTES) if options.vector else ()
     for name in chosen.vector:
-        wanted[name] = numbers if len(chosen.vector) > 1 else (*numbers, Kind.VECTOR)
+        wanted[name] = numbers if len(chosen.vector) > 1 else (*numbers, Kind.VECTOR, *cells)
+        if options.vector and is_list_of_integers(schema.field(name).type):
+            kinds[name] = Kind.VECTOR
+    if options.encoding is not None and not (chosen.vector and kinds[chosen.vector[0]] in cells):
+        raise InvalidInput(f"{where}: encoding is {options.encoding}; it is for a vector of texts or bytes")
     for name, allowed in wanted.items():
         if kinds[name] not in allowed:
             which = " or ".join(sorted({kind.value for kind in allowed}))

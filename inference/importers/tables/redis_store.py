@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from ringpull.inference.importers.tables.cells import Ids, Vectors, bytes_of
+from ringpull.inference.importers.tables.cells import Ids, Vectors, bytes_of, refuse_lists_of_integers
 from ringpull.inference.importers.tables.seen import Seen
 from ringpull.inference.importers.tables.source import ReadOptions, TablePiece, skipped
 from ringpull.ps.bytes_rows import BytesRows
@@ -81,6 +81,8 @@ class RedisSource:
         self.key_type = self._ids.key_type
         self._vectors: Vectors | None = None
         if options.value is None:
+            if options.encoding is None and not options.vector:
+                refuse_lists_of_integers([value for _, value in first], where)
             self._vectors = Vectors(where, options.encoding, first[0][1], _of_id(first[0][0]))
         self.dim = 0 if self._vectors is None else self._vectors.dim
         self.row_type = RowType.BYTES if self._vectors is None else RowType.FLOAT32

@@ -15,8 +15,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ringpull.inference.importers.tables.cells import Ids, Vectors, bytes_of, looks_like_vector, narrowed
-from ringpull.inference.importers.tables.columns import Chosen, Column, Kind, choose
+from ringpull.inference.importers.tables.cells import (
+    Ids,
+    Vectors,
+    bytes_of,
+    looks_like_vector,
+    narrowed,
+    refuse_lists_of_integers,
+)
+from ringpull.inference.importers.tables.columns import Chosen, Column, Kind, choose, is_called_as_vectors
 from ringpull.inference.importers.tables.files import find_files, fingerprint_of
 from ringpull.inference.importers.tables.source import ReadOptions, TablePiece, skipped
 from ringpull.inference.importers.tables.tensors import PIECE_BYTES, local_path
@@ -148,6 +155,8 @@ class SqliteSource:
         if chosen.value is not None:
             self.dim, self.row_type = 0, RowType.BYTES
         elif len(chosen.vector) == 1 and not isinstance(cell, int | float):
+            if not (options.encoding or options.vector or is_called_as_vectors(chosen.vector[0])):
+                refuse_lists_of_integers([row[self._places[1]] for row in first], where)
             self._vectors = Vectors(where, options.encoding, cell, f"{chosen.vector[0]} of row 0")
             self.dim, self.row_type = self._vectors.dim, RowType.FLOAT32
         else:

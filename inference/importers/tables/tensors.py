@@ -227,11 +227,13 @@ def _chosen(where: str, tensors: Mapping[str, StoredTensor], options: ReadOption
             raise InvalidInput(f"{where}: vector {tensor.described} is no table: it must be floats (rows, dim)")
         return tensor
     able = [each for name, each in tensors.items() if each.is_table and name != ids]
-    if len(able) != 1:
+    if not able:
         raise InvalidInput(
-            f"{where}: {'several tensors' if able else 'no tensor'} could be the rows: vector must be one of"
-            f" {_listed(able or list(tensors.values()))}"
+            f"{where}: no tensor could be the rows, which are (rows, dim) of {', '.join(_FLOATS)}; it has"
+            f" {_listed(list(tensors.values()))}. Save others as that, where the model is: tensor.float()"
         )
+    if len(able) > 1:
+        raise InvalidInput(f"{where}: several tensors could be the rows: vector must be one of {_listed(able)}")
     return able[0]
 
 

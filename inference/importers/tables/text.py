@@ -1,4 +1,4 @@
-"""Text: CSV and its kin, word2vec's and GloVe's; as it is or compressed by gzip, one file or many part files.
+"""Text: CSV and its kin, word2vec's and GloVe's; as it is or compressed, one file or many part files.
 
 Kernels of our own, or Arrow's reader, make rows of it, block by block; a line is at most a block.
 """
@@ -19,8 +19,19 @@ import pyarrow.csv as pa_csv
 
 from ringpull.inference.importers.tables import text_blocks
 from ringpull.inference.importers.tables.arrow_columns import At, bytes_of, keys_of, numbers_of
-from ringpull.inference.importers.tables.columns import Chosen, Kind, choose
-from ringpull.inference.importers.tables.files import SourceFile, find_files, fingerprint_of
+from ringpull.inference.importers.tables.columns import (
+    Chosen,
+    Kind,
+    choose,
+    is_called_as_vectors,
+    refuse_vectors_as_bytes,
+)
+from ringpull.inference.importers.tables.files import (
+    SourceFile,
+    find_files,
+    fingerprint_of,
+    uncompressed_name,
+)
 from ringpull.inference.importers.tables.parquet import arrow_errors
 from ringpull.inference.importers.tables.source import PieceKeys, ReadOptions, TablePiece, skipped
 from ringpull.inference.importers.tables.text_blocks import Block, blocks_of
@@ -31,6 +42,7 @@ from ringpull.inference.importers.tables.text_layout import (
     TextLayout,
     find_layout,
     is_integer,
+    is_printed_vector,
     numbers_in,
 )
 from ringpull.inference.importers.tables.text_rows import RowParser, nearest_float32
@@ -38,7 +50,6 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import MAX_DIM, Float32Array, KeyType, RowType
 
 _FIRST_BYTES: Final = 1 << 16
-_GZIP: Final = b"\x1f\x8b"
 _ROW: Final = re.compile(r"Row #(\d+)")
 _LEADING_ZEROS: Final = "^-?0[0-9]"
 _MAX_INT64: Final = (1 << 63) - 1
@@ -180,7 +191,8 @@ class TextTable:
     def _has_words(self) -> bool:
         """Whether lines are a word and its numbers with blanks between, so that more blanks are the word's."""
         columns = [column.name for column in self.layout.columns]
-        return self.layout.delimiter == " " and self.key_type is KeyType.STRING and [*self.chosen.names] == columns
+        plain = self.layout.delimiter == " " and not self.layout.quoted
+        return plain and self.key_type is KeyType.STRING and [*self.chosen.names] == columns
 
     def _piece(self, batch: pa.RecordBatch, place: str, line: int) -> TablePiece:
         chosen = self.chosen
@@ -218,6 +230,7 @@ def open_table(where: str, options: ReadOptions) -> TextTable:
     # Without names, keys are in the first column: so all write them who write no names.
     chosen = choose(layout.columns, options if layout.named or options.id else replace(options, id="0"), path)
     _check_keys(layout, chosen, options, path)
+    _check_rows(layout, chosen, options, path)
     dim = 0 if chosen.value is not None else _dim(layout, chosen, path)
     return TextTable(where, files, layout, chosen, dim, _key_type(layout.values(chosen.id), options))
 
@@ -228,7 +241,7 @@ def _check_alike(where: str, files: Sequence[SourceFile]) -> None:
     Raises:
         InvalidInput: It has files of several suffixes.
     """
-    suffixes = {PurePosixPath(file.name.removesuffix(".gz")).suffix for file in files}
+    suffixes = {PurePosixPath(uncompressed_name(file.name)).suffix for file in files}
     if len(suffixes) > 1:
         names = ", ".join(file.name for file in files[:8])
         raise InvalidInput(
@@ -289,7 +302,7 @@ def _check_keys(layout: TextLayout, chosen: Chosen, options: ReadOptions, path: 
         InvalidInput: They are that.
     """
     column = next(each for each in layout.columns if each.name == chosen.id)
-    if options.id_type is None and column.kind in (Kind.NUMBER, Kind.VECTOR):
+    if options.id_type is None and column.kind in (Kind.NUMBER, Kind.VECTOR, Kind.INTEGERS):
         raise InvalidInput(
             f"{path}: keys (column {chosen.id}) are numbers but no plain integers, such as"
             f" {layout.values(chosen.id)[0][:80]!r}; write them as integers, or take them as texts, with id_type string"
@@ -303,6 +316,29 @@ def _check_keys(layout: TextLayout, chosen: Chosen, options: ReadOptions, path: 
         )
 
 
+def _check_rows(layout: TextLayout, chosen: Chosen, options: ReadOptions, path: str) -> None:
+    """Refuse texts that are hardly rows of bytes, and lists of integers that nobody called a vector: they are
+    histories, or decimals with a comma.
+
+    Raises:
+        InvalidInput: They are that.
+    """
+    kinds = {column.name: column.kind for column in layout.columns}
+    printed = [] if options.value is not None or chosen.value is None else layout.values(chosen.value)
+    if printed and all(map(is_printed_vector, printed)):
+        raise InvalidInput(
+            f"{path}: column {chosen.value} has vectors as Python shows arrays, such as {printed[0][:80]!r}, which may"
+            " be shortened; write them whole, array.tolist(), or say value if they are rows of bytes"
+        )
+    refuse_vectors_as_bytes(chosen, layout.columns, options, path)
+    name = chosen.vector[0] if chosen.vector and not options.vector else ""
+    if kinds.get(name) is Kind.INTEGERS and not is_called_as_vectors(name):
+        raise InvalidInput(
+            f"{path}: column {name} has lists of integers, such as {layout.values(name)[0][:80]!r}; say what they are,"
+            " with vector, or with value if they are rows of bytes, such as histories; write decimals with a point"
+        )
+
+
 def _dim(layout: TextLayout, chosen: Chosen, path: str) -> int:
     """Return how many numbers a vector has.
 
@@ -312,7 +348,7 @@ def _dim(layout: TextLayout, chosen: Chosen, path: str) -> int:
     kinds = {column.name: column.kind for column in layout.columns}
     many = len(chosen.vector) > 1
     for name in chosen.vector:
-        if kinds[name] is Kind.TEXT or (many and kinds[name] in (Kind.VECTOR, Kind.OTHER)):
+        if kinds[name] is Kind.TEXT or (many and kinds[name] in (Kind.VECTOR, Kind.INTEGERS, Kind.OTHER)):
             raise InvalidInput(f"{path}: column {name} has {layout.values(name)[0][:80]!r}, which is no number")
     dim = len(chosen.vector)
     if layout.is_vector(chosen.vector[0]):
@@ -348,7 +384,7 @@ def first_lines(file: SourceFile) -> list[str]:
             for place, line in enumerate(lines)
         ]
     except UnicodeDecodeError as exc:
-        raise InvalidInput(f"{file.path}: is no UTF-8 text: {exc.reason}") from exc
+        raise InvalidInput(f"{file.path}: is no UTF-8 text: {exc.reason}; write it as UTF-8") from exc
     return [line for line in decoded if line.strip()]
 
 
@@ -440,12 +476,12 @@ def _key_type(values: list[str], options: ReadOptions) -> KeyType:
 @contextmanager
 def _text(file: SourceFile) -> Iterator[tuple[Any, Any]]:
     """A file opened as text, and as it lies there: the latter knows how much of it was read."""
-    compressed = file.head(len(_GZIP)) == _GZIP
+    compression = file.compression()
     with ExitStack() as opened:
         with arrow_errors(file.path):
             raw = pa.OSFile(str(file.local)) if file.local is not None else pa.PythonFile(file.open(), mode="r")
             opened.enter_context(raw)
-            text = opened.enter_context(pa.CompressedInputStream(raw, "gzip")) if compressed else raw
+            text = opened.enter_context(pa.CompressedInputStream(raw, compression)) if compression else raw
         yield text, raw
 
 

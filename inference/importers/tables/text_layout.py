@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ringpull.inference.importers.tables.columns import Column, Kind
+from ringpull.inference.importers.tables.columns import Column, Kind, is_called_as_keys
 from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.ps.errors import InvalidInput
 
@@ -24,11 +24,23 @@ BRACKETS: Final = "[](){} \t"
 SEPARATORS: Final = (",", ";", "|")
 """Characters between the numbers of a vector that is a text, beside blanks."""
 
-_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
-_PADDED: Final = re.compile(r"-?0\d+")
+# Digits are ASCII's, as of `ringpull.ps.number_text`: Arrow reads no others.
+_NUMBER: Final = re.compile(
+    r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE | re.ASCII
+)
+_PADDED: Final = re.compile(r"-?0\d+", re.ASCII)
 """Digits that are a name, not a number: 007."""
-_INTEGER: Final = re.compile(r"-?(0|[1-9]\d*)")
-_COUNTS: Final = re.compile(r"(\d{1,18}) (\d{1,9})\s*")
+_INTEGER: Final = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+_SHOWN: Final = re.compile(
+    r"[\[\]()]|\.\.\.|\w+=(?:'[^']*'|[\w.<>]+)|\b(?:(?:np|numpy|torch)\.)?(?:array|tensor|Parameter|float\d*|bfloat16|double)\b"
+)
+"""What Python shows of arrays beside their numbers."""
+_NO_NAME: Final = re.compile(r"[\W\d_]*|\\n|[<#]?n/?a>?|null|none|nil|missing", re.IGNORECASE)
+"""Texts that stand for a number that is missing, and name no column."""
+_PLAIN_KEY_NAME: Final = re.compile(r"(?:.*[^A-Za-z])?(?i:id|key)|.*[a-z](?:I[dD]|Key)")
+"""Names of keys that no word ends as: user_id and userId, where `android` and `monkey` are words."""
+_QUOTED_FIRST: Final = re.compile(r'"(?:[^"]|"")+"(?: |$)')
+_COUNTS: Final = re.compile(r"(\d{1,18}) (\d{1,9})\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +71,7 @@ class TextLayout:
 
     def is_vector(self, name: str) -> bool:
         """Return whether the texts of a column are whole vectors, should they be numbers at all."""
-        return next(each.kind for each in self.columns if each.name == name) in (Kind.VECTOR, Kind.OTHER)
+        return next(each.kind for each in self.columns if each.name == name) in (Kind.VECTOR, Kind.INTEGERS, Kind.OTHER)
 
     def values(self, name: str) -> list[str]:
         """Return what the first rows have in a column."""
@@ -121,6 +133,11 @@ def numbers_in(text: str) -> list[str] | None:
     return parts if parts and all(map(_NUMBER.fullmatch, parts)) else None
 
 
+def is_printed_vector(text: str) -> bool:
+    """Return whether a text is a vector as Python shows arrays: shortened, or with the names of their types."""
+    return "[" in text and numbers_in(_SHOWN.sub(" ", text)) is not None
+
+
 def is_integer(text: str) -> bool:
     """Return whether a key is the plain text of an integer, and of none other: 7, not 007 or +7."""
     return _INTEGER.fullmatch(text) is not None
@@ -132,7 +149,12 @@ def _counts(lines: Sequence[str], options: ReadOptions) -> tuple[int, int] | Non
     if found is None or len(lines) < 2 or options.header or options.delimiter not in (None, " ", "\t"):
         return None
     rows, dim = int(found[1]), int(found[2])
-    return (rows, dim) if dim > 1 and len(lines[1].split()) == dim + 1 else None
+    if not dim or len(lines[1].split()) != dim + 1:
+        return None
+    # A row of a word and one number looks the same; but not where all others begin with words that are none.
+    if dim == 1 and any(is_integer(line.split()[0]) for line in lines[1 : SAMPLE_LINES + 1] if line.split()):
+        return None
+    return rows, dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +186,7 @@ def _found_split(lines: Sequence[str], delimiters: Sequence[str]) -> _Split | No
 
     Quotes count but where they are in the way: a word may be one.
     """
-    splits = [_Split(each, quoted=each != " ") for each in delimiters]
+    splits = [_Split(each, quoted=_may_quote(each, lines)) for each in delimiters]
     splits += [_Split("\t", quoted=False)] if "\t" in delimiters else []
     return _even(splits, lines)
 
@@ -188,13 +210,20 @@ def _even(splits: Sequence[_Split], lines: Sequence[str]) -> _Split | None:
 
 def _likely(lines: Sequence[str], delimiters: Sequence[str], where: str) -> _Split:
     """Return the split of most columns, where some line has fewer: whoever reads it says which."""
-    counts = {each: len(_Split(each, quoted=each != " ").rows(lines[:1])[0]) for each in delimiters}
+    splits = {each: _Split(each, quoted=_may_quote(each, lines)) for each in delimiters}
+    counts = {each: len(split.rows(lines[:1])[0]) for each, split in splits.items()}
     best = max(counts, key=lambda each: counts[each])
     if counts[best] < 2:
         raise InvalidInput(
             f"{where}: no columns can be seen in its first lines; say what is between them, with delimiter"
         )
-    return _Split(best, quoted=best != " ")
+    return splits[best]
+
+
+def _may_quote(delimiter: str, lines: Sequence[str]) -> bool:
+    """Return whether fields may be in quotes. Between blanks they are where every line begins so, as R writes texts:
+    words of GloVe are quotes themselves."""
+    return delimiter != " " or all(map(_QUOTED_FIRST.match, lines))
 
 
 def _unended(line: str, delimiter: str) -> str:
@@ -214,9 +243,35 @@ def _is_header(rows: Sequence[Sequence[str]], options: ReadOptions) -> bool:
     asked = {options.id, options.value, *options.vector} - {None}
     if asked & set(rows[0]):
         return True
-    if len(rows) < 2 or any(numbers_in(field) is not None for field in rows[0]):
+    if len(rows) < 2:
         return False
+    if any(numbers_in(field) is not None for field in rows[0]):
+        return _names_by_number(rows)
     return any(numbers_in(field) is not None for field in rows[1])
+
+
+def _names_by_number(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line has names, some of which are numbers, as pandas calls columns of a matrix: id,0,1,2."""
+    names = rows[0]
+    numbers = [name for name in names if numbers_in(name) is not None]
+    if len(numbers) == len(names) or not all(map(is_integer, numbers)) or len(set(numbers)) < len(numbers):
+        return False
+    words = [place for place, name in enumerate(names) if numbers_in(name) is None]
+    unnamed = [place for place in words if _NO_NAME.fullmatch(names[place].strip())]
+    if any(_is_number_at(row, place) for place in unnamed for row in rows[1:]):
+        return False  # a number is missing there
+    if len(numbers) > 1 and any(all(_is_number_at(row, place) for row in rows[1:]) for place in words):
+        return True
+    counted = [str(int(numbers[0]) + place) for place in range(len(numbers))]
+    if numbers[0] not in ("0", "1") or numbers != counted:
+        return False
+    # One or two numbers may well be the row of a word, where a longer count is no row.
+    called = is_called_as_keys if len(numbers) > 2 else _PLAIN_KEY_NAME.fullmatch
+    return any(called(names[place]) for place in words)
+
+
+def _is_number_at(row: Sequence[str], place: int) -> bool:
+    return place < len(row) and _NUMBER.fullmatch(row[place].strip()) is not None
 
 
 def _kind(values: Sequence[str]) -> Kind:
@@ -226,9 +281,10 @@ def _kind(values: Sequence[str]) -> Kind:
         return Kind.TEXT
     if all(_NUMBER.fullmatch(value.strip()) for value in values):
         return Kind.NUMBER
-    vectors = [numbers_in(value) is not None for value in values]
+    vectors = [numbers_in(value) for value in values]
     if all(vectors):
-        return Kind.VECTOR
+        # Lists of integers are histories, or decimals with a comma: a vector only where somebody says so.
+        return Kind.INTEGERS if all(is_integer(number) for each in vectors for number in each or ()) else Kind.VECTOR
     return Kind.OTHER if any(vectors) else Kind.TEXT
 
 

@@ -43,6 +43,14 @@ _STORAGES: Final = {
 }
 _V2: Final = "torch._utils._rebuild_tensor_v2"
 _V3: Final = "torch._utils._rebuild_tensor_v3"
+_METADATA: Final = {_V2: 6, _V3: 7}
+"""Place of what torch says of a tensor beside its numbers: that it is the negative of what is stored, for one."""
+_OTHER_TENSORS: Final = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_qtensor": "quantised",
+    "torch._utils._rebuild_meta_tensor_no_storage": "without numbers (meta)",
+}
+"""Tensors that are none of one number after the other."""
 _PARAMETERS: Final = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _TYPES: Final = frozenset(
     f"torch.{name}"
@@ -135,6 +143,9 @@ def _tensor(name: str, node: Made, storages: dict[str, memoryview], where: str) 
     """Return the tensor of a node; None: it is something else, such as a number of a class of its own."""
     if node.by in _PARAMETERS and node.arguments and isinstance(node.arguments[0], Made):
         node = node.arguments[0]
+    other = _OTHER_TENSORS.get(node.by) or _unlike_stored(node)
+    if other is not None:
+        return tensor_of(name, (), other, where, memoryview(b""))
     if node.by not in (_V2, _V3):
         return None
     what = f"{where}: tensor {name}"
@@ -151,6 +162,15 @@ def _tensor(name: str, node: Made, storages: dict[str, memoryview], where: str) 
     if key not in storages:
         raise CorruptData(f"{what}: lies in the member {key!r}, which the file has not")
     return tensor_of(name, shape, dtype, where, storages[key], first=first, strides=strides)
+
+
+def _unlike_stored(node: Made) -> str | None:
+    """Return what a tensor is whose numbers are not those that are stored; None: they are."""
+    metadata = node.arguments[_METADATA[node.by] :][:1] if node.by in _METADATA else ()
+    if not metadata or not isinstance(metadata[0], Made):
+        return None
+    marks = [str(key) for key, value in metadata[0].items if value]
+    return f"view marked {', '.join(marks)}" if marks else None
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from ringpull.inference.importers.forest import ML_DOMAIN
 from ringpull.inference.importers.trees.categories import lightgbm_categories, with_categories, xgboost_categories
+from ringpull.inference.importers.trees.damaged import check_forest
 from ringpull.inference.importers.trees.estimators import MATRIX, ConvertedEstimator, feature_names
 from ringpull.inference.importers.trees.margins import OPSET, BoostedTrees
 from ringpull.inference.schema.kinds import Dense
@@ -75,6 +76,7 @@ def _converted(
     columns: int,
     predicted: Callable[[NDArray[np.float32]], NDArray[Any]],
 ) -> ConvertedEstimator:
+    check_forest(trees.forest, columns)
     schema = matrix_schema(names, columns, takes_nan=True)
     argument = matrix_argument(schema)
     nodes, initializers = trees.nodes(MATRIX, PREDICTION, columns)

@@ -43,7 +43,7 @@ def lightgbm_categories(booster: Any) -> tuple[Categories, tuple[str, ...]]:
         return dict(zip(columns, lists, strict=True)), ()
     return {}, (
         f"{len(lists)} columns were categories of a DataFrame, and the file does not say which: requests bring their"
-        " codes (of the first category 0) in these columns",
+        " codes in these columns, 0 for the first category",
     )
 
 
@@ -56,7 +56,7 @@ def xgboost_categories(booster: Any) -> tuple[Categories, tuple[str, ...]]:
     kept = {place: _decoded(each) for place, each in enumerate(encoded) if each.get("values")}
     found = {place: each for place, each in kept.items() if each is not None}
     notes = [
-        f"column {place}: requests bring the codes of its categories (of the first 0): XGBoost keeps texts that are not"
+        f"column {place}: requests bring the codes of its categories, 0 for the first: XGBoost keeps texts that are not"
         " ASCII cut off"
         for place, each in kept.items()
         if each is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
@@ -105,7 +106,10 @@ def _classifier(operator: Any, container: Any, forest_of: Any) -> None:
     model = operator.raw_operator
     label, probabilities = (each.full_name for each in operator.outputs)
     trees = forest_of(model)
-    if trees.link not in ("sigmoid", "softmax"):
+    if trees.link == "class":  # multi:softmax: what predicts a class has its probabilities, too
+        trees = replace(trees, link="softmax")
+    raw = hasattr(model, "get_booster") and trees.link in ("step", "identity")  # XGBoost shows these as it does others
+    if trees.link not in ("sigmoid", "softmax") and not (raw and trees.forest.targets == 1):
         raise InvalidInput(f"{type(model).__name__}: its objective gives no probabilities of classes")
     made = f"{probabilities}/own"
     _add(operator, container, trees, made)

@@ -14,6 +14,8 @@ from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
 from sklearn.base import is_classifier
 from sklearn.ensemble._gb import BaseGradientBoosting
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline
 
 from ringpull.inference.importers.forest import ML_DOMAIN, ML_OPSET
 from ringpull.inference.importers.trees.boosters import (
@@ -27,7 +29,9 @@ from ringpull.inference.importers.trees.estimators import LABEL, MATRIX, Convert
 from ringpull.inference.importers.trees.margins import OPSET
 from ringpull.inference.importers.trees.sklearn_boosters import register_converters, with_kept_nodes
 from ringpull.inference.importers.trees.sklearn_columns import InputColumn, first_step, matrix_columns, named_columns
+from ringpull.inference.importers.trees.sklearn_neighbors import by_distance, weigh_by_distance
 from ringpull.inference.importers.trees.sklearn_plain import plain_estimator
+from ringpull.inference.importers.trees.sklearn_refused import last_step, refuse_what_differs
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
@@ -48,9 +52,8 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
     """
     estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
     register_converters()
-    _refuse_several(estimator)
-    _refuse_without_probabilities(estimator)
-    columns = named_columns(estimator)
+    refuse_what_differs(estimator)
+    columns = every = named_columns(estimator)
     if columns is None:
         names, width = matrix_columns(estimator)
         graph = _graph(estimator, [(MATRIX, FloatTensorType([None, width]))])
@@ -63,8 +66,9 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         values: dict[str, NDArray[np.int64]] = {}
     else:
         graph = _graph(estimator, [(each.name, _type_of(each)) for each in columns])
+        every, columns = columns, _used(graph, columns)
         schema = Schema([each.feature for each in columns])
-        for value, each in zip(graph.graph.input, columns, strict=True):  # in the order of the types
+        for value, each in zip(graph.graph.input, columns, strict=True):
             if each.values is not None and each.vocabulary is not None:
                 _number(graph, value, each.integers)
         inputs = [each.name for each in graph.graph.input]  # under names that ONNX takes
@@ -72,46 +76,25 @@ def converted_sklearn(estimator: Any) -> ConvertedEstimator:
         thresholds = {}
         within = {each.feature.name: each.within for each in columns if each.within is not None}
         values = {each.feature.name: each.values for each in columns if each.values is not None}
-        notes = _notes(columns)
+        notes = _notes(columns, [each.name for each in every if each not in columns])
     outputs = _outputs(estimator, graph)
     converted = ConvertedEstimator(
         graph=graph,
         schema=schema,
         arguments=arguments,
         outputs=outputs,
-        scores=lambda given: _scores(estimator, columns, arguments, outputs, given),
+        scores=lambda given: _scores(estimator, every, arguments, outputs, given),
         thresholds=thresholds,
         within=within,
         values=values,
         unknown=frozenset(each.feature.name for each in columns or () if each.takes_unknown),
         classes={
-            name: [str(each) for each in _last(estimator).classes_] for name in outputs.values() if name in _CLASSES
+            name: [str(each) for each in last_step(estimator).classes_] for name in outputs.values() if name in _CLASSES
         },
         notes=notes,
     )
     categories, said = ({}, ()) if columns is not None else categories_of_model(first_step(estimator))
     return with_categories(replace(converted, notes=(*notes, *said)), categories)
-
-
-def _refuse_several(estimator: Any) -> None:
-    if is_classifier(_last(estimator)) and isinstance(getattr(estimator, "classes_", None), list):
-        raise InvalidInput(
-            f"{type(_last(estimator)).__name__} has several outputs, each with classes of its own: export one estimator"
-            " for each, or regressors, which may have several"
-        )
-
-
-def _refuse_without_probabilities(estimator: Any) -> None:
-    last = _last(estimator)
-    if is_classifier(last) and not hasattr(estimator, "predict_proba"):
-        cure = "voting='soft' makes them" if hasattr(last, "voting") else "CalibratedClassifierCV makes them"
-        raise InvalidInput(f"{type(last).__name__} gives no probabilities; {cure}")
-
-
-def _last(estimator: Any) -> Any:
-    while hasattr(estimator, "steps"):
-        estimator = estimator.steps[-1][1]
-    return estimator
 
 
 def _graph(estimator: Any, types: list[tuple[str, Any]]) -> ModelProto:
@@ -128,16 +111,32 @@ def _graph(estimator: Any, types: list[tuple[str, Any]]) -> ModelProto:
                 f"{type(estimator).__name__} has a ColumnTransformer inside of it; put it before:"
                 " make_pipeline(columns, model), where the model may be one that calibrates, votes, stacks or searches"
             ) from exc
-        told = str(exc).strip().splitlines() or [type(exc).__name__]
+        told = (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
         raise InvalidInput(
-            f"{type(estimator).__name__} cannot be turned into a graph: {told[0]:.300}. skl2onnx says what has an"
+            f"{type(estimator).__name__} cannot be turned into a graph: {told:.300}. skl2onnx says what has an"
             " operator; what has none can be done before a request is sent"
         ) from exc
     graph = with_kept_nodes(found)
     for each in graph.graph.output:  # skl2onnx takes every prediction for one column
         for dim in each.type.tensor_type.shape.dim:
             dim.Clear()
+    _keep_columns(graph, last_step(estimator))
+    if by_distance(last_step(estimator)):
+        weigh_by_distance(graph, last_step(estimator))
     return graph
+
+
+def _keep_columns(graph: ModelProto, last: Any) -> None:
+    """Keep the several numbers, or labels, that a network predicts of a row: skl2onnx makes one column of them."""
+    if isinstance(last, MLPClassifier) and last.n_outputs_ > 1 and last.out_activation_ == "logistic":
+        graph.graph.output[0].type.tensor_type.shape.dim.add()  # a truth for each label
+    columns = getattr(last, "n_outputs_", 1) if isinstance(last, MLPRegressor) else 1
+    names = {each.name for each in graph.graph.output}
+    for node in graph.graph.node if columns > 1 else ():
+        if node.op_type == "Reshape" and node.output[0] in names:
+            shape = f"{node.output[0]}/columns"
+            graph.graph.initializer.append(numpy_helper.from_array(np.array([-1, columns], np.int64), shape))
+            node.input[1] = shape
 
 
 def _number(graph: ModelProto, value: ValueInfoProto, integers: NDArray[np.int64]) -> None:
@@ -150,7 +149,7 @@ def _number(graph: ModelProto, value: ValueInfoProto, integers: NDArray[np.int64
 
 def _send_missing(graph: ModelProto, estimator: Any) -> None:
     """Send NaN the way that plain trees send it, which skl2onnx leaves out; their nodes keep their numbers in it."""
-    last = _last(estimator)
+    last = last_step(estimator)
     members = getattr(last, "estimators_", [last])  # forests among them, of what stacks or votes, are lists themselves
     trees = [
         each.tree_ for each in (members.flat if isinstance(members, np.ndarray) else members) if hasattr(each, "tree_")
@@ -172,18 +171,31 @@ def _type_of(column: InputColumn) -> Any:
     return FloatTensorType([None, 1])
 
 
-def _notes(columns: list[InputColumn]) -> tuple[str, ...]:
+def _used(graph: ModelProto, columns: list[InputColumn]) -> list[InputColumn]:
+    """Return the columns that a graph uses, whose inputs are in their order; the inputs of others are left out."""
+    taken = {name for node in graph.graph.node for name in node.input}
+    pairs = [(value, each) for value, each in zip(graph.graph.input, columns, strict=True) if value.name in taken]
+    kept = [value for value, _ in pairs]
+    del graph.graph.input[:]
+    graph.graph.input.extend(kept)
+    return [each for _, each in pairs]
+
+
+def _notes(columns: list[InputColumn], unused: list[str]) -> tuple[str, ...]:
     loose = [each.name for each in columns if each.strict and each.within is None]
-    if not loose:
-        return ()
-    told = ", ".join(loose)
-    return (f"a category of {told} that the estimator does not know is encoded as zeros; sklearn raises an error",)
+    told = [f"column {name!r} is left out: nothing that is predicted uses it" for name in unused]
+    if loose:
+        told.append(
+            f"a category of {', '.join(loose)} that the estimator does not know is encoded as zeros; sklearn raises an"
+            " error"
+        )
+    return tuple(told)
 
 
 def _outputs(estimator: Any, graph: ModelProto) -> dict[str, str]:
     """Return what each output of the graph that is served is called."""
     there = [each.name for each in graph.graph.output]
-    last = _last(estimator)
+    last = last_step(estimator)
     if is_classifier(last):
         numbers = np.asarray(last.classes_).dtype.kind in "iub"
         return {**({there[0]: LABEL} if numbers else {}), there[1]: PROBABILITIES}
@@ -202,20 +214,32 @@ def _scores(
     """Return what the estimator itself says."""
     rows: Any = given[arguments[MATRIX]] if columns is None else _frame(columns, given)
     with warnings.catch_warnings(action="ignore"):  # of a matrix without names, for one that was fitted with them
+        asked, rows = _before_last(estimator, rows)
         found: dict[str, Array] = {}
         for output in outputs.values():
             if output == PROBABILITIES:
-                found[output] = np.asarray(estimator.predict_proba(rows))
+                found[output] = np.asarray(asked.predict_proba(rows))
             else:
-                predicted = np.asarray(estimator.predict(rows))
+                predicted = np.asarray(asked.predict(rows))
                 found[output] = predicted if output == LABEL else predicted.reshape(len(predicted), -1)
     return found
+
+
+def _before_last(estimator: Any, rows: Any) -> tuple[Any, Any]:
+    """Return what predicts, and rows as it takes them: steps before it, as an encoder of millions, are gone once."""
+    while isinstance(estimator, Pipeline) and len(estimator.steps) > 1:
+        estimator, rows = estimator.steps[-1][1], estimator[:-1].transform(rows)
+    return estimator, rows
 
 
 def _frame(columns: list[InputColumn], given: Mapping[str, Array]) -> Any:
     import pandas
 
-    return pandas.DataFrame({each.name: each.given(given[each.feature.name]) for each in columns})
+    rows = len(next(iter(given.values())))
+    lost = np.full(rows, np.nan)  # of columns that nothing uses
+    return pandas.DataFrame(
+        {each.name: each.given(given[each.feature.name]) if each.feature.name in given else lost for each in columns}
+    )
 
 
 def _thresholds(graph: ModelProto) -> dict[int, NDArray[np.float32]]:

@@ -9,10 +9,14 @@ from ringpull.loadtest.bench.dlrm_requests import Request, score_request
 from ringpull.loadtest.dlrm import make_model
 
 
-def main(rows: int = typer.Option(..., help="Rows per table."), threads: int = typer.Option(1)) -> None:
+def main(
+    rows: int = typer.Option(..., help="Rows per table."),
+    threads: int = typer.Option(1, help="Threads that score requests."),
+    torch_threads: int = typer.Option(1, help="Threads that torch computes a request with."),
+) -> None:
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(torch_threads)
     model = make_model(rows)
 
     def score(data: bytes) -> bytes:

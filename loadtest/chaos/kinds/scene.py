@@ -91,9 +91,11 @@ class Scene:
     broke: Callable[[str], None]
     """Takes, in words, a promise that was broken, other than an answer's: it counts as a failure."""
     reexported: Callable[[int], None]
-    """Takes a version of `checked`, which is not open, whose two contents have changed places for good."""
+    """Takes a version of `checked`, which is not live, whose two contents have changed places."""
     hurried: Callable[[], AbstractContextManager[None]]
     """Gives a share of the requests a deadline of 100 ms, as long as its context lasts."""
+    moves: bool = True
+    """Whether rows may be moved between shards: not where there are pushed ones."""
 
     def pick(self, role: str, pick: float) -> psutil.Process | None:
         """Return one of the processes of a role, by a number in [0, 1); None: there is none at this moment."""

@@ -6,9 +6,10 @@ open, of which shards may have copies from an earlier time, and that is publishe
 
 Promised: every answer, and every one of the content that the deployment has opened. While the folder of an open version
 has other content the shard comes back, by its own copies or by those of other shards (where shards open files in place,
-once the first content is back), and the publish is refused in words that name the version. Undone by putting the first
-content back: the same files, so that the version is what it was. The publish of a version that was not open is carried
-through, and every answer is of its new content, which stays.
+once the first content is back). Undone by putting the first content back: the same files, so that the version is what
+it was. A kept version whose folder has other content is let go, which `status` says; then, as of a version that was not
+open, the publish is carried through, and every answer is of its new content, which stays. Before that it is refused in
+words that name the version.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ async def _kept(scene: Scene, pick: float, injected: Injected) -> None:
     if version is None:
         return
     injected()
-    with replaced(scene.folders.version(version), scene.folders.other(version)):
-        try:
-            await scene.operator.run(publish(version))
-        except CommandFailed as exc:
-            if f"{MODEL}/{version}" not in str(exc).partition("error:")[2]:
-                scene.broke(f"the refusal does not name {MODEL}/{version}: {exc}")
-        else:
+    _exchange(scene, version)
+    try:
+        await scene.operator.run(publish(version))
+    except CommandFailed as exc:
+        _exchange(scene, version)
+        if f"{MODEL}/{version}" not in str(exc).partition("error:")[2]:
+            scene.broke(f"the refusal does not name {MODEL}/{version}: {exc}")
+    else:
+        if not any(f"{MODEL}/{version} was let go" in said for said in (await scene.status()).warnings):
             scene.broke(f"{MODEL}/{version} was published with other content than it was open with")
     await scene.health.wait()
 
@@ -84,10 +87,14 @@ async def _closed(scene: Scene, pick: float, injected: Injected) -> None:
     closed = [int(folder.name) for folder in folders if folder.name.isdigit() and int(folder.name) not in now.open]
     version = closed[int(pick * len(closed))]
     injected()
-    exchange(scene.folders.version(version), scene.folders.other(version))
-    scene.reexported(version)
+    _exchange(scene, version)
     try:
         await scene.operator.run(publish(version))
     except CommandFailed as exc:
         scene.broke(f"what is not open may have any content: {exc}")
     await scene.health.wait()
+
+
+def _exchange(scene: Scene, version: int) -> None:
+    exchange(scene.folders.version(version), scene.folders.other(version))
+    scene.reexported(version)

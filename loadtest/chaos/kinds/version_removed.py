@@ -1,5 +1,6 @@
 """`remove-version`: the folder of a version that is kept open behind the live one is deleted, and then, in a quarter of
-the cases each, another version is published, shards come or go, a shard is killed, or a head is.
+the cases each, another version is published, shards come or go, a shard is killed, or a head is. (Where rows are
+pushed, no shards come or go.)
 
 Promised: every answer, and that what comes then is carried through, or comes back: a version that nothing needs is told
 and let go. Undone by putting the folder back, so that the version can be published again.
@@ -21,8 +22,9 @@ THEN: Final = (Kind.PUBLISH, Kind.REBALANCE, Kind.KILL_SHARD, Kind.KILL_HEAD)
 
 async def remove_version(scene: Scene, fault: Fault, injected: Injected) -> None:
     """Remove the folder of a kept version, and change the deployment, or kill one of its processes."""
-    number, within = divmod(fault.pick * len(THEN), 1)
-    version, then = await scene.kept_version(within), THEN[int(number)]
+    possible = [kind for kind in THEN if scene.moves or kind is not Kind.REBALANCE]
+    number, within = divmod(fault.pick * len(possible), 1)
+    version, then = await scene.kept_version(within), possible[int(number)]
     if version is None:
         return
     victim = scene.pick(then.role, within) if then.role else None

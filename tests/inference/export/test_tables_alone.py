@@ -83,6 +83,15 @@ def test_chunks_are_as_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert stored(report.path, "a") == dict(zip(keys.tolist(), rows.tolist(), strict=True))
 
 
+def test_two_exports_of_a_number_are_two_versions_though_only_rows_differ(tmp_path: Path) -> None:
+    written = [
+        export_tables({"t": ([1], rows)}, tmp_path / name, 1, quiet=True)
+        for name, rows in (("a", ROWS[:1]), ("b", ROWS[1:2]))
+    ]
+    identities = {Manifest.load(tmp_path / name / "1").identity for name in ("a", "b")}
+    assert len(written) == len(identities) == 2
+
+
 def test_rows_of_bytes_however_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ringpull.inference.export.given_rows, "PIECE_ROWS", 2)
     rows = [b"", b"\0\xff", "zürich".encode(), b"x" * 5000, b"{}"]

@@ -173,6 +173,17 @@ def test_what_follows_the_last_position_is_no_key(tmp_path: Path, rows: int) -> 
     assert not reply.found.any()
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 16, 17, 511, 512, 513])
+def test_every_key_up_to_the_first_and_the_last_is_found_and_none_beside_it(tmp_path: Path, rows: int) -> None:
+    """Eight positions are compared at once: they begin within the table, and end within the map, at pages' ends."""
+    table = write_table(tmp_path / "t", rows=rows, dim=1)
+    there = positions_of(table.keys)
+    wanted = np.unique(np.concatenate([there - np.uint64(1), there, there + np.uint64(1)]))
+    reply = pull([Table(Base.open(table.folder))], [None], rows_request("t", keys_of(wanted)))
+    assert np.array_equal(wanted[reply.found.astype(bool)], np.sort(there))
+    assert reply.values[reply.found.astype(bool)].tolist() == table.rows[np.argsort(there), 0].tolist()
+
+
 # -- slots -------------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     range_checksum,
 )
+from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 ECHO, GATED = "echo", "gated"
@@ -99,3 +100,10 @@ class FakeShard:
     def statistics(self) -> ShardStatistics:
         self.statistics_asked += 1
         return ShardStatistics(shard=4, epoch=2, pid=1, slots=65_536, requests=self.pulls, tables=())
+
+    def newest(self, request: NewestRequest) -> NewestReply:
+        """Answer with the positions that are asked for: those of the first slot, by their rows."""
+        self.threads.add(threading.current_thread().name)
+        positions = np.arange(request.first, request.first + 3, dtype=np.uint64)
+        rows = positions.view(np.uint8)
+        return NewestReply(0, False, range_checksum(positions, rows, np.empty(0, np.uint32)), positions, rows)

@@ -21,7 +21,8 @@ def feed(decoder: Decoder, data: bytes, *, at_most: int = 1 << 62) -> list[Frame
         take = min(len(target), len(rest), at_most)
         target[:take] = rest[:take]
         rest = rest[take:]
-        decoder.buffer_updated(take)
+        before, has_work = len(frames), decoder.buffer_updated(take)
         while (frame := decoder.next_frame()) is not None:
             frames.append(frame)
+        assert has_work or len(frames) == before
     return frames

@@ -24,6 +24,8 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     TableStatistics,
 )
+from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
+from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 names = st.text(max_size=20)
@@ -59,8 +61,9 @@ def pull_requests(draw: st.DrawFn) -> PullRequest:
         lengths=draw(arrays(np.uint32, sum(lookup.bags for lookup in lookups))),
         weights=draw(arrays(np.float32, sum(lookup.keys for lookup in lookups if lookup.weighted))),
         identity=draw(identities),
-        max_reply_bytes=draw(st.integers(0, 2**62 - 1)),
+        max_reply_bytes=draw(st.integers(0, 2**61 - 1)),
         tell_absent=draw(st.booleans()),
+        as_exported=draw(st.booleans()),
     )
 
 
@@ -87,8 +90,31 @@ def top_k_requests(draw: st.DrawFn) -> TopKRequest:
     )
 
 
+@st.composite
+def push_requests(draw: st.DrawFn) -> PushRequest:
+    remove, keys = draw(st.booleans()), draw(small)
+    lengths = draw(st.lists(small, min_size=keys, max_size=keys)) if draw(st.booleans()) and not remove else []
+    size = 0 if remove else sum(lengths) if lengths else 3 * keys
+    writer = draw(identities)
+    return PushRequest(
+        model=draw(names),
+        table=draw(names),
+        epoch=draw(counts),
+        lineage=draw(identities),
+        writer=writer,
+        number=max(1, draw(identities)) if writer else 0,
+        remove=remove,
+        positions=draw(arrays(np.uint64, keys)),
+        rows=draw(arrays(np.uint8, size)),
+        lengths=np.array(lengths, np.uint32),
+        identity=draw(identities),
+        only_live=draw(st.booleans()),
+    )
+
+
 requests = st.one_of(
     pull_requests(),
+    push_requests(),
     top_k_requests(),
     st.builds(
         RangePullRequest,
@@ -112,6 +138,17 @@ requests = st.one_of(
         identity=identities,
     ),
     st.builds(FilesRequest, model=names, version=counts),
+    st.builds(
+        NewestRequest,
+        model=names,
+        version=counts,
+        table=names,
+        begin=st.integers(0, 65_536),
+        end=st.integers(0, 65_536),
+        first=identities,
+        max_bytes=counts,
+        identity=identities,
+    ),
 )
 
 replies = st.one_of(
@@ -202,7 +239,19 @@ replies = st.one_of(
             max_size=3,
         ).map(tuple),
     ),
-    st.builds(ErrorReply, code=names, message=names, epoch=counts),
+    st.builds(PushReply, stamp=identities, rows=counts, new_keys=counts, repeated=counts),
+    st.tuples(small, st.booleans()).flatmap(
+        lambda drawn: st.builds(
+            NewestReply,
+            stamp=identities,
+            done=st.booleans(),
+            checksum=identities,
+            positions=arrays(np.uint64, drawn[0]),
+            rows=arrays(np.uint8, 5 * drawn[0]),
+            lengths=arrays(np.uint32, drawn[0] if drawn[1] else 0),
+        )
+    ),
+    st.builds(ErrorReply, code=names, message=names, epoch=counts, table=names, retry_after_ms=counts),
 )
 
 

@@ -23,6 +23,7 @@ from ringpull.ps.wire.codec import (
 )
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
+from ringpull.ps.wire.header_fields import MAX_UINT, HeaderFields
 from ringpull.ps.wire.messages import (
     ErrorReply,
     Op,
@@ -35,6 +36,7 @@ from ringpull.ps.wire.messages import (
     SubLookup,
     range_checksum,
 )
+from ringpull.ps.wire.push_messages import PushRequest
 from ringpull.ps.wire.top_k_messages import TopKReply
 from tests.ps.wire.feeding import feed, joined
 from tests.ps.wire.strategies import replies, requests, same
@@ -370,3 +372,21 @@ def test_files_are_asked_for_by_a_table_without_a_name() -> None:
     """A shard of an earlier build reads it as a table that it does not have."""
     [frame] = feed(Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(FilesRequest("model", 3), 9, 5)))
     assert (frame.kind, frame.fields) == (Kind.DESCRIBE, ["model", 3, "", 0, 0, 0])
+
+
+def test_a_push_that_has_to_be_live_is_refused_by_a_shard_that_does_not_know_of_it() -> None:
+    """All other pushes are the bytes that they were before there were such; a shard of then ends on one field more."""
+    push = PushRequest("m", "t", 7, 1 << 60, 0, 0, True, np.array([5], np.uint64))
+    plain = b"".join(map(bytes, encode_request(push, 1, 1_000_000)))
+    header = bytes.fromhex("99 93010000 a16d a174 07 cf1000000000000000 00 00 01 00")
+    assert plain[16:20] == len(header).to_bytes(4, "little")
+    assert plain[32 : 32 + len(header)] == header
+    live = b"".join(map(bytes, encode_request(replace(push, only_live=True), 1, 1_000_000)))
+    assert live[32 : 33 + len(header)] == b"\x9a" + header[1:] + b"\x01"
+    fields = HeaderFields(frame_of(Kind.PUSH, ["m", "t", 7, 1 << 60, 0, 0, 1, 0, 1], (1, 0, 0)))
+    for name in ("model", "table"):
+        fields.text(name)
+    for name in ("epoch", "lineage", "writer", "number", "remove", "identity"):
+        fields.number(name, MAX_UINT)
+    with pytest.raises(ProtocolError, match="PUSH"):
+        fields.end()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
+
 from ringpull.ps import errors
-from ringpull.ps.errors import NotOwner, RingpullError, Unavailable
+from ringpull.ps.errors import LimitExceeded, NotOwner, RingpullError, Unavailable
+from ringpull.ps.wire.codec import decode_reply, encode_reply
 from ringpull.ps.wire.error_codes import ERROR_CODES, INTERNAL, MAX_MESSAGE_CHARS, error_of, error_reply
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder
 from ringpull.ps.wire.messages import ErrorReply
+from tests.ps.wire.feeding import feed, joined
 
 
 def test_every_code_comes_back_as_its_class() -> None:
@@ -32,6 +37,9 @@ def test_codes_are_fixed() -> None:
         "NOT_OWNER": "NotOwner",
         "PROTOCOL_ERROR": "ProtocolError",
         "STRANGER": "Stranger",
+        "UNMET_CONDITION": "UnmetCondition",
+        "STALE_LINEAGE": "StaleLineage",
+        "STALE_NUMBER": "StaleNumber",
     }
 
 
@@ -39,6 +47,19 @@ def test_not_owner_carries_its_epoch() -> None:
     error = error_of(error_reply(NotOwner("moved", epoch=12)))
     assert isinstance(error, NotOwner)
     assert error.epoch == 12
+
+
+@pytest.mark.parametrize(("asked_s", "told_s"), [(None, None), (0.5, 0.5), (0.0, 0.001), (600.0, 600.0)])
+def test_a_limit_carries_when_to_come_again(asked_s: float | None, told_s: float | None) -> None:
+    frames = feed(
+        Decoder(REPLIES, REPLY_LIMITS),
+        joined(encode_reply(error_reply(LimitExceeded("full", retry_after_s=asked_s)), 1)),
+    )
+    reply = decode_reply(frames[0])
+    assert isinstance(reply, ErrorReply)
+    error = error_of(reply)
+    assert isinstance(error, LimitExceeded)
+    assert (str(error), error.retry_after_s) == ("full", told_s)
 
 
 def test_a_subclass_travels_as_the_nearest_class_with_a_code() -> None:

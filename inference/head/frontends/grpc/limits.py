@@ -23,6 +23,10 @@ from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 RETRY_AFTER_S: Final = 0.05
 """Hint to whoever is one too many: by then some of so many calls have ended."""
 
+PROBES: Final = ("Check",)
+"""Methods that wait behind no crowd of other calls. No more than that: grpc.aio waits for the next call of each queue
+anew whenever a call comes in any."""
+
 Behavior = Callable[[Any, grpc.aio.ServicerContext], Any]
 
 Admit = Callable[[grpc.aio.ServicerContext], object]
@@ -73,10 +77,13 @@ class CallLimits:
         self._server.add_generic_rpc_handlers([_Limited(self, each, admit, admits) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        """Serve these, limited, each with a queue of its own within gRPC."""
-        self._server.add_registered_method_handlers(
-            service, {name: self.limited(each) for name, each in handlers.items()}
-        )
+        """Serve the probes among these, limited, each with a queue of its own within gRPC.
+
+        The others are among the generic handlers, which whoever registers methods adds, too.
+        """
+        probes = {name: self.limited(each) for name, each in handlers.items() if name in PROBES}
+        if probes:
+            self._server.add_registered_method_handlers(service, probes)
 
     def limited(self, handler: grpc.RpcMethodHandler, admit: Admit | None = None) -> grpc.RpcMethodHandler:
         """Return a method that is the same within the limits.

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import grpc.aio
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
@@ -25,6 +24,7 @@ from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATI
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.secure_port import add_port
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.grpc.taking_in import server
 from ringpull.inference.head.frontends.ports import claim, joined
 from ringpull.inference.head.frontends.unix_socket import UnixSocket
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -73,8 +73,8 @@ class GrpcServer:
         names = (*SERVICES, *(each.descriptor.full_name for each in others))
         self._health = Health(names)
         self._serving = False
-        self._server = grpc.aio.server(
-            options=[
+        self._server = server(
+            [
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 (

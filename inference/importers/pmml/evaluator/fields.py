@@ -7,9 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from ringpull.inference.importers.pmml.evaluator.expressions import evaluated
+from ringpull.inference.importers.pmml.evaluator.expressions import as_declared, evaluated
 from ringpull.inference.importers.pmml.evaluator.values import Given, Single, as_number, beside, lies_within
-from ringpull.inference.importers.pmml.expressions import DerivedField, FieldRef
+from ringpull.inference.importers.pmml.expressions import (
+    Constant,
+    DerivedField,
+    Expression,
+    FieldRef,
+    NormDiscrete,
+    one_hot_of,
+)
 from ringpull.inference.importers.pmml.fields import DataField, MiningField, canonical
 from ringpull.inference.importers.pmml.kinds.model import Model
 
@@ -31,14 +38,15 @@ class Row:
         derived: Mapping[str, DerivedField],
         parent: Row | None = None,
         large: frozenset[str] = frozenset(),
-        memory: dict[int, Any] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> None:
         self.dictionary = dictionary
         self.values = dict(values)
+        self._given = frozenset(values)
         self._derived = derived
         self._parent = parent
         self._large = large
-        self.memory: dict[int, Any] = {} if memory is None else memory
+        self.memory: dict[Any, Any] = {} if memory is None else memory
         """What is computed once for all rows, by the id of what it is computed of."""
 
     def inside(self, model: Model) -> Row:
@@ -58,13 +66,35 @@ class Row:
         """Return a field's value."""
         if name not in self.values:
             if name in self._derived:
-                derived = self._derived[name]
-                value = evaluated(derived.expression, self)
-                value = as_number(value) if derived.numeric else value
-                self.values[name] = Single.of(value) if derived.single and isinstance(value, float) else value
+                self._derive(name)
             elif self._parent is not None:
                 return self._parent.get(name)
         return self.values[name]
+
+    def _derive(self, name: str) -> None:
+        """Compute a derived field, after those that it is computed of."""
+        waiting = [name]
+        while waiting:
+            own = self._derived[waiting[-1]]
+            needed = [each for each in own.fields if each in self._derived and each not in self.values]
+            if own.name not in self.values and needed:
+                waiting += needed
+                continue
+            waiting.pop()
+            if own.name not in self.values:
+                self.values[own.name] = as_declared(evaluated(own.expression, self), own.declared)
+
+    def one_hot(self, name: str) -> NormDiscrete | None:
+        """Return what a field is computed by that is 1 where another has a value, else 0; None of other fields."""
+        if name in self._given:
+            return None
+        if name in self._derived:
+            return one_hot_of(self._derived[name])
+        return None if self._parent is None else self._parent.one_hot(name)
+
+    def constant(self, expression: Expression) -> bool:
+        """Return whether an expression is a constant."""
+        return isinstance(expression, Constant)
 
     def single(self, name: str) -> bool:
         """Return whether a field's numbers are float32: those of requests, and what is derived as such."""
@@ -72,7 +102,7 @@ class Row:
             return isinstance(self.values[name], Single)
         if name in self._derived:
             derived = self._derived[name]
-            return derived.single or (
+            return derived.declared.single or (
                 isinstance(derived.expression, FieldRef) and self.single(derived.expression.field)
             )
         if self._parent is not None and name not in self.dictionary:

@@ -72,11 +72,12 @@ def read_general_regression(element: Element, classes: tuple[str, ...]) -> Gener
     parameters = tuple(each.attribute("name") for each in element.need("ParameterList").only("Parameter"))
     factors = _names(element.first("FactorList"))
     covariates = _names(element.first("CovariateList"))
+    declared = factors | covariates
     cells: dict[str, list[Cell]] = {each: [] for each in parameters}
     matrix = element.first("PPMatrix")
     for each in [] if matrix is None else matrix.only("PPCell"):
         field, parameter = each.attribute("predictorName"), each.attribute("parameterName")
-        if parameter not in cells or field not in (*factors, *covariates):
+        if parameter not in cells or field not in declared:
             raise each.refusal(f"is of {parameter!r} and {field!r}, one of which is not declared")
         if field in factors:
             cells[parameter].append(Cell(field, each.attribute("value"), 1.0, each.line))

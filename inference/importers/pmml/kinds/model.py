@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from ringpull.inference.importers.pmml.defined_functions import DefinedFunctions
 from ringpull.inference.importers.pmml.document import Element
 from ringpull.inference.importers.pmml.expressions import (
     EXPRESSIONS,
     DerivedField,
     Expression,
+    Functions,
+    makes_numbers,
+    no_functions,
     read_derived,
     read_expression,
 )
@@ -59,7 +63,9 @@ class OutputField:
     """Class whose probability it is; None: that of the predicted one."""
     expression: Expression | None
     numeric: bool
-    """Whether it is a number."""
+    """Whether its values are numbers."""
+    declared_text: bool
+    """Whether it is declared to be a text, of whatever values."""
     line: int
 
 
@@ -104,10 +110,9 @@ _READERS: Final[dict[str, Callable[[Element, tuple[str, ...]], Body]]] = {
     "RegressionModel": read_regression,
     "GeneralRegressionModel": read_general_regression,
     "TreeModel": read_tree,
-    "NeuralNetwork": read_neural_network,
     "ClusteringModel": read_clustering,
 }
-MODELS: Final = (*_READERS, "MiningModel")
+MODELS: Final = (*_READERS, "NeuralNetwork", "MiningModel")
 _METHODS: Final = (
     *("majorityVote", "weightedMajorityVote", "average", "weightedAverage", "median", "max", "sum", "weightedSum"),
     *("selectFirst", "modelChain"),
@@ -126,7 +131,12 @@ def classes_of(model: Model) -> tuple[str, ...]:
     return () if isinstance(model.body, Clustering) else model.body.classes
 
 
-def read_model(element: Element, dictionary: Mapping[str, DataField], targets: tuple[str, ...] = ()) -> Model:
+def read_model(
+    element: Element,
+    dictionary: Mapping[str, DataField],
+    targets: tuple[str, ...] = (),
+    functions: Functions = no_functions,
+) -> Model:
     """Read a model, of classes in the order of its target's values, else in that of `targets`.
 
     Raises:
@@ -142,17 +152,21 @@ def read_model(element: Element, dictionary: Mapping[str, DataField], targets: t
     schema = read_mining_schema(element)
     named = dictionary.get(schema.target or "")
     classes = (named.texts if named is not None else ()) or targets
+    local = element.first("LocalTransformations")
+    functions = DefinedFunctions(local, functions)
     if element.tag == "MiningModel":
-        body: Body = _read_mining(element, dictionary, classes, function)
+        body: Body = _read_mining(element, dictionary, classes, function, functions)
+    elif element.tag == "NeuralNetwork":
+        body = read_neural_network(element, functions)
     else:
         body = _READERS[element.tag](element, classes)
     if isinstance(body, Regression) and named is not None and named.ordinal and len(body.tables) > 2:
         raise element.refusal(f"has a target of {len(body.tables)} ordinal classes, which is not known here")
-    outputs, unserved = _read_outputs(element.first("Output"))
+    outputs, unserved = _read_outputs(element.first("Output"), functions)
     return Model(
         function=function,
         schema=schema,
-        derived=read_derived(element.first("LocalTransformations")),
+        derived=read_derived(local, functions),
         target=_read_target(element.first("Targets"), function),
         outputs=outputs,
         unserved=unserved,
@@ -162,7 +176,11 @@ def read_model(element: Element, dictionary: Mapping[str, DataField], targets: t
 
 
 def _read_mining(
-    element: Element, dictionary: Mapping[str, DataField], classes: tuple[str, ...], function: Function
+    element: Element,
+    dictionary: Mapping[str, DataField],
+    classes: tuple[str, ...],
+    function: Function,
+    functions: Functions,
 ) -> Mining:
     element.only(*COMMON, "Segmentation")
     segmentation = element.need("Segmentation")
@@ -176,7 +194,7 @@ def _read_mining(
     segments = []
     for number, each in enumerate(segmentation.only("Segment"), 1):
         inner = each.need(*MODELS) if each.first(*MODELS) else each.children[-1] if each.children else each
-        model = read_model(inner, dictionary, classes)
+        model = read_model(inner, dictionary, classes, functions)
         predicate, name = read_predicate(each), each.get("id", str(number))
         segments.append(Segment(name, predicate, each.number("weight", 1.0), model, each.line))
         if method != "modelChain" and model.function != function:
@@ -212,7 +230,7 @@ def _read_target(element: Element | None, function: Function) -> Target | None:
     return made if function != "clustering" else None
 
 
-def _read_outputs(element: Element | None) -> tuple[tuple[OutputField, ...], tuple[str, ...]]:
+def _read_outputs(element: Element | None, functions: Functions) -> tuple[tuple[OutputField, ...], tuple[str, ...]]:
     made, unserved = [], []
     for each in [] if element is None else element.only("OutputField"):
         feature = each.choice("feature", (*_FEATURES, *_UNSERVED), "predictedValue")
@@ -225,7 +243,8 @@ def _read_outputs(element: Element | None) -> tuple[tuple[OutputField, ...], tup
         if "segmentId" in each.attributes:
             raise each.refusal("is of another segment (segmentId), which is not known here")
         value = each.attributes.get("value")
-        expression = None if inner is None else read_expression(inner, each.get("dataType"))
-        numeric = each.get("dataType", "double") in ("double", "float", "integer")
-        made.append(OutputField(each.attribute("name"), feature, value, expression, numeric, each.line))
+        expression = None if inner is None else read_expression(inner, each.get("dataType"), functions)
+        text = each.get("dataType", "double") not in ("double", "float", "integer")
+        numeric = not text or (expression is not None and makes_numbers(expression))
+        made.append(OutputField(each.attribute("name"), feature, value, expression, numeric, text, each.line))
     return tuple(made), tuple(unserved)

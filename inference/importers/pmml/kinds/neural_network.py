@@ -11,6 +11,7 @@ from ringpull.inference.importers.pmml.expressions import (
     EXPRESSIONS,
     Expression,
     FieldRef,
+    Functions,
     NormContinuous,
     NormDiscrete,
     read_expression,
@@ -55,7 +56,7 @@ class NeuralNetwork:
         return tuple(each for _, each in self.outputs)
 
 
-def read_neural_network(element: Element, classes: tuple[str, ...]) -> NeuralNetwork:
+def read_neural_network(element: Element, functions: Functions) -> NeuralNetwork:
     """Read a NeuralNetwork.
 
     Raises:
@@ -66,7 +67,9 @@ def read_neural_network(element: Element, classes: tuple[str, ...]) -> NeuralNet
     inputs = {}
     for each in element.need("NeuralInputs").only("NeuralInput"):
         derived = each.need("DerivedField")
-        inputs[each.attribute("id")] = read_expression(derived.need(*EXPRESSIONS), derived.get("dataType", "double"))
+        inputs[each.attribute("id")] = read_expression(
+            derived.need(*EXPRESSIONS), derived.get("dataType", "double"), functions
+        )
     known, layers = set(inputs), []
     for each in element.all("NeuralLayer"):
         layers.append(_read_layer(element, each, known))

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 from typing import Final, Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from ringpull.inference.importers.pmml.expressions import (
     Apply,
+    Call,
     Constant,
+    Declared,
     Discretize,
     Expression,
     FieldRef,
     MapValues,
     NormContinuous,
     NormDiscrete,
+    parts_of,
 )
 from ringpull.inference.importers.pmml.fields import Interval, as_single, canonical
 from ringpull.inference.importers.pmml.nodes.functions import COMPARING, SKIPPING, applied
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Truth, Value, constant_number
+from ringpull.inference.importers.pmml.nodes.searching import column_at, count_below, picked
 from ringpull.ps.errors import InvalidInput
 
 _MAX_CELLS: Final = 1 << 22
@@ -40,14 +46,65 @@ class Fields(Protocol):
 
     def value(self, name: str, line: int) -> Value: ...
     def number(self, name: str, line: int) -> Number: ...
+    def constant(self, expression: Expression) -> Constant | None: ...
+
+
+class _Arguments:
+    """Parameters of a function of the document, as fields."""
+
+    def __init__(self, fields: Fields, call: Call, given: Sequence[Value]) -> None:
+        self.graph = fields.graph
+        self._values: dict[str, Value] = {}
+        self._constants: dict[str, Constant | None] = {}
+        for (name, declared), value, argument in zip(call.function.parameters, given, call.arguments, strict=True):
+            if isinstance(value, Number) and value.constant:
+                value = Number(self.graph.full(value), single=value.single)
+            what = f"parameter {name!r} of {call.function.name!r}"
+            self._values[name] = as_declared(self.graph, value, declared, what, call.line)
+            self._constants[name] = fields.constant(argument)
+
+    def value(self, name: str, _line: int) -> Value:
+        return self._values[name]
+
+    def number(self, name: str, _line: int) -> Number:
+        return self.graph.number(self._values[name])
+
+    def constant(self, expression: Expression) -> Constant | None:
+        if isinstance(expression, FieldRef):
+            return self._constants[expression.field]
+        return expression if isinstance(expression, Constant) else None
 
 
 def build_expression(fields: Fields, expression: Expression) -> Value:
-    """Return the value of an expression.
+    """Return the value of an expression, however many others it is made of.
 
     Raises:
         InvalidInput: A field is not there, or is of another kind.
     """
+    made: dict[int, Value] = {}
+    for each in parts_of(expression):
+        given = [made[id(inner)] for inner in each.arguments] if isinstance(each, Apply | Call) else []
+        made[id(each)] = _built(fields, each, given)
+    return made[id(expression)]
+
+
+def as_declared(graph: Graph, value: Value, declared: Declared, what: str, line: int) -> Value:
+    """Return a value as what it is declared to be.
+
+    Raises:
+        InvalidInput: It is a number, and to be a text.
+    """
+    if declared.numeric and isinstance(value, Category):
+        value = graph.number(value)
+    if declared.single and isinstance(value, Number) and not value.single:
+        value = Number(graph.cast(graph.cast(value.name, TensorProto.FLOAT)), value.constant, single=True)
+    if declared.numeric is False and isinstance(value, Number):
+        raise InvalidInput(f"line {line}: {what} is text made of a number, which is not known")
+    return value
+
+
+def _built(fields: Fields, expression: Expression, given: Sequence[Value]) -> Value:
+    """Return the value of an expression, given those that it is made of."""
     graph = fields.graph
     match expression:
         case Constant(value, text):
@@ -60,9 +117,9 @@ def build_expression(fields: Fields, expression: Expression) -> Value:
         case NormContinuous():
             return _norm_continuous(graph, fields.number(expression.field, expression.line), expression)
         case NormDiscrete():
-            given = fields.value(expression.field, expression.line)
+            own = fields.value(expression.field, expression.line)
             made = graph.where(
-                graph.missing(given), graph.tensor([[np.nan]]), graph.cast(graph.equal(given, expression.value).true)
+                graph.missing(own), graph.tensor([[np.nan]]), graph.cast(graph.equal(own, expression.value).true)
             )
             number = Number(made)
             if expression.if_missing is None:
@@ -73,7 +130,24 @@ def build_expression(fields: Fields, expression: Expression) -> Value:
         case MapValues():
             return _map_values(graph, [fields.value(each, expression.line) for each in expression.fields], expression)
         case Apply():
-            return _apply(fields, expression)
+            return _apply(fields, expression, given)
+        case Call():
+            return _call(fields, expression, given)
+
+
+def _call(fields: Fields, call: Call, given: Sequence[Value]) -> Value:
+    """Return what a function of the document makes of values."""
+    graph, function = fields.graph, call.function
+    made = build_expression(_Arguments(fields, call, given), function.expression)
+    made = as_declared(graph, made, function.declared, f"<DefineFunction> {function.name!r}", function.line)
+    lost = graph.either([graph.missing(each) for each in given]) if given else None
+    if call.default is not None:
+        empty = graph.missing(made)
+        empty = empty if lost is None else graph.both([empty, graph.node("Not", [lost])])
+        made = _instead(graph, made, empty, call.default, call.line)
+    if call.if_missing is not None and lost is not None:
+        made = _instead(graph, made, lost, call.if_missing, call.line)
+    return made
 
 
 def _text_constant(graph: Graph, text: str) -> Category:
@@ -82,18 +156,17 @@ def _text_constant(graph: Graph, text: str) -> Category:
 
 def _filled(graph: Graph, value: Value, text: str, line: int) -> Value:
     """Return a value with another in the place of what is missing."""
-    missing = graph.missing(value)
+    return _instead(graph, value, graph.missing(value), text, line)
+
+
+def _instead(graph: Graph, value: Value, where: str, text: str, line: int) -> Value:
+    """Return a value with another where a tensor (B, 1) is true."""
     if isinstance(value, Number):
-        return replace(value, name=graph.where(missing, graph.beside(value, as_number(text, line)), value.name))
+        return replace(value, name=graph.where(where, graph.beside(value, as_number(text, line)), value.name))
     widened = _widened(graph, value, [text])
-    lost = graph.node("Equal", [widened.name, graph.tensor([widened.missing], np.int64)])
-    code = widened.code(text)
-    return Category(
-        graph.where(lost, graph.tensor([code], np.int64), widened.name),
-        widened.values,
-        widened.data_type,
-        widened.codes,
-    )
+    flat = graph.node("Squeeze", [where, graph.tensor([1], np.int64)])
+    code = graph.tensor([widened.code(text)], np.int64)
+    return Category(graph.where(flat, code, widened.name), widened.values, widened.data_type, widened.codes)
 
 
 def as_number(text: str, line: int) -> float:
@@ -121,15 +194,13 @@ def _widened(graph: Graph, category: Category, values: Sequence[str]) -> Categor
 
 
 def _norm_continuous(graph: Graph, number: Number, norm: NormContinuous) -> Number:
-    x = number.name
-    made = ""
-    points = norm.points
-    for place in range(len(points) - 2, -1, -1):
-        (x0, y0), (x1, y1) = points[place], points[place + 1]
-        slope = graph.tensor([[(y1 - y0) / (x1 - x0)]])
-        line = graph.node("Mul", [graph.node("Sub", [x, graph.tensor([[x0]])]), slope])
-        line = graph.node("Add", [line, graph.tensor([[y0]])])
-        made = line if not made else graph.where(graph.node("Less", [x, graph.beside(number, x1)]), line, made)
+    x, points = number.name, norm.points
+    inner = np.array([_compared(number, origin) for origin, _ in points[1:-1]])
+    place = count_below(graph, x, np.maximum.accumulate(inner))
+    slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairwise(points)]
+    from_start = graph.node("Sub", [x, column_at(graph, [each for each, _ in points[:-1]], place)])
+    made = graph.node("Mul", [from_start, column_at(graph, slopes, place)])
+    made = graph.node("Add", [made, column_at(graph, [each for _, each in points[:-1]], place)])
     if norm.outliers != "asIs":
         ends = [np.nan, np.nan] if norm.outliers == "asMissingValues" else [points[0][1], points[-1][1]]
         low, high = graph.beside(number, points[0][0]), graph.beside(number, points[-1][0])
@@ -141,18 +212,32 @@ def _norm_continuous(graph: Graph, number: Number, norm: NormContinuous) -> Numb
     return Number(made)
 
 
+def _compared(number: Number, value: float) -> float:
+    """Return what a number is compared with in the place of a value."""
+    return as_single(value) if number.single else value
+
+
 def _discretize(graph: Graph, number: Number, expression: Discretize) -> Value:
+    """Return the first bin's value: a table has one for each margin, and for what lies between margins."""
     texts = [each for _, each in expression.bins]
     texts += [each for each in (expression.default, expression.if_missing) if each is not None]
     made = Category.of("", tuple(dict.fromkeys(texts)))
-    x = number.name
-    found = graph.tensor([[made.missing if expression.default is None else made.codes[expression.default]]], np.int64)
-    for interval, text in reversed(expression.bins):
-        held = between(graph, number, interval)
-        found = graph.where(held, graph.tensor([[made.codes[text]]], np.int64), found)
+    bins = [(each.single() if number.single else each, text) for each, text in expression.bins]
+    margins = np.unique([each for bin_, _ in bins for each in (bin_.low, bin_.high) if each is not None])
+    codes = np.full(
+        2 * len(margins) + 1, made.missing if expression.default is None else made.codes[expression.default]
+    )
+    for bin_, text in reversed(bins):
+        low = 0 if bin_.low is None else 2 * int(np.searchsorted(margins, bin_.low)) + 2 - bin_.low_closed
+        high = len(codes) if bin_.high is None else 2 * int(np.searchsorted(margins, bin_.high)) + 1 + bin_.high_closed
+        codes[low:high] = made.codes[text]
+    below = count_below(graph, number.name, margins, or_equal=False)
+    found = picked(
+        graph, graph.tensor(codes, np.int64), graph.node("Add", [below, count_below(graph, number.name, margins)])
+    )
     lost = made.missing if expression.if_missing is None else made.codes[expression.if_missing]
-    found = graph.where(graph.node("IsNaN", [x]), graph.tensor([[lost]], np.int64), found)
-    ids = graph.node("Squeeze", [found, graph.tensor([1], np.int64)])
+    empty = graph.node("Squeeze", [graph.missing(number), graph.tensor([1], np.int64)])
+    ids = graph.where(empty, graph.tensor([lost], np.int64), found)
     return _typed(graph, Category(ids, made.values, made.data_type, made.codes), expression.numeric)
 
 
@@ -204,20 +289,26 @@ def _map_values(graph: Graph, given: Sequence[Value], expression: MapValues) -> 
 def _coded(graph: Graph, number: Number, cells: Sequence[str]) -> Category:
     """Return a number as a category of the numbers among some texts."""
     made = Category.of("", tuple(dict.fromkeys(canonical("double", each) for each in cells)), "double")
-    codes = graph.where(
-        graph.node("IsNaN", [number.name]), graph.tensor([[made.missing]], np.int64), graph.tensor([[0]], np.int64)
-    )
+    known: dict[float, int] = {}
     for text, code in made.codes.items():
-        codes = graph.where(graph.equal(number, text).true, graph.tensor([[code]], np.int64), codes)
+        value = _compared(number, constant_number(text))
+        if not np.isnan(value):
+            known[value] = code
+    numbers = np.array(sorted(known), np.float64)
+    place = count_below(graph, number.name, numbers)
+    same = graph.node("Equal", [number.name, column_at(graph, [np.nan, *numbers], place)])
+    codes = graph.column(picked(graph, graph.tensor([0, *(known[each] for each in numbers.tolist())], np.int64), place))
+    codes = graph.where(same, codes, graph.tensor([[0]], np.int64))
+    codes = graph.where(graph.missing(number), graph.tensor([[made.missing]], np.int64), codes)
     ids = graph.node("Squeeze", [codes, graph.tensor([1], np.int64)])
     return Category(ids, made.values, made.data_type, made.codes)
 
 
-def _apply(fields: Fields, expression: Apply) -> Value:
+def _apply(fields: Fields, expression: Apply, given: Sequence[Value]) -> Value:
     graph, function = fields.graph, expression.function
     if function == "if":
-        return _if(fields, expression)
-    given = [build_expression(fields, each) for each in expression.arguments]
+        return _if(graph, expression, given)
+    constants = [fields.constant(each) for each in expression.arguments]
     if function in ("isMissing", "isNotMissing"):
         missing = graph.missing(given[0])
         return Number(graph.cast(missing if function == "isMissing" else graph.node("Not", [missing])))
@@ -226,11 +317,11 @@ def _apply(fields: Fields, expression: Apply) -> Value:
     if function in ("and", "or", "not"):
         made: str = _logic(graph, function, [graph.number(each).name for each in given])
     elif function in ("isIn", "isNotIn") or any(isinstance(each, Category) for each in given):
-        made = _same(graph, given, expression)
+        made = _same(graph, given, constants, expression)
     else:
         numbers = [graph.number(each) for each in given]
         if function in COMPARING and any(each.single for each in numbers):
-            numbers = [_as_single(graph, each, own) for each, own in zip(numbers, expression.arguments, strict=True)]
+            numbers = [_as_single(graph, each, own) for each, own in zip(numbers, constants, strict=True)]
         made = applied(graph, function, [each.name for each in numbers])
     lost = None if function in (*SKIPPING, "and", "or") else graph.either([graph.missing(each) for each in given])
     if expression.default is not None:
@@ -244,9 +335,9 @@ def _apply(fields: Fields, expression: Apply) -> Value:
     return Number(made)
 
 
-def _as_single(graph: Graph, number: Number, expression: Expression) -> Number:
+def _as_single(graph: Graph, number: Number, constant: Constant | None) -> Number:
     """Return a number that a float32 is compared with: a constant is rounded to one."""
-    value = expression.value if isinstance(expression, Constant) else None
+    value = None if constant is None else constant.value
     return number if not isinstance(value, float) else replace(number, name=graph.tensor([[as_single(value)]]))
 
 
@@ -276,31 +367,28 @@ def _logic(graph: Graph, function: str, given: Sequence[str]) -> str:
     return graph.where(decided, graph.tensor([[decisive]]), open_)
 
 
-def _same(graph: Graph, given: Sequence[Value], expression: Apply) -> str:
+def _same(graph: Graph, given: Sequence[Value], constants: Sequence[Constant | None], expression: Apply) -> str:
     """Return whether a value is a constant, or one of some: 1, 0, or NaN where it is missing."""
     function = expression.function
     order = list(range(len(given)))
-    if function in ("equal", "notEqual") and isinstance(expression.arguments[0], Constant):
+    if function in ("equal", "notEqual") and constants[0] is not None:
         order.reverse()
-    constants = [expression.arguments[each] for each in order[1:]]
-    if function not in ("equal", "notEqual", "isIn", "isNotIn") or not all(
-        isinstance(each, Constant) for each in constants
-    ):
+    among = [each for place in order[1:] if (each := constants[place]) is not None]
+    if function not in ("equal", "notEqual", "isIn", "isNotIn") or len(among) < len(order) - 1:
         raise InvalidInput(
             f"line {expression.line}: <Apply> {function!r} of texts is known here for equal, notEqual, isIn and"
             " isNotIn, and of a constant"
         )
     value = given[order[0]]
-    truths: list[Truth] = [graph.equal(value, each.text) for each in constants if isinstance(each, Constant)]
+    truths: list[Truth] = [graph.equal(value, each.text) for each in among]
     held = graph.cast(graph.either([each.true for each in truths]))
     if function in ("notEqual", "isNotIn"):
         held = graph.node("Sub", [graph.tensor([[1.0]]), held])
     return graph.where(graph.missing(value), graph.tensor([[np.nan]]), held)
 
 
-def _if(fields: Fields, expression: Apply) -> Value:
-    graph = fields.graph
-    condition, then, *rest = [build_expression(fields, each) for each in expression.arguments]
+def _if(graph: Graph, expression: Apply, given: Sequence[Value]) -> Value:
+    condition, then, *rest = given
     otherwise = rest[0] if rest else graph.constant(np.nan)
     asked = graph.number(condition).name
     yes = graph.node("Equal", [asked, graph.tensor([[1.0]])])
@@ -311,13 +399,7 @@ def _if(fields: Fields, expression: Apply) -> Value:
         chosen = graph.where(yes, then.name, otherwise.name)
         made = Number(graph.where(lost, graph.tensor([[np.nan]]), chosen))
     if expression.if_missing is not None:
-        widened = _widened(graph, made, [expression.if_missing]) if isinstance(made, Category) else made
-        if isinstance(widened, Number):
-            instead = graph.tensor([[as_number(expression.if_missing, expression.line)]])
-            return Number(graph.where(lost, instead, widened.name))
-        flat = graph.node("Squeeze", [lost, graph.tensor([1], np.int64)])
-        code = graph.tensor([widened.code(expression.if_missing)], np.int64)
-        made = Category(graph.where(flat, code, widened.name), widened.values, widened.data_type, widened.codes)
+        made = _instead(graph, made, lost, expression.if_missing, expression.line)
     return made
 
 

@@ -85,6 +85,7 @@ class Graph:
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []
         self._initializers: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
+        self._taken: set[str] = set()
         self._inputs: list[ValueInfoProto] = []
         self._made: dict[tuple[object, ...], str] = {}
         self._rows: str | None = None
@@ -115,8 +116,8 @@ class Graph:
         array = np.ascontiguousarray(values, kind)
         key = array.dtype.str, np.shape(values), array.tobytes()
         if key not in self._initializers:
-            taken = {each.name for each in self._initializers.values()}
-            name = called if called and called not in taken else f"constant_{len(self._initializers)}"
+            name = called if called and called not in self._taken else f"constant_{len(self._initializers)}"
+            self._taken.add(name)
             self._initializers[key] = numpy_helper.from_array(array.reshape(np.shape(values)), name)
         return self._initializers[key].name
 
@@ -190,7 +191,7 @@ class Graph:
             rows = self.cast(
                 self.node("Gather", [self.tensor(np.nan_to_num(table), np.float32, called), category.name], axis=0)
             )
-            if np.isnan(table[category.missing]).all():  # rows that are stored are numbers
+            if np.isnan(table[category.missing]).any():  # rows that are stored are numbers
                 rows = self.where(self.missing(category), self.tensor([[np.nan]]), rows)
             return rows
         ids = self.column(category.name)

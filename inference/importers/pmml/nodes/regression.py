@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ringpull.inference.importers.pmml.fields import LARGE
 from ringpull.inference.importers.pmml.kinds.general_regression import Cell, GeneralRegression
 from ringpull.inference.importers.pmml.kinds.regression import Regression
+from ringpull.inference.importers.pmml.nodes.expressions import as_number
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph
 from ringpull.inference.importers.pmml.nodes.result import (
     Result,
@@ -27,35 +28,54 @@ from ringpull.inference.importers.pmml.nodes.scope import Scope
 
 
 class _Sums:
-    """Sums (B, K) of columns with K coefficients each."""
+    """Sums (B, K) of columns with K coefficients each, and of coefficients by the values of categories."""
 
-    def __init__(self, graph: Graph, sums: int) -> None:
-        self._graph = graph
+    def __init__(self, scope: Scope, sums: int) -> None:
+        self._scope = scope
+        self._graph = scope.graph
         self._zero = np.zeros(sums)
         self._columns: dict[str, NDArray[np.float64]] = {}
-        self._tables: list[str] = []
+        self._tables: dict[str, tuple[Category, NDArray[np.float64]]] = {}
         self.intercepts = np.zeros(sums)
 
     def add(self, column: str, place: int, coefficient: float) -> None:
         """Add a column (B, 1) times a coefficient to one sum."""
         self._columns.setdefault(column, self._zero.copy())[place] += coefficient
 
-    def add_table(self, category: Category, table: NDArray[np.float64], called: str) -> None:
-        """Add rows of a table (size, K) by a category; only the columns that are not 0 are stored of a large one."""
+    def table(self, field: str, category: Category) -> NDArray[np.float64]:
+        """Return the coefficients (size, K) by the values of a field, to be added to."""
+        if field not in self._tables:
+            self._tables[field] = category, np.zeros((category.size, len(self.intercepts)))
+        return self._tables[field][1]
+
+    def add_one_hot(self, name: str, row: NDArray[np.float64]) -> bool:
+        """Add a field times coefficients (K,), if it tells one value of a category from the others."""
+        told = self._scope.one_hot(name)
+        if told is None:
+            return False
+        category, norm = told
+        table = self.table(norm.field, category)
+        if (code := category.code(norm.value)) is not None:
+            table[code] += row
+        instead = np.nan if norm.if_missing is None else as_number(norm.if_missing, norm.line)
+        table[category.missing] += row * instead
+        return True
+
+    def _looked_up(self, category: Category, table: NDArray[np.float64], called: str) -> str:
+        """Return rows of a table by a category; only the columns that are not 0 are stored of a large one."""
         graph = self._graph
         used = np.flatnonzero(np.nan_to_num(table).any(axis=0))
         if len(category.values) <= LARGE or len(used) == table.shape[1] or not len(used):
-            self._tables.append(graph.looked_up(category, table, called))
-            return
+            return graph.looked_up(category, table, called)
         rows = graph.looked_up(category, table[:, used], called)
-        self._tables.append(graph.node("MatMul", [rows, graph.tensor(np.eye(table.shape[1])[used])]))
+        return graph.node("MatMul", [rows, graph.tensor(np.eye(table.shape[1])[used])])
 
     def made(self) -> str:
         """Return the sums."""
         graph = self._graph
         total = graph.tensor(self.intercepts[None])
-        for table in self._tables:
-            total = graph.node("Add", [total, table])
+        for field, (category, table) in self._tables.items():
+            total = graph.node("Add", [total, self._looked_up(category, table, coefficients_of(field))])
         if self._columns:
             matrix = graph.joined([graph.full_column(each) for each in self._columns])
             product = graph.node("MatMul", [matrix, graph.tensor(np.stack(list(self._columns.values())))])
@@ -75,12 +95,13 @@ def build_regression(scope: Scope, body: Regression, *, of_classes: bool) -> Res
         InvalidInput: A field is not there.
     """
     graph = scope.graph
-    sums = _Sums(graph, len(body.tables))
-    tables: dict[str, NDArray[np.float64]] = {}
-    categories: dict[str, Category] = {}
+    sums = _Sums(scope, len(body.tables))
     for place, table in enumerate(body.tables):
         sums.intercepts[place] = table.intercept
         for term in table.numbers:
+            row = np.eye(len(body.tables))[place] * term.coefficient
+            if term.exponent == 1 and sums.add_one_hot(term.field, row):
+                continue
             column = scope.number(term.field, term.line).name
             if term.exponent != 1:
                 column = graph.node("Pow", [column, graph.tensor([[term.exponent]])])
@@ -88,19 +109,15 @@ def build_regression(scope: Scope, body: Regression, *, of_classes: bool) -> Res
         for each in table.categories:
             value = scope.value(each.field, each.line)
             if isinstance(value, Category):
-                categories[each.field] = value
-                if each.field not in tables:
-                    tables[each.field] = np.zeros((value.size, len(body.tables)))
+                known = sums.table(each.field, value)
                 if (code := value.code(each.value)) is not None:
-                    tables[each.field][code, place] += each.coefficient
+                    known[code, place] += each.coefficient
             else:
                 sums.add(graph.cast(graph.equal(value, each.value).true), place, each.coefficient)
         for product in table.products:
             columns = [scope.number(each, product.line).name for each in product.fields]
             made = reduce(lambda one, other: graph.node("Mul", [one, other]), columns)
             sums.add(made, place, product.coefficient)
-    for name, known in tables.items():
-        sums.add_table(categories[name], known, coefficients_of(name))
     found = sums.made()
     if not of_classes:
         return Result(inverse_link(graph, body.method, found))
@@ -161,45 +178,37 @@ def build_general_regression(scope: Scope, body: GeneralRegression) -> Result:
 def _linear(scope: Scope, body: GeneralRegression, targets: Sequence[str | None]) -> str:
     """Return the linear predictors (B, targets)."""
     graph = scope.graph
-    sums = _Sums(graph, len(targets))
+    sums = _Sums(scope, len(targets))
     sums.intercepts += body.offset
     coefficients: dict[str, NDArray[np.float64]] = {}
     for beta in body.betas:
         for place, target in enumerate(targets):
             if beta.target is None or target is None or beta.target == target:
                 coefficients.setdefault(beta.parameter, np.zeros(len(targets)))[place] += beta.beta
-    tables: dict[str, NDArray[np.float64]] = {}
-    categories: dict[str, Category] = {}
     for parameter, row in coefficients.items():
         cells = body.cells[parameter]
         if not cells:
             sums.intercepts += row
             continue
-        value = scope.value(cells[0].field, cells[0].line)
-        if len(cells) == 1 and cells[0].value is not None and isinstance(value, Category):
-            categories[cells[0].field] = value
-            if cells[0].field not in tables:
-                tables[cells[0].field] = np.zeros((value.size, len(targets)))
-                tables[cells[0].field][value.missing] = np.nan
-            table = tables[cells[0].field]
-            if (code := value.code(cells[0].value)) is not None:
+        first = cells[0]
+        if len(cells) == 1 and first.value is None and first.exponent == 1 and sums.add_one_hot(first.field, row):
+            continue
+        value = scope.value(first.field, first.line)
+        if len(cells) == 1 and first.value is not None and isinstance(value, Category):
+            table = sums.table(first.field, value)
+            table[value.missing] = np.nan
+            if (code := value.code(first.value)) is not None:
                 table[code] += row
             continue
         columns = [_column(scope, cell) for cell in cells]
         made = reduce(lambda one, other: graph.node("Mul", [one, other]), columns)
         for place, coefficient in enumerate(row.tolist()):
             sums.add(made, place, coefficient)
-    _add_tables(sums, categories, tables)
     if body.offset_field is not None:
         column = scope.number(body.offset_field, body.line).name
         for place in range(len(targets)):
             sums.add(column, place, 1.0)
     return sums.made()
-
-
-def _add_tables(sums: _Sums, categories: Mapping[str, Category], tables: Mapping[str, NDArray[np.float64]]) -> None:
-    for name, table in tables.items():
-        sums.add_table(categories[name], table, coefficients_of(name))
 
 
 def _column(scope: Scope, cell: Cell) -> str:

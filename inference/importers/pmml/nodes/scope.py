@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from onnx import TensorProto
 
-from ringpull.inference.importers.pmml.expressions import DerivedField
+from ringpull.inference.importers.pmml.expressions import (
+    Constant,
+    DerivedField,
+    Expression,
+    NormDiscrete,
+    one_hot_of,
+)
 from ringpull.inference.importers.pmml.fields import DataField, MiningField, MiningSchema
-from ringpull.inference.importers.pmml.nodes.expressions import between, build_expression
+from ringpull.inference.importers.pmml.nodes.expressions import as_declared, between, build_expression
 from ringpull.inference.importers.pmml.nodes.graph import Category, Graph, Number, Value, constant_number
 from ringpull.ps.errors import InvalidInput
 
@@ -31,7 +36,6 @@ class Scope:
         self._parent = parent
         self._fields = dict(fields or {})
         self._derived = dict(derived or {})
-        self._open: set[str] = set()
         self.invalid: list[str] = []
         """Rows that are invalid as a whole: tensors of bool (B, 1)."""
 
@@ -53,31 +57,49 @@ class Scope:
         Raises:
             InvalidInput: There is no such field, or it is computed of itself.
         """
+        if name not in self._fields and name in self._derived:
+            self._derive(name)
         if name in self._fields:
             return self._fields[name]
-        if name in self._derived:
-            if name in self._open:
-                raise InvalidInput(f"line {line}: field {name!r} is computed of itself")
-            self._open.add(name)
-            derived = self._derived[name]
-            value = build_expression(self, derived.expression)
-            if derived.numeric and isinstance(value, Category):
-                value = self.graph.number(value)
-            if derived.single and isinstance(value, Number) and not value.single:
-                value = Number(
-                    self.graph.cast(self.graph.cast(value.name, TensorProto.FLOAT)), value.constant, single=True
-                )
-            if not derived.numeric and isinstance(value, Number):
-                raise InvalidInput(f"line {derived.line}: field {name!r} is text made of a number, which is not known")
-            self._fields[name] = value
-            return value
         if self._parent is not None:
             return self._parent.value(name, line)
         raise InvalidInput(f"line {line}: there is no field {name!r}: it is not in the mining schema, nor derived")
 
+    def _derive(self, name: str) -> None:
+        """Compute a derived field, after those that it is computed of, however long their chain is."""
+        waiting, begun = [name], set[str]()
+        while waiting:
+            own = self._derived[waiting[-1]]
+            needed = [each for each in own.fields if each in self._derived and each not in self._fields]
+            if own.name in self._fields:
+                waiting.pop()
+            elif needed:
+                begun.add(own.name)
+                if looped := begun.intersection(needed):
+                    raise InvalidInput(f"line {own.line}: field {looped.pop()!r} is computed of itself")
+                waiting += needed
+            else:
+                value = build_expression(self, own.expression)
+                self._fields[own.name] = as_declared(self.graph, value, own.declared, f"field {own.name!r}", own.line)
+                begun.discard(waiting.pop())
+
     def number(self, name: str, line: int) -> Number:
         """Return a field's value as a number."""
         return self.graph.number(self.value(name, line))
+
+    def one_hot(self, name: str) -> tuple[Category, NormDiscrete] | None:
+        """Return the category whose one value a field tells from all others, if it is such a field."""
+        if name in self._fields:
+            return None
+        if name in self._derived:
+            norm = one_hot_of(self._derived[name])
+            value = None if norm is None else self.value(norm.field, norm.line)
+            return (value, norm) if norm is not None and isinstance(value, Category) else None
+        return None if self._parent is None else self._parent.one_hot(name)
+
+    def constant(self, expression: Expression) -> Constant | None:
+        """Return an expression that is a constant, else None."""
+        return expression if isinstance(expression, Constant) else None
 
     def _treated(self, value: Value, field: MiningField, data: DataField | None) -> Value:
         if isinstance(value, Number):

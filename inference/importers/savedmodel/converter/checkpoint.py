@@ -8,10 +8,13 @@ reader.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused
@@ -46,8 +49,10 @@ def stored_tensors(prefix: Path) -> dict[str, Stored]:
         raise Refused("corrupt", f"{index}: does not end like the index of a checkpoint: it was cut short or damaged")
     try:
         return dict(_tensors(prefix, data))
-    except (IndexError, ValueError, ArithmeticError, OSError) as exc:
-        raise Refused("corrupt", f"{index}: is damaged: {exc}") from exc
+    except (IndexError, TypeError, ValueError, ArithmeticError, OSError, DecodeError) as exc:
+        raise Refused(
+            "corrupt", f"{index}: does not fit the files beside it: {exc}; copy the SavedModel whole, or save it again"
+        ) from exc
 
 
 def _tensors(prefix: Path, data: bytes) -> Iterator[tuple[str, Stored]]:
@@ -61,6 +66,9 @@ def _tensors(prefix: Path, data: bytes) -> Iterator[tuple[str, Stored]]:
         shape = tuple(dim.size for dim in entry.shape.dim)
         if entry.slices:
             continue  # in pieces: its pieces have entries of their own
+        item = tf.as_dtype(entry.dtype).size
+        if item and entry.size != math.prod(shape) * item:
+            raise ValueError(f"{key!r} has the shape {shape} and {entry.size:,} bytes")
         file = prefix.with_name(f"{prefix.name}.data-{entry.shard_id:05d}-of-{shards:05d}")
         if not 0 <= entry.offset <= entry.offset + entry.size <= file.stat().st_size:
             raise ValueError(f"{key!r} lies beyond the end of {file.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from ringpull.inference.importers.savedmodel.converter.vocabulary import Vocabul
 
 DEFAULT: Final = "serving_default"
 OPSET: Final = 17
+_WEIGHTED: Final = re.compile(r"(?:^|/)([^/]+?)_weighted_by_([^/]+?)_(?:embedding|indicator|shared_embedding)")
+"""What TensorFlow calls the nodes of a column that weights its ids by another input."""
 CROSSES_OPSET: Final = 18
 """The first that has a bitwise xor."""
 _CHUNK_BYTES: Final = 64 << 20
@@ -229,6 +232,7 @@ def convert(
         _add_output(joined.graph, place, tensor, joined.outputs[place][3])
     tensors = [f"ringpull_output_{place}:0" for place in range(len(joined.outputs))]
     graph = pruned(joined.graph, tensors)
+    _check_weighted(graph)
     take_directly(graph, joined.weights)
     coded = Coder(graph, joined.handles, given, {place: key for key, (place, _) in joined.inputs.items()}).coded()
     crosses = expand_crosses(coded.graph)
@@ -268,6 +272,23 @@ def convert(
         "notes": joined.notes + bags.notes,
     }
     return known, vocabularies
+
+
+def _check_weighted(graph: Any) -> None:
+    """Check that no feature column weights its ids by another input: ids and weights are told apart by their zeros.
+
+    Raises:
+        Refused: There is such a column.
+    """
+    for node in graph.node:
+        if (found := _WEIGHTED.search(node.name)) is not None:
+            of, by = found.groups()
+            raise Refused(
+                "refused",
+                f"feature column {of}_weighted_by_{by} (weighted_categorical_column) cannot be turned into ONNX; build"
+                f" the model with an embedding of {of}, (batch, n, dim), times {by}, (batch, n, 1), summed over n: the"
+                " same scores, and a table of its own",
+            )
 
 
 def _give_shape(graph: Any, name: str, spec: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +11,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.protobuf import saved_model_pb2
 
+from ringpull.inference.importers.savedmodel.converter.checking import check_model
+from ringpull.inference.importers.savedmodel.converter.checkpoint import stored_tensors
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
 
 _MAX_PROTO_BYTES: Final = 2**31 - 1
-_RUNS_CODE: Final = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-_TOUCHES_FILES: Final = frozenset({"ReadFile", "WriteFile", "MatchingFiles", "PrintV2", "Print", "DebugIdentityV2"})
-"""Ops that read or write what a model is not, wherever its author said."""
 _TRAIN_OPS: Final = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 
 
@@ -24,7 +23,7 @@ def read_proto(folder: Path) -> Any:
     """Return the `SavedModel` message of a folder, of which nothing was run.
 
     Raises:
-        Refused: There is none, it is damaged, or it has an op that runs Python or touches files.
+        Refused: There is none, it is damaged, or it has what is never run (`checking`).
     """
     file = folder / "saved_model.pb"
     if not file.is_file():
@@ -39,10 +38,9 @@ def read_proto(folder: Path) -> Any:
         proto = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     except Exception as exc:
         raise Refused("corrupt", f"{file}: cannot be parsed; it was cut short, or is no SavedModel") from exc
-    if not proto.meta_graphs or not any(_ops(each) for each in proto.meta_graphs):
+    if not proto.meta_graphs or not any(_has_ops(each) for each in proto.meta_graphs):
         raise Refused("corrupt", f"{file}: holds no graph; it was cut short, or is no SavedModel")
-    for graph in proto.meta_graphs:
-        _check_ops(file, _ops(graph))
+    check_model(folder, proto)
     return proto
 
 
@@ -57,13 +55,18 @@ def load(folder: Path, tags: Sequence[str] | None) -> Any:
     chosen = tuple(sorted(tags)) if tags else ("serve",) if ("serve",) in found else found[0]
     if chosen not in found:
         raise Refused("invalid", f"{folder}: no graph has the tags {','.join(chosen)}; there are: {_listed(found)}")
+    prefix = folder / "variables" / "variables"
+    if prefix.with_name("variables.index").is_file():
+        stored_tensors(prefix)
     try:
         return tf.saved_model.load(str(folder), tags=list(chosen))
     except Exception as exc:  # errors of TensorFlow have no root of their own
         text = brief(exc)
         if "Op type not registered" in text:
             raise Refused("refused", f"{folder}: needs an op that TensorFlow has not: {text}") from exc
-        raise Refused("corrupt", f"{folder}: TensorFlow {tf.__version__} cannot load it: {text}") from exc
+        raise Refused(
+            "corrupt", f"{folder}: TensorFlow {tf.__version__} cannot load it: {text}. Save it again, or copy it whole"
+        ) from exc
 
 
 def signatures_of(loaded: Any) -> dict[str, Any]:
@@ -98,27 +101,8 @@ def scores(function: Any, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
         raise Refused("refused", f"TensorFlow fails on the rows of the check: {brief(exc)}") from exc
 
 
-def _ops(graph: Any) -> set[str]:
-    return {node.op for node in _nodes(graph)}
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    yield from graph.graph_def.node
-    for function in graph.graph_def.library.function:
-        yield from function.node_def
-
-
-def _check_ops(file: Path, ops: set[str]) -> None:
-    if code := sorted(ops & _RUNS_CODE):
-        raise Refused(
-            "refused",
-            f"{file}: calls Python by {', '.join(code)} (tf.py_function), which is not in the file and is never run;"
-            " write that part in TensorFlow's own ops",
-        )
-    if touching := sorted(ops & _TOUCHES_FILES):
-        raise Refused(
-            "refused", f"{file}: has {', '.join(touching)}, which read or write files or print; save it without"
-        )
+def _has_ops(graph: Any) -> bool:
+    return bool(graph.graph_def.node) or any(each.node_def for each in graph.graph_def.library.function)
 
 
 def _listed(found: Sequence[tuple[str, ...]]) -> str:

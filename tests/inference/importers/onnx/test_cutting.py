@@ -281,6 +281,23 @@ def test_what_cannot_be_cut_stays_and_is_said(tmp_path: Path) -> None:
     assert report.without_tables is not None
 
 
+def test_entries_that_several_ids_look_up_are_said(tmp_path: Path) -> None:
+    """They are no rows: an id in a field, as GatherND takes them."""
+    nodes = [
+        node("Unsqueeze", ["x", "axis"], ["id"]),
+        node("Mod", ["id", "fields"], ["field"]),
+        node("Concat", ["id", "field"], ["index"], axis=1),
+        node("GatherND", ["W", "index"], ["y"]),
+    ]
+    constants = {"W": rows(3 * N, 4).reshape(N, 3, 4), "axis": [1], "fields": 3}
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], constants)
+    report = import_onnx(model, Schema([Sparse("x")]), tmp_path / "m", 1, quiet=True)
+    assert "by several ids at once" in report.kept[0].sentence
+    assert report.without_tables is not None
+    columns = {"x": np.array([0, 4, N - 1])}
+    assert_same(Exported(report.path), model, columns, columns, 3)
+
+
 def test_raw_ids_are_looked_up_where_keys_say_so(tmp_path: Path) -> None:
     names = [f"user {number}" for number in range(N)]
     model = graph([node("Gather", ["W", "x"], ["y"])], [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], {"W": W})

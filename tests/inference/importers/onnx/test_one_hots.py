@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto
+from onnx.numpy_helper import from_array
 
 from ringpull import Dense, Schema, Sparse
 from ringpull.inference.importers.onnx import one_hots
+from ringpull.inference.importers.onnx.model import import_onnx
 from tests.inference.importers.onnx.graphs import FLOAT, INT, STRING, graph, imported, node, rows, run, taken
 
 pytestmark = pytest.mark.medium
@@ -164,3 +166,51 @@ def test_small_categories_and_what_is_no_layer_stay(tmp_path: Path, monkeypatch:
     assert not imported(tmp_path / "squares", of(squared, kind), schema).manifest.tables
     monkeypatch.setattr(one_hots, "LARGE", N)
     assert not imported(tmp_path / "small", of(nodes, kind), schema).manifest.tables
+
+
+SCATTERED = (
+    node("Shape", ["x"], ["count"]),
+    node("Concat", ["count", "many"], ["shape"], axis=0),
+    node("ConstantOfShape", ["shape"], ["nothing"]),
+    COLUMN,
+    node("Shape", ["column"], ["shape of column"]),
+    node("ConstantOfShape", ["shape of column"], ["one"], value=from_array(np.ones(1, np.float32))),
+    node("ScatterElements", ["nothing", "column", "one"], ["hot"], axis=1),
+)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (node("OneHot", ["x", "many", "values"], ["hot"]), node("Einsum", ["hot", "U"], ["y"], equation="bn,nd->bd")),
+        (node("OneHot", ["x", "many", "values"], ["hot"]), node("Einsum", ["T", "hot"], ["y"], equation="dn,bn->bd")),
+        (*SCATTERED, node("MatMul", ["hot", "U"], ["y"])),
+    ],
+    ids=["Einsum", "Einsum, transposed", "ScatterElements"],
+)
+def test_products_that_are_not_read_as_look_ups_are_said(tmp_path: Path, nodes: Any) -> None:
+    """They stay as they are: every row makes a vector of as many numbers as there are categories."""
+    constants = {"many": [N], "values": np.array([0, 1], np.float32), "last": [1], "U": W[:N], "T": W[:N].T.copy()}
+    used = {name for each in nodes for name in each.input}
+    model = graph(
+        list(nodes),
+        [("x", INT, ["b"])],
+        [("y", FLOAT, ["b", 4])],
+        {name: value for name, value in constants.items() if name in used},
+    )
+    report = import_onnx(model, Schema([Sparse("x")]), tmp_path / "m", 1, quiet=True)
+    assert not report.tables
+    assert "by one-hot vectors, which is not read as a look-up" in report.kept[0].sentence
+
+
+@pytest.mark.parametrize("multiplies", ["MatMul", "Gemm"])
+def test_weights_that_are_kept_apart_leave_no_trace(tmp_path: Path, multiplies: str) -> None:
+    """A large weight is given to onnxruntime beside the graph, which takes none that its nodes do not."""
+    many = rows(20_000, 4)
+    transposed = {"transB": 1} if multiplies == "Gemm" else {}
+    nodes = [node("OneHot", ["x", "depth", "values"], ["hot"]), node(multiplies, ["hot", "W"], ["y"], **transposed)]
+    constants = {"depth": len(many), "values": np.array([0, 1], np.float32), "W": many.T.copy() if transposed else many}
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 4])], constants)
+    version = imported(tmp_path, model, Schema([Sparse("x")]))
+    assert len(version.tables) == 1
+    np.testing.assert_array_equal(version.score({"x": np.array([0, 19_999, 7])}, 3)["y"], many[[0, 19_999, 7]])

@@ -173,3 +173,41 @@ def test_what_does_not_fit_the_graph_is_named(tmp_path: Path, schema: Schema, op
     with pytest.raises(RingpullError, match=said):
         import_onnx(_model(), schema, tmp_path / "m", 1, quiet=True, **options)
     assert not (tmp_path / "m").exists()
+
+
+def test_functions_that_double_what_they_call_are_refused() -> None:
+    """Inlined, twenty of them are a million nodes."""
+    made = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+
+    def calls(number: int) -> Any:
+        inner = [helper.make_node(f"F{number - 1}", ["w", "i"], [each], domain="own") for each in ("a", "b")]
+        return helper.make_function(
+            "own", f"F{number}", ["w", "i"], ["o"], [*inner, node("Add", ["a", "b"], ["o"])], made
+        )
+
+    model = graph(
+        [helper.make_node("F20", ["W", "x"], ["y"], domain="own")],
+        [("x", INT, ["b"])],
+        [("y", FLOAT, ["b", 8])],
+        {"W": W},
+    )
+    model.opset_import.append(made[1])
+    model.functions.append(
+        helper.make_function("own", "F0", ["w", "i"], ["o"], [node("Gather", ["w", "i"], ["o"])], made)
+    )
+    model.functions.extend([calls(number) for number in range(1, 21)])
+    _refused(model, InvalidInput, "more than 100,000 nodes")
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [("Expand", ["one", "sizes"]), ("Tile", ["one", "sizes"])])
+def test_a_constant_that_asks_for_a_huge_tensor_is_refused(kind: str, inputs: list[str]) -> None:
+    """A computer with room for it would be filled."""
+    nodes = [
+        node(kind, inputs, ["huge"]),
+        node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+        node("Gather", ["W", "x"], ["e"]),
+        node("Add", ["e", "sum"], ["y"]),
+    ]
+    constants = {"W": W, "one": np.ones(1, np.float32), "sizes": [2**36]}
+    model = graph(nodes, [("x", INT, ["b"])], [("y", FLOAT, ["b", 8])], constants)
+    _refused(model, InvalidInput, f"({kind}) would make [68719476736] elements")

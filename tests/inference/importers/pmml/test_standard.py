@@ -30,8 +30,10 @@ def read(
     shared: str = "",
     optype: str = "categorical",
     more: str = "",
+    fields: str = "",
 ) -> PmmlModel:
-    fields = FIELDS.format(kind=kind, inner=inner, optype=optype, more=more)
+    known = FIELDS.format(kind=kind, inner=inner, optype=optype, more=more)
+    fields = known.replace("</DataDictionary>", f"{fields}</DataDictionary>")
     return read_pmml(written(folder, pmml(model, shared, fields)))
 
 
@@ -156,6 +158,16 @@ def test_powers_without_a_number_are_none(exponent: str, tmp_path: Path) -> None
     np.testing.assert_allclose(scores(read(tmp_path, model), 0.0, -2.0, 4.0)["prediction"], expected, rtol=1e-6)
 
 
+def test_zero_divides_by_its_sign(tmp_path: Path) -> None:
+    """Rows to check are drawn with -0.0 among them: a document that divides by a field must not differ there."""
+    inverse = (
+        '<LocalTransformations><DerivedField name="d" optype="continuous" dataType="double"><Apply function="/">'
+        '<Constant>1</Constant><FieldRef field="x"/></Apply></DerivedField></LocalTransformations>'
+    )
+    found = scores(read(tmp_path, regression(field="d", inner=inverse)), 0.0, -0.0, 4.0)
+    assert found["prediction"] == [np.inf, -np.inf, 0.75]
+
+
 def test_ordinal_classes_and_dates_are_refused_where_a_model_takes_them(tmp_path: Path) -> None:
     tables = "".join(f'<RegressionTable intercept="1" targetCategory="{each}"/>' for each in ("yes", "no", "maybe"))
     ordinal = (
@@ -185,3 +197,56 @@ def test_truths_are_compared_as_numbers(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(model.graph().SerializeToString())
     for found in (session.run(None, arguments)[0], model.evaluate(arguments)["prediction"]):
         assert found[:, 0].tolist() == [1, 2, 2, 2]
+
+
+def test_texts_that_are_numbers_are_served_as_numbers(tmp_path: Path) -> None:
+    """An output that is declared to be a text, though its values are numbers; others are left out, and that is said."""
+    bins = (
+        '<Discretize field="x" defaultValue="{other}"><DiscretizeBin binValue="1"><Interval closure="openClosed"'
+        ' rightMargin="2"/></DiscretizeBin></Discretize>'
+    )
+    declared = (
+        '<OutputField name="{name}" optype="categorical" dataType="string" feature="{feature}">{inner}</OutputField>'
+    )
+    outputs = "".join(
+        declared.format(name=name, feature=feature, inner=inner)
+        for name, feature, inner in [
+            ("band", "decision", bins.format(other="2.5")),
+            ("word", "decision", bins.format(other="far")),
+            ("sum", "transformedValue", '<Apply function="+"><FieldRef field="t"/><Constant>1</Constant></Apply>'),
+        ]
+    )
+    model = read(tmp_path, regression(outputs=f"<Output>{outputs}</Output>"))
+    assert scores(model, 2.0, 3.0) == {"prediction": [2.5, 3.5], "band": [1.0, 2.5], "sum": [3.5, 4.5]}
+    assert model.notes == (
+        "output 'band' is declared to be a text; its values are numbers, and served as such",
+        "output 'word' is declared to be a text; left out: numbers are served",
+        "output 'sum' is declared to be a text; its values are numbers, and served as such",
+    )
+
+
+def test_a_target_that_is_declared_as_text_is_a_number_where_the_model_is_of_numbers(tmp_path: Path) -> None:
+    outputs = '<Output><OutputField name="own" dataType="string" feature="predictedValue"/></Output>'
+    model = read(tmp_path, regression(outputs=outputs).replace('"t"', '"k"'))
+    assert scores(model, 2.0, 3.0) == {"prediction": [2.5, 3.5]}
+
+
+def test_classes_that_are_texts_of_numbers_are_counted_with_by_the_model_behind(tmp_path: Path) -> None:
+    """The class "2" of the first model is the number 2 of the second, whose output declares it a text."""
+    tables = "".join(
+        f'<RegressionTable intercept="{start}" targetCategory="{each}"><NumericPredictor name="x"'
+        f' coefficient="{slope}"/></RegressionTable>'
+        for each, start, slope in (("2", 0, 1), ("30", 1, 0))
+    )
+    first = (
+        '<RegressionModel functionName="classification" normalizationMethod="softmax"><MiningSchema>'
+        '<MiningField name="x"/></MiningSchema><Output><OutputField name="told" dataType="string"'
+        f' feature="predictedValue"/></Output>{tables}</RegressionModel>'
+    )
+    second = regression(field="told").replace('<MiningField name="x" />', '<MiningField name="told"/>')
+    segments = "".join(f"<Segment><True/>{each}</Segment>" for each in (first, second))
+    chained = (
+        f'<MiningModel functionName="regression">{schema()}<Segmentation multipleModelMethod="modelChain">{segments}'
+        "</Segmentation></MiningModel>"
+    )
+    assert scores(read(tmp_path, chained), 5.0, -5.0)["prediction"] == [2.5, 30.5]

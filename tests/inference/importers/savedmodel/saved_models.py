@@ -6,6 +6,7 @@ This file is run there as a script, and imports nothing of ours.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from tensorflow.core.protobuf import saved_model_pb2
 
 GENRES = ["Film-Noir", "Action", "Adventure", "Horror", "Romance"]
 v1 = tf.compat.v1
@@ -102,6 +104,17 @@ def columns(folder: str) -> None:
     inputs["tags"] = tf_keras.layers.Input((3,), name="tags", dtype="string")
     hidden = tf_keras.layers.Dense(8, activation="relu")(tf_keras.layers.DenseFeatures(features)(inputs))
     score = tf_keras.layers.Dense(1, activation="sigmoid", name="score")(hidden)
+    tf_keras.Model(inputs, score).save(folder, save_format="tf")
+
+
+def weighted(folder: str) -> None:
+    """Write a feature column that weights its ids by another input."""
+    made = tf.feature_column
+    tags = made.categorical_column_with_vocabulary_list("tags", GENRES)
+    column = made.embedding_column(made.weighted_categorical_column(tags, "shares"), 4, combiner="sum")
+    taken = {"tags": "string", "shares": "float32"}
+    inputs = {name: tf_keras.layers.Input((3,), name=name, dtype=dtype) for name, dtype in taken.items()}
+    score = tf_keras.layers.Dense(1, name="score")(tf_keras.layers.DenseFeatures([column])(inputs))
     tf_keras.Model(inputs, score).save(folder, save_format="tf")
 
 
@@ -229,18 +242,83 @@ class Calling(tf.Module):
         return {"y": tf.reshape(tf.numpy_function(lambda values: values + 1, [x], tf.float32), [-1])}
 
 
+class Files(tf.Module):
+    """Texts that a file numbers, which becomes an asset."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        file.write_text("Action\nHorror\n")
+        index = tf.lookup.TextFileIndex
+        lines = tf.lookup.TextFileInitializer(str(file), tf.string, index.WHOLE_LINE, tf.int64, index.LINE_NUMBER)
+        self.numbers = tf.lookup.StaticHashTable(lines, -1)
+        self.table = tf.Variable(np.random.default_rng(6).standard_normal((3, 4)).astype(np.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="genre")])
+    def serve(self, genre: Any) -> dict[str, Any]:
+        return {"score": tf.reduce_sum(tf.gather(self.table, self.numbers.lookup(genre) + 1), axis=1)}
+
+
+def hostile(out: Path) -> None:
+    """Write models that read other files, ask for 2^40 numbers, or announce 2^50."""
+    for name, whole, change in (
+        ("reading", "files", _reading),
+        ("announcing", "odd", _announcing),
+        ("wide", "odd", _wide),
+    ):
+        shutil.copytree(out / whole, out / name)
+        file = out / name / "saved_model.pb"
+        model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        change(model.meta_graphs[0])
+        file.write_bytes(model.SerializeToString())
+    making = Making()
+    tf.saved_model.save(making, str(out / "making"), signatures={"serving_default": making.serve})
+
+
+class Making(tf.Module):
+    """A function that asks for 2^40 numbers."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def serve(self, x: Any) -> dict[str, Any]:
+        return {"y": x + tf.reduce_max(tf.fill(tf.constant([2**40], tf.int64), 1.0))}
+
+
+def _reading(graph: Any) -> None:
+    graph.ClearField("asset_file_def")
+    for each in graph.graph_def.library.function:
+        for node in [each for each in each.node_def if each.op == "InitializeTableFromTextFileV2"]:
+            path = each.node_def.add(name="path", op="Const")
+            path.attr["dtype"].type = tf.string.as_datatype_enum
+            path.attr["value"].tensor.CopyFrom(tf.make_tensor_proto("/etc/hostname"))
+            node.input[1] = "path:output:0"
+
+
+def _announcing(graph: Any) -> None:
+    for each in graph.graph_def.library.function:
+        for node in [each for each in each.node_def if each.op == "Const"]:
+            node.attr["value"].tensor.tensor_shape.dim.add(size=2**50)
+
+
+def _wide(graph: Any) -> None:
+    for node in graph.object_graph_def.nodes:
+        if node.WhichOneof("kind") == "variable":
+            node.variable.shape.dim[0].size = 2**50
+
+
 def main(out: Path) -> None:
     half_plus_two(str(out / "half_plus_two"))
     towers(tf_keras, str(out / "towers2"))
     towers(keras, str(out / "towers3"))
     columns(str(out / "columns"))
+    weighted(str(out / "weighted"))
     hashes(str(out / "hashes"))
     estimator(str(out / "estimator"))
     looped(str(out / "looped"))
-    modules = {"big": Big(), "hashed": Hashed(), "calling": Calling(), "odd": Odd(), "counting": Counting()}
+    modules: dict[str, Any] = {"files": Files(out / "vocab.txt")}
+    modules |= {"big": Big(), "hashed": Hashed(), "calling": Calling(), "odd": Odd(), "counting": Counting()}
     for name, module in modules.items():
         tf.saved_model.save(module, str(out / name), signatures={"serving_default": module.serve})
     tf.saved_model.save(tf.Module(), str(out / "unsigned"))
+    hostile(out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ringpull.inference.importers.savedmodel.description import Description, ModelInput
 from ringpull.inference.importers.savedmodel.model import import_converted
-from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Fingerprint, Hash, Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
 from tests.inference.export.versions import Exported
@@ -221,3 +222,28 @@ def test_an_input_that_is_no_feature_is_named(given: dict[str, Any], lengths: di
     description = Description((replace(GIVEN, **given),), (), (), (), ())
     with pytest.raises(InvalidInput, match=message):
         description.schema(lengths)
+
+
+def test_inputs_that_are_described_are_taken_as_they_are(tmp_path: Path) -> None:
+    _, description = converted(tmp_path)
+    movie = Sparse("movieId", missing=5)
+    schema = description.schema(None, Schema([movie]))
+    told = description.schema()
+    assert [each.name for each in schema.features] == [each.name for each in told.features]
+    assert schema["movieId"] == movie
+    assert schema["genre"] == told["genre"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (Sparse("author"), "has no input author; it has movieId"),
+        (Dense("movieId"), "feature movieId must be Sparse or IdSequence: the SavedModel takes int32"),
+        (Sparse("age"), "feature age must be Dense"),
+        (Sparse("genre", "string", transforms=[Vocabulary(["x"])]), "feature genre must end in the vocabulary of the"),
+    ],
+)
+def test_features_that_are_not_those_of_the_inputs_are_named(feature: Feature, message: str, tmp_path: Path) -> None:
+    _, description = converted(tmp_path)
+    with pytest.raises(InvalidInput, match=message):
+        description.schema(None, Schema([feature]))

@@ -66,6 +66,13 @@ def test_an_interpreter_without_tensorflow_is_named_with_its_cure(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_an_interpreter_is_named_from_the_folder_of_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path, "read line; echo words >&2; exit 3")
+    monkeypatch.chdir(tmp_path)
+    with Converter("./python") as converter, pytest.raises(ExportError, match="with code 3"):
+        converter.convert(tmp_path)
+
+
 def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be started"), Converter(tmp_path / "none"):
         pass

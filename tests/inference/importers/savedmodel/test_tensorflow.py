@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.inference.importers.savedmodel.model import import_savedmodel
+from ringpull.inference.importers.savedmodel.model import guess_savedmodel, import_savedmodel
 from ringpull.inference.importers.savedmodel.process import Converter
+from ringpull.inference.schema.kinds import IdSequence
+from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, RingpullError
 from tests.inference.export.versions import Exported
@@ -172,6 +174,27 @@ def test_big_variables_are_read_where_the_checkpoint_has_them(
     np.testing.assert_allclose(total, table[ids].sum(axis=(1, 2)), rtol=1e-4, atol=1e-4)
 
 
+def test_inputs_can_be_described(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    """A schema in the place of what the SavedModel tells: of some inputs, whose others stay as they are."""
+    folder = saved_models / "big"
+    guess = guess_savedmodel(folder, python=tensorflow)
+    assert [each.length for each in guess.schema.features] == [50]  # type: ignore[union-attr]
+    assert guess.notes == ("items: any number of values a row is taken; 50 was guessed",)
+    described = Schema([IdSequence("items", 3, pad=1)])
+    version = Exported(imported(folder, tmp_path, tensorflow, schema=described))
+    assert version.schema.to_json() == described.to_json()
+    table = np.random.default_rng(3).standard_normal((70_000, 64)).astype(np.float32)
+    total = version.score({"items": [[7, 8], [9]]}, 2)["total"]
+    np.testing.assert_allclose(total, table[[[7, 8, 1], [9, 1, 1]]].sum(axis=(1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_vocabulary_of_a_file_comes_in(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
+    version = Exported(imported(saved_models / "files", tmp_path, tensorflow))
+    assert version.schema["genre"].transforms == (Vocabulary(["Action", "Horror"]),)  # type: ignore[union-attr]
+    columns = {"genre": np.array(["Action", "Horror", "none such"], object)}
+    assert_as_tensorflow(saved_models / "files", version, columns, tensorflow)
+
+
 def test_hashed_texts_need_their_list(saved_models: Path, tensorflow: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"title.*StringToHashBucketFast.*--texts"):
         imported(saved_models / "hashed", tmp_path, tensorflow)
@@ -186,11 +209,22 @@ def test_hashed_texts_need_their_list(saved_models: Path, tensorflow: Path, tmp_
     [
         ("calling", ExportError, "calls Python by PyFunc"),
         ("counting", ExportError, "AssignAddVariableOp .* changes a variable"),
+        ("weighted", ExportError, "column tags_weighted_by_shares .* an embedding of tags.* times shares"),
         ("unsigned", InvalidInput, "no signature"),
         ("cut", CorruptData, "saved_model.pb"),
         ("no_saved_model", CorruptData, "saved_model.pb"),
-        ("index", CorruptData, "cannot load it"),
-        ("data", CorruptData, "cannot load it"),
+        ("index", CorruptData, r"variables\.index: does not end like the index"),
+        ("data", CorruptData, r"does not fit the files beside it: .* beyond the end of variables\.data"),
+        ("no_data", CorruptData, r"No such file .*variables\.data-00000-of-00001.*copy the SavedModel whole"),
+        ("flipped", CorruptData, "Checksum does not match"),
+        ("empty", CorruptData, "holds no graph"),
+        ("text", InvalidInput, "save it again, as saved_model.pb"),
+        ("asset_outside", CorruptData, r"asset '\.\./ab\.txt' lies outside of the folder assets"),
+        ("no_asset", CorruptData, r"asset 'vocab\.txt' is missing"),
+        ("reading", ExportError, "reads a file that is no asset of it"),
+        ("making", ExportError, r"Fill .* would make \[1099511627776\] elements"),
+        ("announcing", CorruptData, r"constant .* announces [0-9,]+ numbers, which the file has not"),
+        ("wide", CorruptData, "variable .* has the shape .*; the files of variables have"),
         ("no_variables", CorruptData, "cannot load it"),
     ],
 )
@@ -199,7 +233,8 @@ def test_what_cannot_be_imported_is_named_and_leaves_nothing(
 ) -> None:
     folder = saved_models / name
     if not folder.exists():
-        folder = damaged(saved_models / "towers2", tmp_path / "damaged", name)
+        whole = saved_models / ("files" if "asset" in name else "towers2")
+        folder = damaged(whole, tmp_path / "damaged", name)
     with pytest.raises(kind, match=message):
         imported(folder, tmp_path / "out", tensorflow)
     assert not list((tmp_path / "out").glob("*/*"))
@@ -218,6 +253,20 @@ def damaged(whole: Path, folder: Path, how: str) -> Path:
         index.write_bytes(index.read_bytes()[:-20] + bytes(20))
     elif how == "data":
         data.write_bytes(data.read_bytes()[:64])
+    elif how == "no_data":
+        data.unlink()
+    elif how == "flipped":
+        content = bytearray(data.read_bytes())
+        content[100] ^= 64
+        data.write_bytes(content)
+    elif how == "empty":
+        graph.write_bytes(b"")
+    elif how == "text":
+        graph.rename(folder / "saved_model.pbtxt")
+    elif how == "asset_outside":
+        graph.write_bytes(graph.read_bytes().replace(b"vocab.txt", b"../ab.txt"))
+    elif how == "no_asset":
+        shutil.rmtree(folder / "assets")
     else:
         shutil.rmtree(folder / "variables")
     return folder

@@ -192,8 +192,12 @@ def test_reading_from_any_row_on(tmp_path: Path) -> None:
             r"column id is decimal128\(2, 1\)",
         ),
         ({"id": [1.0, 2.0], "v": [[1.0], [2.0]]}, {"id": "id"}, "column id is double"),
-        ({"id": [1, 2], "v": [Decimal("1.5"), Decimal("2.5")]}, {"vector": ("v",)}, "column v is decimal"),
-        ({"id": [1, 2], "v": [[1], [2]]}, {"vector": ("v",)}, r"column v is list<element: int64>"),
+        (
+            {"id": [1, 2], "v": [[Decimal("1.5")], [Decimal("2.5")]]},
+            {"vector": ("v",)},
+            "column v is list<element: dec",
+        ),
+        ({"id": [1, 2], "v": [["1"], ["2"]]}, {"vector": ("v",)}, r"column v is list<element: string>"),
         ({"id": [1, 2], "v": [[1], [2]]}, {}, r"say which columns hold the rows.*v \(list<element: int64>\)"),
         ({"a": [1, 2], "b": [1, 2], "v": [[1.0], [2.0]]}, {}, r"say which column holds the keys.*a \(int64\), b"),
         ({"id": [1, 2], "u": [[1.0], [2.0]], "v": [[1.0], [2.0]]}, {}, "say which columns hold the rows"),
@@ -238,3 +242,76 @@ def test_truncated_and_foreign_files(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(InvalidInput, match="must be one of parquet"):
         open_source(path, ReadOptions(format="hdf5"))
+
+
+ROWS = {7: [0.5, 1.0], 12: [2.0, 3.5]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "rows"),
+    [
+        *(
+            ({"id": pa.array([Decimal(key) for key in ROWS], decimal), "v": [*ROWS.values()]}, {}, ROWS)
+            for decimal in (pa.decimal128(20, 0), pa.decimal256(60, 0), pa.decimal64(12, 0), pa.decimal32(6, 0))
+        ),
+        (
+            {"id": pa.array([b"a", "ß".encode()]), "v": [*ROWS.values()]},
+            {},
+            dict(zip("aß", ROWS.values(), strict=True)),
+        ),
+        ({"id": [*ROWS], "v": pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([*ROWS.values()]))}, {}, ROWS),
+        ({"id": [*ROWS], "v": [[1, 2], [3, 4]]}, {"vector": ("v",)}, {7: [1, 2], 12: [3, 4]}),
+        ({"id": [*ROWS], "v": ["[0.5, 1]", "[2, 3.5]"]}, {"vector": ("v",)}, ROWS),
+        ({"id": [*ROWS], "v": ["0.5 1", "2 3.5"]}, {"vector": ("v",)}, ROWS),
+        ({"id": [*ROWS], "v": [np.array(v, np.float32).tobytes() for v in ROWS.values()]}, {"vector": ("v",)}, ROWS),
+        (
+            {"id": [*ROWS], "v": [np.array(v, np.float16).tobytes() for v in ROWS.values()]},
+            {"vector": ("v",), "encoding": "float16"},
+            ROWS,
+        ),
+        (
+            {"id": [*ROWS], "v0": pa.array([Decimal("0.5"), Decimal(2)], pa.decimal128(6, 2)), "v1": [1.0, 3.5]},
+            {},
+            ROWS,
+        ),
+    ],
+)
+def test_columns_as_other_writers_write_them(tmp_path: Path, columns: Any, options: Any, rows: Any) -> None:
+    """Integers of databases, texts that are not marked as such, tensors, and vectors that are texts or bytes."""
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet", **options) == rows
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "words"),
+    [
+        (
+            {"id": pa.array([Decimal(1), Decimal(2**63)], pa.decimal128(20, 0)), "v": [[1.0], [2.0]]},
+            {},
+            "row 1: .*int64",
+        ),
+        ({"id": pa.array([b"ab", b"cd"], pa.binary(2)), "v": [[1.0], [2.0]]}, {}, "integers or strings"),
+        ({"id": [1, 2], "embedding": ["[1.5]", "[2]"]}, {}, "say vector if they are, or value"),
+        ({"id": [1, 2], "embedding": [b"abcd", b"efgh"]}, {}, "say vector if they are, or value"),
+        ({"id": [1, 2], "v": ["[1.5, 2]", "[2]"]}, {"vector": ("v",)}, "row group 0, row 1 has 1 numbers"),
+        ({"id": [1, 2], "v": ["[1.5, 2]", None]}, {"vector": ("v",)}, "row group 0, row 1 is null"),
+        ({"id": [1, 2], "v": [[1.5], [2.0]]}, {"encoding": "json"}, "for a vector of texts or bytes"),
+    ],
+)
+def test_columns_of_other_writers_that_are_no_vectors_or_keys(
+    tmp_path: Path, columns: Any, options: Any, words: str
+) -> None:
+    """An embedding in texts would be rows of bytes without anybody's notice."""
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(InvalidInput, match=words):
+        read(tmp_path / "t.parquet", **options)
+
+
+@pytest.mark.parametrize("mark", ["_delta_log", ".hoodie"])
+def test_files_of_which_some_may_be_out_of_date(tmp_path: Path, mark: str) -> None:
+    """A folder whose log says which files count is refused; the files that somebody names are read."""
+    (tmp_path / "t" / mark).mkdir(parents=True)
+    pq.write_table(pa.table({"id": [1], "v": [[1.5]]}), tmp_path / "t" / "part-0.parquet")
+    with pytest.raises(InvalidInput, match="which of its files still count"):
+        read(tmp_path / "t")
+    assert read(tmp_path / "t" / "part-*.parquet") == {1: [1.5]}

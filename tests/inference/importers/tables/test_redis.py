@@ -87,12 +87,14 @@ def test_every_layout(server: str, client: redis.Redis, encoding: str, monkeypat
 
 
 def test_the_only_hash_is_taken_and_numbers_in_fields(server: str, client: redis.Redis) -> None:
-    client.hset("items", mapping={"a b": "1 2", "käse": "3 4"})
-    assert table_of(server) == {"a b": [1, 2], "käse": [3, 4]}
+    client.hset("items", mapping={"a b": "1.5 2", "käse": "3 4"})
+    assert table_of(server) == {"a b": [1.5, 2], "käse": [3, 4]}
     client.hset("row:5", mapping={"x": "1.5", "y": "2"})
     assert table_of(server, keys="row:*", vector=("y", "x")) == {5: [2, 1.5]}
     assert table_of(server, keys="row:*", vector=("y",), id_type="string") == {"5": [2]}
-    refused(server, "keys must be", "2 keys", "items", "row:5")
+    client.hset("pair:5", mapping={"v": "3,4"})
+    assert table_of(server, keys="pair:*", vector=("v",)) == {5: [3, 4]}
+    refused(server, "keys must be", "3 keys", "items", "row:5")
 
 
 def test_rows_of_bytes(server: str, client: redis.Redis) -> None:
@@ -105,9 +107,9 @@ def test_rows_of_bytes(server: str, client: redis.Redis) -> None:
 
 
 def test_signs_of_patterns_in_keys_mean_themselves(server: str, client: redis.Redis) -> None:
-    client.mset({"a[b]?\\:1": "1,2", "ab?\\:2": "3,4", "a[b]?\\:1:z": "5,6"})
-    assert table_of(server, keys="a[b]?\\:*:z") == {1: [5, 6]}
-    assert table_of(server, keys="a[b]?\\:*", id_type="string") == {"1": [1, 2], "1:z": [5, 6]}
+    client.mset({"a[b]?\\:1": "1.5,2", "ab?\\:2": "3,4", "a[b]?\\:1:z": "5.5,6"})
+    assert table_of(server, keys="a[b]?\\:*:z") == {1: [5.5, 6]}
+    assert table_of(server, keys="a[b]?\\:*", id_type="string") == {"1": [1.5, 2], "1:z": [5.5, 6]}
     client.mset({"aba": "1", "abXba": "2"})
     assert table_of(server, keys="ab*ba", id_type="string") == {"X": [2]}, (
         "aba is none: its two ends lie over each other"
@@ -207,11 +209,23 @@ class Pipelined:
 
 def test_a_key_that_is_given_twice_is_one_row_and_one_that_is_gone_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = [[], [b"i:1", b"i:2", b"i:1"], [b"i:gone", b"i:2"], [], [b"i:3", b"i:1"]]
-    values = {b"i:1": b"1,2", b"i:2": b"3,4", b"i:3": b"5,6"}
+    values = {b"i:1": b"1,2.5", b"i:2": b"3,4", b"i:3": b"5,6"}
     monkeypatch.setattr(redis.Redis, "from_url", lambda *_, **__: Scripted(pages, values))
-    assert table_of("redis://here", keys="i:*") == {1: [1, 2], 2: [3, 4], 3: [5, 6]}
+    assert table_of("redis://here", keys="i:*") == {1: [1, 2.5], 2: [3, 4], 3: [5, 6]}
     monkeypatch.setattr(redis.Redis, "from_url", lambda *_, **__: Scripted(pages, values, cluster=1))
     refused("redis://here", "cluster", keys="i:*")
+
+
+@pytest.mark.parametrize("values", [(b"3,5,8", b"4,0,1"), (b"[3, 5]", b"[4, -1]")])
+def test_lists_of_integers_are_taken_for_vectors_only_where_somebody_says_so(
+    monkeypatch: pytest.MonkeyPatch, values: tuple[bytes, bytes]
+) -> None:
+    stored = dict(zip([b"i:1", b"i:2"], values, strict=True))
+    monkeypatch.setattr(redis.Redis, "from_url", lambda *_, **__: Scripted([[b"i:1", b"i:2"]], stored))
+    refused("redis://here", "lists of integers, such as", "encoding, text or json", keys="i:*")
+    assert table_of("redis://here", keys="i:*", value="value") == {1: values[0], 2: values[1]}
+    encoding = "json" if values[0].startswith(b"[") else "text"
+    assert list(table_of("redis://here", keys="i:*", encoding=encoding)) == [1, 2]
 
 
 def test_what_was_seen_is_known_again_however_much_it_is() -> None:

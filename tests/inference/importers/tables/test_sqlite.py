@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +18,7 @@ from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import KeyType
+from tests.inference.importers.tables.reading import read
 from tests.inference.importers.tables.whole_reading import rows_of, table_of
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
@@ -112,6 +114,18 @@ def test_ids_of_texts_that_look_like_integers(file: Path) -> None:
     assert table_of(file, id_type="string") == {"12": [1, 2], "-3": [3, 4]}
     write(file, "id TEXT, vector", [(str(2**64 - 1), "1,2"), ("5", "3,4")], "large")
     assert table_of(file, table="large") == {2**64 - 1: [1, 2], 5: [3, 4]}
+
+
+def test_lists_of_integers_are_taken_for_vectors_only_where_somebody_says_so(file: Path) -> None:
+    write(file, "id INTEGER, history", [(1, "3,5,8"), (2, "4,0,1")])
+    refused(InvalidInput, file, "lists of integers", "'3,5,8'", "encoding")
+    assert table_of(file, vector=("history",)) == {1: [3, 5, 8], 2: [4, 0, 1]}
+    assert table_of(file, value="history") == {1: b"3,5,8", 2: b"4,0,1"}
+
+
+def test_an_underscore_is_in_no_number(file: Path) -> None:
+    write(file, "id INTEGER, vector", [(1, "0.5,1"), (2, "1_5,2")])
+    refused(InvalidInput, file, "vector of row 1 is '1_5,2', no text")
 
 
 GOOD = (1, ROWS[0].tobytes())
@@ -216,3 +230,38 @@ def test_a_database_that_somebody_locks_is_tried_later(file: Path, monkeypatch: 
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Unavailable, match="locked"):
             table_of(file)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (b"\x93NUMPY\x01\x00v\x00" + b" " * 118 + np.ones(2, np.float32).tobytes(), "numpy.save writes it.*tobytes"),
+        (pickle.dumps(np.ones(3, np.float32)), "a pickle, which is never read"),
+        (np.array([0.12, -0.5, 0.03, 0.9], np.float16).tobytes(), "float16, which read as float32 are others"),
+    ],
+)
+def test_bytes_of_another_kind_are_not_taken_for_float32(tmp_path: Path, cell: bytes, words: str) -> None:
+    """They have as many bytes as some vector of float32 has."""
+    file = database(tmp_path, cell + b"\x00" * (-len(cell) % 4))
+    with pytest.raises(InvalidInput, match=words):
+        read(file)
+
+
+def test_float16_is_read_where_somebody_says_so(tmp_path: Path) -> None:
+    """And small numbers of float32 are no float16."""
+    half = np.array([0.12, -0.5, 0.03, 0.9], np.float16)
+    assert read(database(tmp_path, half.tobytes()), encoding="float16") == {1: half.tolist()}
+    small = np.array([1.5e-5, -2.25e-5, 3e-7], np.float32)
+    assert read(database(tmp_path, small.tobytes())) == {1: small.tolist()}
+    signalling = np.array([0x3C007C01, 0x3C007D01], np.uint32).view(np.float32)
+    assert read(database(tmp_path, signalling.tobytes())) == {1: signalling.tolist()}
+
+
+def database(folder: Path, cell: bytes) -> Path:
+    """Return a file with one vector, which these bytes are."""
+    file = folder / "one.db"
+    file.unlink(missing_ok=True)
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("CREATE TABLE t (id INTEGER, v BLOB)")
+        opened.execute("INSERT INTO t VALUES (1, ?)", (cell,))
+    return file

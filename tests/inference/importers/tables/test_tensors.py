@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 import ringpull.inference.importers.tables.tensors
 import ringpull.inference.importers.tables.torch_file
 from ringpull.inference.importers.tables.formats import open_source
+from ringpull.inference.importers.tables.ids_file import read_ids_file
 from ringpull.inference.importers.tables.import_tables import import_tables
 from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.ps.errors import CorruptData, DuplicateKey, InvalidInput, RingpullError
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
+from tests.inference.importers.tables.reading import read
 from tests.inference.importers.tables.whole_reading import rows_of, table_of
 
 ROWS = torch.arange(60, dtype=torch.float32).reshape(20, 3) / 8
@@ -105,6 +107,21 @@ def test_ids_are_the_lines_of_a_file_or_an_array(save: Any, tmp_path: Path, ids:
     np.save(array, np.array([Evil(tmp_path / "mark")], object), allow_pickle=True)
     with pytest.raises(CorruptData, match=r"ids\.npy"):
         table_of(file, ids=str(array))
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        ("\ufeff1\n2\n", [1, 2]),
+        ("1\r\n2\r\n", [1, 2]),
+        ("007\n7\n", ["007", "7"]),
+        ("\u0661\n2\n", ["\u0661", "2"]),
+        ("a\u2028b\nc\x0bd\n", ["a\u2028b", "c\x0bd"]),
+    ],
+)
+def test_ids_of_lines_are_the_lines_as_they_are(tmp_path: Path, content: str, ids: list[Any]) -> None:
+    (tmp_path / "ids.txt").write_bytes(content.encode())
+    assert read_ids_file(str(tmp_path / "ids.txt")).tolist() == ids
 
 
 def test_what_could_be_several_is_listed(save: Any) -> None:
@@ -332,3 +349,21 @@ def test_an_import_refuses_what_no_table_can_hold_and_writes_nothing(save: Any, 
     found = base.find(positions_of(np.arange(20, dtype=np.uint64)))
     assert [base.row(int(row)).tolist() for row in found] == ROWS.tolist()
     base.close()
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_tensors_of_other_kinds_are_named(tmp_path: Path) -> None:
+    """A view that is the negative of its numbers is not read as these; nor is what has no such numbers."""
+    table = torch.from_numpy(np.arange(1, 7, dtype=np.float32).reshape(3, 2))
+    others = {
+        "negative": (torch._neg_view(table), r"view marked neg"),
+        "sparse": (table.to_sparse(), "sparse"),
+        "quantised": (torch.quantize_per_tensor(table, 0.1, 0, torch.qint8), "quantised"),
+        "meta": (table.to("meta"), r"without numbers \(meta\)"),
+    }
+    for name, (tensor, words) in others.items():
+        torch.save({name: tensor}, tmp_path / "t.pt")
+        with pytest.raises(InvalidInput, match=f"no tensor could be the rows.* {name} {words}"):
+            read(tmp_path / "t.pt")
+        torch.save({name: tensor, "table": table}, tmp_path / "t.pt")
+        assert read(tmp_path / "t.pt") == {0: [1, 2], 1: [3, 4], 2: [5, 6]}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ringpull.inference.importers.tables import text_blocks
@@ -30,6 +32,7 @@ LAYOUTS: dict[str, tuple[str, dict[Any, list[float]]]] = {
     "titles.tsv": ("title\tid\temb\nToy Story\t1\t1,2\nX, Y\t2\t3,4\n", {1: [1, 2], 2: [3, 4]}),
     "sparrow.csv": ("858:0.1 0.2\n2:-0.3 0.4\n", {858: [0.1, 0.2], 2: [-0.3, 0.4]}),
     "word2vec.txt": ("2 2\nking 1 2\nqueen 3 4\n", {"king": [1, 2], "queen": [3, 4]}),
+    "one_number.vec": ("2 1\nking 1\nqueen 3\n", {"king": [1], "queen": [3]}),
     "trailing.vec": ("2 2\nking 1 2 \nqueen 3 4 \n", {"king": [1, 2], "queen": [3, 4]}),
     "tabs.vec": ("2 2\nking\t1\t2\nqueen\t3\t4\n", {"king": [1, 2], "queen": [3, 4]}),
     "glove.txt": ('the 1 2\n, 3 4\n" 5 6\n12:30 7 8\n', {"the": [1, 2], ",": [3, 4], '"': [5, 6], "12:30": [7, 8]}),
@@ -37,9 +40,19 @@ LAYOUTS: dict[str, tuple[str, dict[Any, list[float]]]] = {
         "a 1 2\nb 3 4\nat b 5 6\n. . . 7 8\nc 9 1\n",
         {"a": [1, 2], "b": [3, 4], "at b": [5, 6], ". . .": [7, 8], "c": [9, 1]},
     ),
+    "written_by_r.txt": ('"id" "v0" "v1"\n"a b" 1.5 2\n"c" "3" 4\n', {"a b": [1.5, 2], "c": [3, 4]}),
+    "quoted_numbers.txt": ('"id" "v0"\n"7" "1.5"\n"9" "-2"\n', {7: [1.5], 9: [-2]}),
     "quotes.tsv": ('the\t1\t2\n"\t3\t4\n', {"the": [1, 2], '"': [3, 4]}),
     "quotes.vec": ('2 2\nthe\t1\t2\n"\t3\t4\n', {"the": [1, 2], '"': [3, 4]}),
     "pandas.csv": (",0,1\n7,1.5,2\n9,3,4\n", {7: [1.5, 2], 9: [3, 4]}),
+    "pandas_named.csv": ("userId,0,1\n7,1.5,2\n9,3,4\n", {7: [1.5, 2], 9: [3, 4]}),
+    "pandas_named_years.csv": ("user_id\t2019\t2020\n7\t1.5\t2\n9\t3\t4\n", {7: [1.5, 2], 9: [3, 4]}),
+    "pandas_named_texts.csv": ("item_id;1;2\nB0X;1.5;2\nB1X;3;4\n", {"B0X": [1.5, 2], "B1X": [3, 4]}),
+    "pandas_named_users.csv": ("userid,0,1,2\nu7,1.5,2,1\nu9,3,4,1\n", {"u7": [1.5, 2, 1], "u9": [3, 4, 1]}),
+    "pandas_not_ascii.csv": ("番号,0,1\n7,1.5,2.5\n9,3,4\n", {7: [1.5, 2.5], 9: [3, 4]}),
+    "words_like_ids.txt": ("android 0 1\nmonkey 1 0\n", {"android": [0, 1], "monkey": [1, 0]}),
+    "words_like_keys.csv": ("hockey,1\ntennis,0\n", {"hockey": [1], "tennis": [0]}),
+    "words_of_numbers.csv": ("the,0,0\n1999,3,4\n", {"the": [0, 0], "1999": [3, 4]}),
     "pandas_index.csv": (",itemId,0,1\n0,7,1.5,2\n1,9,3,4\n", {7: [1.5, 2], 9: [3, 4]}),
     "pandas_arrays.csv": (',id,emb\n0,7,"[ 1.   2.5\n  3.  ]"\n1,9,"[4. 5.\n 6.]"\n', {7: [1, 2.5, 3], 9: [4, 5, 6]}),
     "pandas_codes.csv": (',id,emb\n0,B0X,"[1.5, 2]"\n1,123456,"[3, 4]"\n', {"B0X": [1.5, 2], "123456": [3, 4]}),
@@ -86,6 +99,10 @@ ROWS = "".join(f"{key},{key},1\n" for key in range(50))
 """More than a layout is found out of."""
 
 
+NO_NUMBERS = ("", "-", "?", "NA", "n/a", "#N/A", "null", "None", "\\N", "<NA>")
+"""What is written for a number that is missing: in the first line it is no name of a column."""
+
+
 @pytest.mark.parametrize(
     ("content", "options", "why"),
     [
@@ -104,6 +121,9 @@ ROWS = "".join(f"{key},{key},1\n" for key in range(50))
         ('id,v\n1,"1 2"\n2,""\n', {"vector": ("v",)}, "line 3: .* is '', which is not of numbers"),
         ("id,a,b\nx,1,2\n", {"vector": ("id", "a"), "id": "b"}, "column id has 'x', which is no number"),
         ("id,v0,v1,year\n1,2,3,1999\n", {}, "say which columns hold the rows"),
+        ("id,history\n1,2|5|8\n2,3|4|5\n", {}, "column history has lists of integers, such as '2.5.8'; say what"),
+        ("id;score\n1;0,5\n2;0,25\n", {}, "column score has lists of integers, such as '0,5'; say what"),
+        *((f"5,{no},3\n6,0.5,0.25\n7,0.1,0.2\n", {}, "say which columns .* columns are 0") for no in NO_NUMBERS),
         ("id,age,zip\n1,2,3\n", {}, "say which columns hold the rows"),
         ("1.0,2,3\n2.0,4,5\n", {}, "keys .column 0. are numbers but no plain integers, such as '1.0'"),
         ("id,v\n1.0,2\n", {"id": "id"}, "keys .column id. are numbers but no plain integers"),
@@ -218,3 +238,61 @@ def test_what_looks_like_nothing_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"\0\1\2")
     with pytest.raises(InvalidInput, match="say what it is with format, one of parquet"):
         open_source(tmp_path / "t", ReadOptions())
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        '"[0.5 1. ... 2. 3.]"',
+        '"[np.float32(0.5), np.float32(1.0)]"',
+        '"array([0.5, 1.0], dtype=float32)"',
+        "\"tensor([0.5, 1.0], device='cuda:0')\"",
+    ],
+)
+def test_vectors_as_python_shows_them_are_no_rows_of_bytes(tmp_path: Path, shown: str) -> None:
+    """They may be shortened, and nobody would see it before the first look-up."""
+    file = tmp_path / "t.csv"
+    file.write_text(f"id,v\n1,{shown}\n2,{shown}\n")
+    with pytest.raises(InvalidInput, match=r"as Python shows arrays.* array.tolist\(\)"):
+        read(file)
+    assert read(file, value="v") == {1: shown.strip('"').encode(), 2: shown.strip('"').encode()}
+
+
+def test_digits_of_other_scripts_are_signs_of_words(tmp_path: Path) -> None:
+    """Arrow reads none as a number."""
+    file = tmp_path / "t.csv"
+    file.write_text("id,v0\n1٣,1.5\n2٣,2.5\n", encoding="utf-8")
+    assert read(file) == {"1٣": [1.5], "2٣": [2.5]}
+    file.write_text('id,v\n1,"[٣, 2]"\n2,"[٤, 2]"\n', encoding="utf-8")
+    with pytest.raises(InvalidInput, match="v "):
+        read(file, vector=("v",))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "bz2", "zstd"])
+@pytest.mark.parametrize("name", ["t.csv.{}", "t"])
+def test_compressed_texts(tmp_path: Path, codec: str, name: str) -> None:
+    """What compressed a file is seen in its first bytes, whatever it is called."""
+    text = b"id,v0\n1,2.5\n2,3\n"
+    content = bz2.compress(text) if codec == "bz2" else pa.compress(text, codec, asbytes=True)
+    file = tmp_path / name.format({"gzip": "gz", "bz2": "bz2", "zstd": "zst"}[codec])
+    with pa.CompressedOutputStream(str(file), codec) if codec == "gzip" else file.open("wb") as opened:
+        opened.write(text if codec == "gzip" else content)
+    assert read(file) == {1: [2.5], 2: [3]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"ARROW1\x00\x00", "write it as Parquet"),
+        (b"ORC\x00", "ORC: write it as Parquet"),
+        (b"\x89HDF\r\n", "HDF5: save each matrix"),
+        (b"\x80\x04\x95", "a pickle, which may run code"),
+        (b'{"id": 1, "v": [0.5]}\n{"id": 2, "v": [1.5]}\n', "JSON; write it as Parquet"),
+        (b'[\n  {"id": 1, "v": [0.5]}]', "JSON; write it as Parquet"),
+    ],
+)
+def test_other_formats_are_called_by_their_names(tmp_path: Path, content: bytes, words: str) -> None:
+    """With what to do."""
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(InvalidInput, match=words):
+        read(tmp_path / "t")

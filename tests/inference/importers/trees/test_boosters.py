@@ -107,6 +107,16 @@ def test_xgboost(tmp_path: Path, objective: str) -> None:
     assert_predicts(report, rows, {"prediction": expected.reshape(len(rows), -1)})
 
 
+@pytest.mark.parametrize("objective", ["binary:hinge", "binary:logitraw", "multi:softmax"])
+def test_objectives_without_probabilities_of_their_own(tmp_path: Path, objective: str) -> None:
+    """XGBoost's classifier shows margins and decisions as it does probabilities, and makes those of a softmax."""
+    target = THREE if objective.startswith("multi") else TWO
+    model = xgboost.XGBClassifier(objective=objective, n_estimators=4, max_depth=3).fit(X, target)
+    report = import_estimator(model, tmp_path / "m", 1, quiet=True)
+    rows = np.concatenate([X, on_thresholds(X, forest_of_xgboost(model.get_booster()).forest.thresholds())])
+    assert_predicts(report, rows, {"probabilities": model.predict_proba(rows), "label": model.predict(rows)})
+
+
 def test_trees_that_came_after_the_best_are_left_out(tmp_path: Path) -> None:
     rows = matrix(seed=3)
     data, held = xgboost.DMatrix(X, TWO), xgboost.DMatrix(rows, np.random.default_rng(0).integers(0, 2, len(rows)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -93,3 +95,86 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
         read_estimator(tmp_path / "m.txt", "xgboost")
     with pytest.raises(InvalidInput, match="no such file"):
         read_estimator(tmp_path / "none.txt", "lightgbm")
+
+
+def parts_of(model: object, folder: Path) -> dict[str, bytes]:
+    """Return what a file of skops of a model has inside, by name."""
+    skops.io.dump(model, folder / "whole.skops")
+    with zipfile.ZipFile(folder / "whole.skops") as archive:
+        return {each: archive.read(each) for each in archive.namelist()}
+
+
+def hostile(kind: str, folder: Path) -> Path:
+    """Write a hostile file of skops."""
+    parts = parts_of(LogisticRegression().fit(X, TWO), folder)
+    schema = json.loads(parts["schema.json"])
+    path = folder / "m.skops"
+    array = next(name for name in parts if name.endswith(".npy"))
+    if kind == "cut short":
+        path.write_bytes((folder / "whole.skops").read_bytes()[:-200])
+        return path
+    if kind == "another file in place of one":
+        parts = {name.replace(array, f"../{array}"): each for name, each in parts.items()}
+    elif kind == "path":
+        text = parts["schema.json"].decode().replace(array, "../../etc/passwd")
+        parts["schema.json"] = text.encode()
+    elif kind == "huge shape":
+        head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 8), }"
+        head = head.ljust(117) + b"\n"
+        parts[array] = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+    elif kind == "pickle in an array":
+        data = io.BytesIO()
+        np.save(data, np.array([Ran()], object), allow_pickle=True)
+        parts[array] = data.getvalue()
+    elif kind == "function":
+        schema["content"] = {"__class__": "system", "__module__": "os", "__loader__": "FunctionNode", "__id__": 1,
+                             "content": "os.system"}  # fmt: skip
+        parts["schema.json"] = json.dumps(schema).encode()
+    elif kind == "deep":
+        parts["schema.json"] = b'{"content":' * 100_000 + b"1" + b"}" * 100_000
+    elif kind == "reduce":
+        text = (
+            json.dumps(schema)
+            .replace("LogisticRegression", "Popen")
+            .replace("sklearn.linear_model._logistic", "subprocess")
+        )
+        parts["schema.json"] = text.encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, each in parts.items():
+            archive.writestr(name, each)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut short",
+        "another file in place of one",
+        "path",
+        "huge shape",
+        "pickle in an array",
+        "function",
+        "deep",
+        "reduce",
+    ],
+)
+def test_hostile_files_of_skops_are_refused_and_run_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = hostile(kind, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((CorruptData, InvalidInput), match=r"m\.skops: (skops does not|holds types)") as raised:
+        read_estimator(path, "sklearn")
+    assert len(str(raised.value)) < 1_000
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zip_bomb_is_measured_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringpull.inference.importers.trees.files.MAX_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "m.skops", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", b"[" * (1 << 21))
+    assert (tmp_path / "m.skops").stat().st_size < 1 << 14
+    with pytest.raises(InvalidInput, match=r"m\.skops: unpacks to 2097152 bytes"):
+        read_estimator(tmp_path / "m.skops", "sklearn")

@@ -24,7 +24,16 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
-from sklearn.neural_network import MLPClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain
+from sklearn.naive_bayes import CategoricalNB
+from sklearn.neighbors import (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    RadiusNeighborsClassifier,
+    RadiusNeighborsRegressor,
+)
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, OrdinalEncoder, PolynomialFeatures, StandardScaler
 from sklearn.svm import LinearSVC
@@ -43,6 +52,8 @@ pytestmark = pytest.mark.medium
 
 X = matrix(nan=False)
 HOLES = matrix()
+NEAR = X + np.random.default_rng(5).normal(size=X.shape).astype(np.float32)
+NEAR[200:220] = np.nextafter(NEAR[:20], np.float32(9))
 TWO, THREE, ANY = labels(X), labels(X, 3), numbers(X)
 
 CLASSIFIERS: dict[str, tuple[Any, Any, Any]] = {
@@ -90,6 +101,7 @@ ODD: dict[str, tuple[Any, Any, bool]] = {
     "bins": (make_pipeline(KBinsDiscretizer(3), LogisticRegression()), X, True),
     "what was missing": (make_pipeline(SimpleImputer(add_indicator=True), LogisticRegression()), HOLES, True),
     "ties": (SGDClassifier(loss="modified_huber", random_state=0), X, False),
+    "ties far out": (OneVsRestClassifier(LogisticRegression()), X, False),
     "categories": (lightgbm.LGBMClassifier(n_estimators=4, verbosity=-1), HOLES, True),
 }
 
@@ -300,3 +312,91 @@ def test_texts_that_are_taken_apart_are_refused(tmp_path: Path) -> None:
 def test_options_of_modules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="method: is for modules of torch"):
         export_model(Ridge().fit(X, ANY), None, tmp_path / "m", 1, method="predict", quiet=True)
+
+
+SEVERAL = np.stack([TWO, 1 - TWO, THREE > 1], 1).astype(int)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_networks_of_several_outputs(tmp_path: Path) -> None:
+    """Numbers of each row, and truths of several labels."""
+    two = np.stack([ANY, -ANY], 1)
+    numbered = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(4,), max_iter=20)).fit(X, two)
+    report = export_model(numbered, None, tmp_path / "n", 1, quiet=True)
+    assert_predicts(report, X, {"prediction": numbered.predict(X)})
+    truths = MLPClassifier((4,), max_iter=20, random_state=0).fit(X, SEVERAL)
+    report = export_model(truths, None, tmp_path / "t", 1, quiet=True)
+    assert_predicts(report, X, {"probabilities": truths.predict_proba(X), "label": truths.predict(X)})
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_neighbors_weighed_by_distance(tmp_path: Path, scaled: bool) -> None:
+    """Neighbors on the row itself are all there is; skl2onnx's own graph weighs every neighbor alike."""
+    before = [StandardScaler()] if scaled else []
+    classes = make_pipeline(*before, KNeighborsClassifier(weights="distance")).fit(NEAR[:200], THREE[:200])
+    report = import_estimator(classes, tmp_path / "c", 1, quiet=True)
+    assert_predicts(report, NEAR, {"probabilities": classes.predict_proba(NEAR), "label": classes.predict(NEAR)})
+    several = make_pipeline(*before, KNeighborsRegressor(3, weights="distance")).fit(NEAR[:200], NEAR[:200, :2])
+    report = import_estimator(several, tmp_path / "n", 1, quiet=True)
+    assert_predicts(report, NEAR, {"prediction": several.predict(NEAR)})
+
+
+REFUSED: dict[str, tuple[Any, Any, str]] = {
+    "weights of one's own": (
+        KNeighborsClassifier(weights=np.negative),
+        TWO,
+        r"KNeighborsClassifier\(weights=.*'uniform' or 'distance'",
+    ),
+    "other distances": (KNeighborsRegressor(weights="distance", metric="manhattan"), ANY, "Euclidean.*'manhattan'"),
+    "radius": (RadiusNeighborsClassifier(radius=9), TWO, "RadiusNeighborsClassifier .*KNeighborsClassifier has"),
+    "radius of numbers": (
+        RadiusNeighborsRegressor(radius=9),
+        ANY,
+        "RadiusNeighborsRegressor .*KNeighborsRegressor has",
+    ),
+    "labels": (
+        KNeighborsClassifier(),
+        SEVERAL,
+        "KNeighborsClassifier has several outputs.*export one estimator for each",
+    ),
+    "chain": (ClassifierChain(LogisticRegression()), SEVERAL, "ClassifierChain has several outputs.*export one"),
+}
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_estimators_that_no_graph_says_are_refused_with_a_cure(tmp_path: Path, case: str) -> None:
+    model, target, why = REFUSED[case]
+    with pytest.raises(InvalidInput, match=why):
+        import_estimator(make_pipeline(StandardScaler(), model).fit(X, target), tmp_path / "m", 1, quiet=True)
+    assert not (tmp_path / "m").exists()
+
+
+def test_categories_of_naive_bayes_are_known_to_an_encoder_before_it(tmp_path: Path) -> None:
+    rows = np.random.default_rng(4).integers(0, 4, (120, 2))
+    with pytest.raises(InvalidInput, match=r"make_pipeline\(OrdinalEncoder\(\), CategoricalNB\(\)\)"):
+        import_estimator(CategoricalNB().fit(rows, rows[:, 0] > 1), tmp_path / "m", 1, quiet=True)
+    frame = pandas.DataFrame(rows, columns=["a", "b"])
+    model = make_pipeline(OrdinalEncoder(), CategoricalNB()).fit(frame, rows[:, 0] > 1)
+    import_estimator(model, tmp_path / "m", 1, quiet=True)
+    found = Exported(tmp_path / "m" / "1").score({"a": rows[:, 0], "b": rows[:, 1]}, len(rows))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(frame), atol=1e-6)
+
+
+@pytest.mark.parametrize("dropped", [[], [("no", "drop", ["told"])]])
+def test_columns_that_nothing_uses_are_left_out(
+    tmp_path: Path, dropped: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text among them would be declared a number."""
+    random = np.random.default_rng(5)
+    frame = pandas.DataFrame(
+        {"told": random.choice(["p", "q"], 90), "c": random.choice(["a", "b"], 90), "x": random.normal(0, 1, 90)}
+    )
+    kept = [("texts", OneHotEncoder(), ["c"]), ("numbers", "passthrough", ["x"])]
+    model = make_pipeline(ColumnTransformer([*dropped, *kept]), LogisticRegression()).fit(frame, frame["c"] == "a")
+    report = import_estimator(model, tmp_path / "m", 1)
+    assert "column 'told' is left out: nothing that is predicted uses it" in " ".join(capsys.readouterr().out.split())
+    assert {each.argument for each in report.manifest.inputs} == {"c", "x"}
+    given = {"c": frame["c"].to_numpy(str), "x": frame["x"].to_numpy(np.float32)[:, None]}
+    found = Exported(tmp_path / "m" / "1").score(given, len(frame))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(frame), atol=1e-6)

@@ -1,0 +1,146 @@
+"""Rows of a file as `ringpull push` sends them, block by block, the same blocks each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ringpull.extras import needing
+from ringpull.inference.wire.keyed_rows import KeyedRows
+from ringpull.ps.bytes_rows import BytesRows
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import KeyType
+
+if TYPE_CHECKING:
+    from ringpull.inference.importers.tables.source import ReadOptions, TableSource
+    from ringpull.inference.proto import ringpull_pb2 as pb
+
+KEYS_OF_A_BLOCK: Final = 1 << 18
+"""Keys of a block of those that are to be taken out."""
+
+
+@dataclass(slots=True)
+class FileOfRows:
+    """Source of keys and rows, or of keys to take out. Opened; `close` ends that."""
+
+    source: TableSource
+    remove: bool
+
+    @property
+    def described(self) -> str:
+        """What was taken for what."""
+        return self.source.described
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows; None: not known before they are read."""
+        return self.source.rows
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What stays the same as long as the same blocks are given; None: they may be others the next time."""
+        return self.source.fingerprint
+
+    def blocks(self) -> Iterator[KeyedRows]:
+        """Yield all rows, each looked at.
+
+        Raises:
+            InvalidInput: A value is none that a table can hold; the message names the place.
+        """
+        from ringpull.inference.importers.tables.checked import checked_pieces
+
+        for piece in checked_pieces(self.source):
+            keys: Any = piece.keys
+            if isinstance(keys, BytesRows):
+                keys = np.array([key.decode() for key in keys], object)
+            yield KeyedRows(keys, None if self.remove else piece.rows)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.source.close()
+
+
+@dataclass(slots=True)
+class FileOfKeys:
+    """Keys to take out, a line each, or an array."""
+
+    where: str
+    keys: np.ndarray[Any, np.dtype[Any]]
+
+    @property
+    def described(self) -> str:
+        """What was taken for what."""
+        kind = "strings" if self.keys.dtype == object else "integers"
+        return f"{self.where}: {len(self.keys):,} keys, {kind}"
+
+    @property
+    def rows(self) -> int:
+        """Number of keys."""
+        return len(self.keys)
+
+    @property
+    def fingerprint(self) -> str:
+        """What stays the same as long as the same blocks are given."""
+        from ringpull.inference.importers.tables.files import find_files, fingerprint_of
+
+        return fingerprint_of(find_files(self.where), self.where)
+
+    def blocks(self) -> Iterator[KeyedRows]:
+        """Yield all keys."""
+        bounds = [*range(0, len(self.keys), KEYS_OF_A_BLOCK), len(self.keys)]
+        for begin, end in pairwise(bounds):
+            yield KeyedRows(self.keys[begin:end], None)
+
+    def close(self) -> None:
+        """Do nothing: all is read."""
+
+
+def open_file(where: str, options: ReadOptions, *, remove: bool, table: pb.TableInfo | None) -> FileOfRows | FileOfKeys:
+    """Open a file of rows, or of keys to take out.
+
+    Args:
+        table: The table that they are for; None: it is not told to this caller.
+
+    Raises:
+        InvalidInput: There is nothing that is known how to read, or it does not fit the table.
+    """
+    with needing("import", "ringpull push"):
+        from ringpull.inference.importers.tables.formats import format_of, open_source
+        from ringpull.inference.importers.tables.ids_file import read_ids_file
+        from ringpull.inference.importers.tables.source import ReadOptions as Options
+    if remove and options == Options() and format_of(where) in ("text", "npy") and not where.endswith(".npz"):
+        keys = read_ids_file(where)
+        if table is not None:
+            strings = table.key_type == KeyType.STRING
+            if strings and keys.dtype != object:
+                keys = np.array([str(key) for key in keys.tolist()], object)
+            _check_key_type(where, strings=keys.dtype == object, table=table)
+        return FileOfKeys(where, keys)
+    try:
+        source = open_source(where, options)
+    except InvalidInput as exc:
+        if not remove:
+            raise
+        raise InvalidInput(f"{exc}; a file of keys alone has a key a line, or is a .npy") from exc
+    try:
+        if table is not None:
+            _check_key_type(where, strings=source.key_type is KeyType.STRING, table=table)
+            if source.dim != table.dim and not remove:
+                has = f"vectors of {table.dim} numbers" if table.dim else "rows of bytes"
+                found = f"vectors of {source.dim} numbers" if source.dim else "rows of bytes"
+                raise InvalidInput(f"{where} has {found}; table {table.name} has {has}")
+    except BaseException:
+        source.close()
+        raise
+    return FileOfRows(source, remove)
+
+
+def _check_key_type(where: str, *, strings: bool, table: pb.TableInfo) -> None:
+    wanted = table.key_type == KeyType.STRING
+    if strings is not wanted:
+        has, are = ("strings", "integers") if wanted else ("integers", "strings")
+        raise InvalidInput(f"{where}: its keys are {are}; table {table.name} is keyed by {has} (--id, --id-type)")

@@ -1,0 +1,140 @@
+"""The timeline of slow requests: which stage the slowest hundred of an open loop waited in, beside the median request.
+
+At half of the top rate, local reads on, with one head and with two. Stages are the server's own timings; what is left
+of what the client saw is gRPC, both loops and the way back. Below them the threads of heads: how long each ran, and how
+long it was ready and waited for a core, a request. A stage that waits while no thread waits for a core waits for
+another stage; where threads wait for cores, the machine is full.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+import uvloop
+from numpy.typing import NDArray
+
+from ringpull.inference.proto import ringpull_pb2
+from ringpull.loadtest.bench.dlrm_requests import make_requests, payload_of
+from ringpull.loadtest.bench.e2e_contenders import IN_FLIGHT, ROWS, SECONDS, SHARDS
+from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.load import Server, check_answered
+from ringpull.loadtest.deployment import deployed
+from ringpull.loadtest.dlrm import dlrm_folder
+from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected, endless_arrivals
+
+SLOWEST: Final = 100
+SHARE: Final = 0.5
+"""Rate of the open loop, as a share of the top rate."""
+CONNECTIONS: Final = {1: 1, 2: 16}
+"""Connections by the number of heads, as in `ringpull.loadtest.bench.e2e_tail`."""
+STAGES: Final = ("late", "decode", "queue", "features", "lookup", "dense", "between", "grpc")
+SHOWN_THREADS: Final = 6
+
+
+def main() -> None:
+    report = Report(f"Slowest {SLOWEST} requests at {SHARE:g} of the top rate, ms a stage")
+    requests = make_requests(32, ROWS)
+    plain = [payload_of(request) for request in requests]
+    timed = [payload_of(request, with_timings=True) for request in requests]
+    for heads, connections in CONNECTIONS.items():
+        with deployed(dlrm_folder(ROWS), SHARDS, "--heads", str(heads)) as ours:
+            server = Server(ours.target, connections=connections)
+            server.closed_loop(plain, in_flight=IN_FLIGHT, seconds=1.0)
+            top = server.closed_loop(plain, in_flight=IN_FLIGHT, seconds=SECONDS).calls_per_s
+            processes = ours.running("head")
+            before = threads_of(processes)
+            outcomes = uvloop.run(_open_loop(ours.target, timed, top * SHARE, connections))
+            spent = since(before, threads_of(processes))
+        report_stages(report, outcomes, f"{heads} heads, {top * SHARE:.0f} requests/s")
+        report_threads(report, spent, len(outcomes))
+    report.finish()
+
+
+async def _open_loop(target: str, payloads: Sequence[bytes], rate: float, connections: int) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    seconds = SECONDS if QUICK else 3 * SECONDS
+    async with connected(target, connections) as channels:
+        load = Load(PayloadSender(channels, payloads), outcomes.append)
+        await load.open_loop(islice(endless_arrivals(rate, np.random.default_rng(0)), int(rate * seconds)))
+    check_answered(target, Counter(each.status for each in outcomes))
+    return outcomes
+
+
+def stages_of(outcomes: Iterable[Outcome]) -> NDArray[np.float64]:
+    """Return the milliseconds of each request in each of `STAGES`."""
+    rows = []
+    for each in outcomes:
+        times = ringpull_pb2.PredictResponse.FromString(each.answer).timings
+        named = (times.decode_us, times.queue_us, times.features_us, times.lookup_us, times.dense_us)
+        between = times.total_us - sum(named)
+        grpc = (each.end_s - each.sent_s) * 1e6 - times.total_us
+        rows.append([each.late_s * 1e6, *named, between, grpc])
+    return np.array(rows) / 1e3
+
+
+def report_stages(report: Report, outcomes: Sequence[Outcome], of: str) -> None:
+    """Add the stages of all requests and of the slowest, which are ordered by what the client saw."""
+    stages = stages_of(outcomes)
+    took = stages.sum(axis=1)
+    slow = stages[np.argsort(took)[-SLOWEST:]]
+    p50, p99 = np.percentile(took, (50, 99))
+    report.row(f"{of}: p50 / p99", f"{p50:.1f} / {p99:.1f}", f"{len(outcomes)} requests")
+    for number, name in enumerate(STAGES):
+        share = float(slow[:, number].sum() / slow.sum())
+        report.row(f"- {name}", f"{slow[:, number].mean():.2f}", f"median {np.median(stages[:, number]):.2f}", share)
+
+
+Threads = Mapping[tuple[int, int], "Thread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """What the kernel says of a thread so far."""
+
+    name: str
+    ran_s: float
+    waited_s: float
+    """Time that it was ready and had no core."""
+    turns: int
+    """Times that it was given one."""
+
+
+def threads_of(processes: Iterable[psutil.Process]) -> Threads:
+    """Return the threads of processes, by the ids of process and thread."""
+    found = {}
+    for process in processes:
+        folder = Path(f"/proc/{process.pid}/task")
+        for task in os.listdir(folder):
+            ran, waited, turns = (folder / task / "schedstat").read_text("ascii").split()
+            name = (folder / task / "comm").read_text("utf-8", errors="replace").strip()
+            found[process.pid, int(task)] = Thread(name, int(ran) / 1e9, int(waited) / 1e9, int(turns))
+    return found
+
+
+def since(before: Threads, now: Threads) -> list[Thread]:
+    """Return what threads did meanwhile, the busiest first."""
+    none = Thread("", 0.0, 0.0, 0)
+    spent = [
+        Thread(each.name, each.ran_s - was.ran_s, each.waited_s - was.waited_s, each.turns - was.turns)
+        for key, each in now.items()
+        for was in (before.get(key, none),)
+    ]
+    return sorted(spent, key=lambda each: -each.ran_s)
+
+
+def report_threads(report: Report, spent: Sequence[Thread], requests: int) -> None:
+    for each in spent[:SHOWN_THREADS]:
+        ran, waited = each.ran_s / requests * 1e3, each.waited_s / requests * 1e3
+        report.row(f"thread {each.name}, ms a request", f"{ran:.2f}", f"no core {waited:.2f}", each.turns / requests)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Commit: what a group of pushes does, in order: refused or stamped, written, logged, shown, synced, acknowledged.
+
+No threads and no sockets here. Rows are written to memory first, since that may fail; then to the log; then look-ups
+see them; then the log is synced, by the policy `sync`; then they are acknowledged. A push that fails before it was
+shown leaves nothing behind. One that fails after it may be seen and may vanish, and was never acknowledged: whoever
+sends it again under its number gets it applied once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError, Unavailable
+from ringpull.ps.live.live_table import LiveTable
+from ringpull.ps.live.live_tables import LiveTables
+from ringpull.ps.live.log import Log
+from ringpull.ps.live.numbers import NO_WRITER, Numbers, Slots, slots_of
+from ringpull.ps.live.record import Record, RecordKind
+from ringpull.ps.live.settings import LOG_LIMIT_BYTES, Durability
+from ringpull.ps.live.stamp import NO_STAMP, next_stamp
+from ringpull.ps.spec import MAX_BYTES_ROW, UInt64Array
+from ringpull.ps.store.raw_rows import RawRows, chosen, flat, lengths_of, rows_of
+from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES, PushReply, PushRequest
+
+ROWS_AT_ONCE: Final = 1024
+"""Rows that are shown at a time: some 40 us, after which others may have the interpreter."""
+
+DIRECTORY_PARTS: Final = 8
+"""Parts of the memory of newer rows, of which all but one may go to what finds them."""
+
+MENDING_SHARE: Final = 2
+"""Size of the log, in its limits, up to which pushes are taken to slots that are closed since rows are damaged."""
+
+AGAIN_AFTER_S: Final = 1.0
+"""Time after which a push may be tried again that was refused until rows are folded: a round takes some seconds."""
+
+_NO_SLOTS: Final[Slots] = np.empty(0, np.uint16)
+
+Answer = PushReply | RingpullError
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """Push that is to be applied, to some of its slots at least."""
+
+    place: int
+    """Among those of the group."""
+    request: PushRequest
+    table: LiveTable
+    stamp: int
+    positions: UInt64Array
+    rows: RawRows
+    repeated: int
+    words: UInt64Array
+    slots: Slots
+    last: UInt64Array | None
+    """Numbers of the slots before; None: it has none."""
+    new_keys: int = 0
+
+    def record(self) -> Record:
+        """Return what the log says of it."""
+        kind = RecordKind.GONE if self.request.remove else RecordKind.ROWS
+        return Record(
+            kind,
+            self.table.name,
+            self.table.row_bytes,
+            self.stamp,
+            self.request.writer,
+            self.request.number,
+            self.positions,
+            flat(self.rows),
+            lengths_of(self.rows),
+        )
+
+
+Target = Callable[[PushRequest], LiveTable]
+"""Function that returns the table that a push is for. Raises why it is refused."""
+
+
+class Commits:
+    """Applies groups of pushes. Used by one thread."""
+
+    def __init__(
+        self,
+        tables: LiveTables,
+        numbers: Numbers,
+        log: Log | None,
+        *,
+        target: Target,
+        epoch: Callable[[], int],
+        renew: Callable[[LiveTable, Sequence[int]], None],
+        durability: Durability = Durability.SYNC,
+        log_limit_bytes: int = LOG_LIMIT_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Go on after what was replayed.
+
+        Args:
+            log: None: the policy is `memory`.
+            epoch: Epoch of the shard's map.
+            renew: Has tables of these versions made anew, whose directory is another one; called without the lock.
+            log_limit_bytes: Size of the log beyond which pushes are refused.
+        """
+        self.last_stamp = max([table.last_stamp for table in tables.all()], default=0)
+        if log is not None:
+            self.last_stamp = max(self.last_stamp, log.last_stamp)
+        self._tables, self._numbers, self._log = tables, numbers, log
+        self._target, self._epoch, self._renew, self._clock = target, epoch, renew, clock
+        self._durability, self._log_limit_bytes = durability, log_limit_bytes
+        self._unlogged: list[Record] = []
+
+    def mark(self, table: LiveTable) -> None:
+        """Note in the log that a table is to have pushed rows: who finds no such note later has lost the log.
+
+        Raises:
+            Unavailable: The log cannot be written.
+        """
+        if table.name in self._tables.logged:
+            return
+        if self._log is not None:
+            self._log.append([mark_of(table, self._log.last_stamp)])
+            self._log.sync()
+        self._tables.logged.add(table.name)
+
+    def commit(self, requests: Sequence[PushRequest]) -> list[Answer]:
+        """Apply pushes in their order; return the answer to each, all of them as durable as the policy says."""
+        answers: list[Answer | None] = [None] * len(requests)
+        renewed: dict[int, tuple[LiveTable, set[int]]] = {}
+        with self._tables.lock:
+            accepted: list[_Accepted] = []
+            try:
+                self._accept(requests, answers, accepted)
+                self._append([each.record() for each in accepted])
+            except (LimitExceeded, Unavailable) as error:
+                self._undo(accepted, answers, error)
+                accepted = []
+            except BaseException as error:  # Their numbers must not say that they were applied.
+                self._undo(accepted, answers, Unavailable(f"pushes failed: {error}"))
+                raise
+            for each in accepted:
+                changed = renewed.setdefault(id(each.table), (each.table, set()))[1]
+                try:
+                    changed.update(self._show(each))
+                except (LimitExceeded, MemoryError, OSError) as error:
+                    changed.update(each.table.versions)  # Directories may have grown before it failed.
+                    failure = error if isinstance(error, LimitExceeded) else _no_memory(each.table, error)
+                    self._undo([each], answers, failure)
+            if any(versions for _, versions in renewed.values()):
+                self._tables.count_held()
+        for table, versions in renewed.values():
+            if not versions:
+                continue
+            self._renew(table, sorted(versions))
+        failed = self._synced()
+        for each in accepted:
+            if answers[each.place] is None:
+                answers[each.place] = PushReply(each.stamp, len(each.positions), each.new_keys, each.repeated)
+        return [
+            failed if failed is not None and not isinstance(answer, RingpullError) else answer
+            for answer in answers
+            if answer is not None
+        ]
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _accept(self, requests: Sequence[PushRequest], answers: list[Answer | None], accepted: list[_Accepted]) -> None:
+        for place, request in enumerate(requests):
+            try:
+                outcome = self._accepted(place, request)
+            except RingpullError as error:
+                answers[place] = error
+                continue
+            if isinstance(outcome, PushReply):
+                answers[place] = outcome
+            else:
+                accepted.append(outcome)
+
+    def _accepted(self, place: int, request: PushRequest) -> _Accepted | PushReply:
+        """Write the rows of a push that are new, and note its number; nothing shows them yet."""
+        table = self._target(request)
+        rows = _rows_in(request, table.row_bytes)
+        positions = request.positions
+        if not positions.size:
+            return PushReply(self.last_stamp, 0, 0, 0)
+        self._check_room(table, positions)
+        slots, last = _NO_SLOTS, None
+        if request.writer != NO_WRITER:
+            slots = slots_of(positions)
+            last = self._numbers.check(table.name, request.writer, request.number, slots, self._clock())
+            if last.max() == request.number:  # not mostly, and none is larger
+                fresh = last < np.uint64(request.number)
+                if not fresh.any():
+                    return PushReply(self.last_stamp, 0, 0, len(positions))
+                positions, slots, last = positions[fresh], slots[fresh], last[fresh]
+                rows = rows if request.remove else chosen(rows, fresh)
+        stamp = next_stamp(self.last_stamp, self._epoch())
+        try:
+            words = table.write_gone(len(positions), stamp) if request.remove else table.write(rows, stamp)
+        except (LimitExceeded, MemoryError, OSError) as error:
+            raise _no_memory(table, error) from error
+        if last is not None:
+            self._numbers.put(table.name, request.writer, slots, request.number, self._clock())
+        self.last_stamp = stamp
+        repeated = len(request.positions) - len(positions)
+        return _Accepted(place, request, table, stamp, positions, rows, repeated, words, slots, last)
+
+    def _check_room(self, table: LiveTable, positions: UInt64Array) -> None:
+        budget = self._tables.budget
+        growth = table.growth_bytes(positions)
+        held = budget.held_bytes + growth
+        if growth and budget.used_bytes + held > budget.limit_bytes:
+            self._tables.wants_fold = True
+            raise _no_memory(table, f"rows have {budget.used_bytes} bytes, and what finds them would have {held}")
+        if held > budget.limit_bytes // DIRECTORY_PARTS * (DIRECTORY_PARTS - 1):
+            raise LimitExceeded(
+                f"{table.name}: pushes are refused: what finds its rows would have {held} bytes of"
+                f" {budget.limit_bytes} (--newer-memory); they are taken again after `ringpull compact`"
+            )
+        if self._log is not None and self._log.bytes > self._log_limit_bytes:
+            damaged = {name for name, slots in self._tables.quarantined.copy().items() if slots}
+            if table.name in damaged and self._log.bytes <= MENDING_SHARE * self._log_limit_bytes:
+                slots = np.fromiter(self._tables.quarantined[table.name], np.uint16)
+                if np.isin(slots_of(positions), slots).any():
+                    return  # What is damaged is replaced by such a push, or never, and nothing is folded before.
+            why = (
+                f", once damaged rows of {' and '.join(map(str, sorted(damaged)))} were pushed again" if damaged else ""
+            )
+            raise LimitExceeded(
+                f"pushes are refused: the log has {self._log.bytes} bytes, and {self._log_limit_bytes} are the most"
+                f" (--log-limit); they are taken again when it was folded{why}",
+                retry_after_s=AGAIN_AFTER_S,
+            )
+
+    def _append(self, records: list[Record]) -> None:
+        if self._log is None:
+            return
+        self._unlogged += self._tables.unlogged()
+        if self._unlogged or records:
+            self._log.append([*self._unlogged, *records])
+            self._unlogged.clear()
+
+    def _undo(self, accepted: Sequence[_Accepted], answers: list[Answer | None], error: RingpullError) -> None:
+        """Have pushes fail, with what would be acknowledged in this group because they had been applied."""
+        for place, answer in enumerate(answers):
+            if isinstance(answer, PushReply) and answer.repeated:
+                answers[place] = error
+        for each in reversed(accepted):
+            answers[each.place] = error
+            each.table.has_waste = True
+            if each.last is not None:
+                self._numbers.put(each.table.name, each.request.writer, each.slots, each.last, self._clock())
+
+    def _show(self, push: _Accepted) -> list[int]:
+        renewed: list[int] = []
+        for begin in range(0, len(push.positions), ROWS_AT_ONCE):
+            some = slice(begin, begin + ROWS_AT_ONCE)
+            new, versions = push.table.show(push.positions[some], push.words[some], push.stamp)
+            push.new_keys += new
+            renewed += versions
+        return renewed
+
+    def _synced(self) -> RingpullError | None:
+        """Return when all is as durable as it should be, or why it may not be."""
+        if self._log is not None and self._durability is Durability.SYNC:
+            try:
+                self._log.sync()
+            except (LimitExceeded, Unavailable) as error:
+                return error
+        return None
+
+
+def mark_of(table: LiveTable, stamp: int, folded: int = NO_STAMP) -> Record:
+    """Return a record that says no more than that a table has pushed rows, or is to have some.
+
+    Args:
+        folded: Stamp up to which they are in a fold.
+    """
+    return Record(RecordKind.NUMBERS, table.name, table.row_bytes, stamp, number=folded)
+
+
+def _no_memory(table: LiveTable, why: object) -> LimitExceeded:
+    return LimitExceeded(
+        f"{table.name}: pushes are refused: {why} (--newer-memory); they are taken again when rows were folded, or"
+        " after `ringpull compact`",
+        retry_after_s=AGAIN_AFTER_S,
+    )
+
+
+def _rows_in(request: PushRequest, row_bytes: int) -> RawRows:
+    """Return the rows of a push.
+
+    Raises:
+        InvalidInput: They are no rows of the table.
+        LimitExceeded: There are too many.
+    """
+    count, size = len(request.positions), request.rows.size
+    if request.nbytes > MAX_PUSH_BYTES:
+        raise LimitExceeded(f"a push has {request.nbytes} bytes; {MAX_PUSH_BYTES} are the most (MAX_PUSH_BYTES)")
+    if request.remove:
+        return np.empty((0, row_bytes), np.uint8) if row_bytes else rows_of(0, 0, request.rows, request.lengths)
+    if row_bytes:
+        if request.lengths.size or size != count * row_bytes:
+            what = "rows of bytes" if request.lengths.size else f"{size} bytes of rows"
+            raise InvalidInput(
+                f"push to {request.model}/{request.table}: {what} for {count} keys; a row has {row_bytes} bytes"
+            )
+    elif len(request.lengths) != count or int(request.lengths.max(initial=0)) > MAX_BYTES_ROW:
+        raise InvalidInput(
+            f"push to {request.model}/{request.table}: {len(request.lengths)} lengths up to"
+            f" {int(request.lengths.max(initial=0))} for {count} keys; a row of bytes has {MAX_BYTES_ROW} at most"
+        )
+    return rows_of(row_bytes, count, request.rows, request.lengths)

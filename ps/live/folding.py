@@ -1,0 +1,226 @@
+"""Folding: when the log or memory of newer rows gets long, rows move to files, and the log begins anew.
+
+One round: the log begins another segment; of each table with pushes since its last fold all rows are written to a new
+one; words that still name the old row are flipped to the file; memory and the old fold go; numbers and the stamps of
+opened deltas are written to the log, and the segments before the round's are deleted. Pushes and pulls go on meanwhile.
+A round that is killed anywhere leaves what it found: a fold that is whole is used, with a log that has more than it
+must.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ringpull.ps.errors import CorruptData, ExportError, RingpullError, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT
+from ringpull.ps.live.commit import mark_of
+from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_folds
+from ringpull.ps.live.live_table import LiveTable
+from ringpull.ps.live.live_tables import LiveTables
+from ringpull.ps.live.log import Log
+from ringpull.ps.live.numbers import Numbers
+from ringpull.ps.live.record import Record, RecordKind
+from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.newer.directory import LAST_POSITION
+
+ROWS_AT_ONCE: Final = 1 << 14
+"""Rows that are copied, and words that are flipped, at a time."""
+SHARE: Final = 2
+"""A round begins when one part in so many of the log's limit, or of the memory's, is used."""
+RETRY_AFTER_S: Final = 10.0
+"""Time after which a round that failed is tried again."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+Run = Callable[[Callable[[], int]], int]
+"""Function that calls another one in the thread that owns the log, and returns what it returned."""
+
+
+class Folding:
+    """Folds the tables of one shard, a round at a time. `due` and `round` are called by one thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tables: LiveTables,
+        log: Log,
+        numbers: Numbers,
+        *,
+        run: Run,
+        renew: Callable[[LiveTable, Sequence[int]], None],
+        log_limit_bytes: int,
+        wanted: Callable[[], bool] = lambda: True,
+        all_open: Callable[[str], bool] = lambda model: True,
+        check: Callable[[LiveTable], None] = lambda table: None,
+    ) -> None:
+        """Fold into a folder.
+
+        Args:
+            check: Raises where rows of a table are damaged in the files that they are folded from.
+            all_open: Whether all versions of a model are open that should be: only then it is known what none shows.
+            wanted: Whether a round goes on; if not, it ends as soon as it can.
+        """
+        self._folder, self._tables, self._log, self._numbers = folder, tables, log, numbers
+        self._run, self._renew, self._wanted = run, renew, wanted
+        self._all_open, self._check = all_open, check
+        self._log_limit_bytes = log_limit_bytes
+        self._not_before_s = 0.0
+        self.rounds = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether a round should begin."""
+        if time.monotonic() < self._not_before_s:
+            return False
+        budget, tables = self._tables.budget, self._tables.all()
+        if self._tables.wants_new_log or any(table.may_drop and self._all_open(table.name.model) for table in tables):
+            return True
+        return (
+            self._tables.wants_fold
+            or self._log.bytes > self._log_limit_bytes // SHARE
+            or budget.used_bytes > budget.for_rows_bytes // SHARE
+        ) and any(table.has_unfolded for table in tables)
+
+    def round(self) -> None:
+        """Fold all tables that have pushes since their last fold, and shorten the log."""
+        try:
+            number = self._run(self._log.roll)
+            for table in self._tables.all():
+                # What no open version shows goes first: a version that is opened meanwhile must not find it.
+                with self._tables.lock:
+                    dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
+                if dropped or table.has_unfolded:
+                    self._fold(table)
+            self._run(lambda: self._shorten(number))
+            self._tables.wants_fold = self._tables.wants_new_log = False
+            self.rounds += 1
+        except _NotWanted:
+            return
+        except (RingpullError, OSError) as exc:
+            if not self._wanted():
+                return
+            self._not_before_s = time.monotonic() + RETRY_AFTER_S
+            _LOG.warning("newer rows were not folded, which is tried again: %s", exc)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _fold(self, table: LiveTable) -> None:
+        with self._tables.lock:
+            table.let_go_of_old_fold()
+            # Of a round that failed while it flipped words there is one fold more.
+            through, old = table.last_stamp, [*table.segments.seal(), *table.fold_bases]
+            positions, words, _ = table.pushed.walk_between(0, LAST_POSITION)
+            stamps, gone = table.segments.stamps(words), table.segments.is_gone(words)
+        self._check(table)
+        folder = next_folder(self._folder, table.name)
+        writer = FoldWriter(folder, table.name, table.row_bytes, int((~gone).sum()))
+        try:
+            kept, kept_words = positions[~gone], words[~gone]
+            for begin in range(0, len(kept), ROWS_AT_ONCE):
+                self._check_wanted()
+                some = slice(begin, begin + ROWS_AT_ONCE)
+                with self._tables.lock:
+                    rows = table.segments.rows(kept_words[some])
+                writer.append(kept[some], rows)
+            writer.finish(self._tables.shard, through, stamps[~gone], positions[gone], stamps[gone])
+        except BaseException as exc:
+            writer.abort()
+            if isinstance(exc, ExportError):
+                raise Unavailable(f"{folder}: {exc}") from exc
+            raise
+        self._use(table, folder, through, old, kept_words, (positions[gone], words[gone]))
+
+    def _use(
+        self,
+        table: LiveTable,
+        folder: Path,
+        through: int,
+        old: Sequence[int],
+        words: UInt64Array,
+        gone: tuple[UInt64Array, UInt64Array],
+    ) -> None:
+        """Have look-ups read a fold, and let go of what they read before."""
+        try:
+            fold = open_fold(folder)
+        except CorruptData:
+            shutil.rmtree(folder, ignore_errors=True)  # The log has all of it, and what it was before.
+            raise
+        with self._tables.lock:
+            number = table.add_fold(fold.base, fold.stamps)
+        for begin in range(0, fold.base.rows, ROWS_AT_ONCE):
+            some = slice(begin, min(fold.base.rows, begin + ROWS_AT_ONCE))
+            with self._tables.lock:
+                new = table.segments.words_of_base(number, np.arange(some.start, some.stop))
+                table.flip(fold.base.positions_slice(some.start, some.stop), words[some], new)
+        with self._tables.lock:
+            if len(gone[0]):
+                for begin in range(0, len(gone[0]), ROWS_AT_ONCE):
+                    some = slice(begin, begin + ROWS_AT_ONCE)
+                    table.flip(gone[0][some], gone[1][some], table.segments.gone(fold.gone_stamps[some]))
+            for each in old:
+                table.segments.drop(each)
+            table.fold, table.folded, table.has_waste = number, through, False
+            self._tables.count_held()
+            versions = sorted(table.versions)
+        self._renew(table, versions)
+        remove_folds(folder_of(self._folder, table.name), but=folder)
+
+    def _shorten(self, number: int) -> int:
+        """Write to the log what is in no fold, and delete the segments before one; in the thread of the log."""
+        self._numbers.forget(time.monotonic())
+        names = {table.name: table for table in self._tables.all()}
+        records = [
+            mark_of(names[name], self._log.last_stamp, names[name].folded)
+            for name in sorted(self._tables.logged & names.keys())
+        ]
+        for name, writer, slots, numbers in self._numbers.all():
+            if name in names and slots.size:
+                positions = slots.astype(np.uint64) << np.uint64(SLOT_SHIFT)
+                row_bytes = names[name].row_bytes
+                rows = np.ascontiguousarray(numbers).view(np.uint8)
+                records.append(
+                    Record(RecordKind.NUMBERS, name, row_bytes, self._log.last_stamp, writer, 0, positions, rows)
+                )
+        with self._tables.lock:
+            for table in names.values():
+                for identity, stamp in table.opened.items():
+                    records.append(Record(RecordKind.DELTA, table.name, table.row_bytes, stamp, identity))
+        if records:
+            self._log.append(records)
+        self._log.sync()
+        self._log.drop_below(number)
+        return number
+
+    def _check_wanted(self) -> None:
+        if not self._wanted():
+            raise _NotWanted
+
+
+def tidy_memory(
+    tables: LiveTables, renew: Callable[[LiveTable, Sequence[int]], None], all_open: Callable[[str], bool]
+) -> None:
+    """Free the memory of rows that were overwritten, or that no version shows, where there is no disk to fold to.
+
+    Raises:
+        LimitExceeded: There is no memory for the copies of those that were not.
+    """
+    for table in tables.all():
+        with tables.lock:
+            if all_open(table.name.model):
+                table.drop_unnamed()
+            old = table.segments.tidied(table.directories())
+            for number in old:
+                table.segments.drop(number)
+            versions = sorted(table.versions)
+        renew(table, versions)
+
+
+class _NotWanted(Exception):
+    """Raised when a round is to end because the shard does."""

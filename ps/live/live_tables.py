@@ -1,0 +1,146 @@
+"""Live tables: all of one shard, by name, and the lock under which they change.
+
+Versions open and close in the threads of control calls, pushes apply in the shard's push thread, and folds flip words
+in another one: each takes the lock for a few hundred rows at a time, and look-ups never do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.live.live_table import LiveTable, OpenDelta
+from ringpull.ps.live.record import LiveName, Record, RecordKind
+from ringpull.ps.live.settings import NEWER_MEMORY_BYTES
+from ringpull.ps.live.stamp import NO_STAMP
+from ringpull.ps.store.newer.budget import Budget
+from ringpull.ps.store.newer.newer import Newer
+
+
+class LiveTables:
+    """Live tables of one shard. All methods may be called from any thread."""
+
+    def __init__(self, shard: int, memory_bytes: int = NEWER_MEMORY_BYTES) -> None:
+        self.shard = shard
+        self.lock = threading.RLock()
+        self.budget = Budget(memory_bytes)
+        self.damage: str = ""
+        """Why pushed rows cannot be read; empty: they can. Then no live table of this shard answers."""
+        self.missing: frozenset[LiveName] = frozenset()
+        """Tables that had pushed rows, of which there is no log here."""
+        self.logged: set[LiveName] = set()
+        """Tables that the log names, whether they have rows or are to have some."""
+        self.quarantined: dict[LiveName, frozenset[int]] = {}
+        """Slots of tables in which pushed rows are damaged where they lie."""
+        self.wants_new_log = False
+        """Whether the log is damaged where nobody reads it, and is to be written anew."""
+        self.wants_fold = False
+        """Whether what finds rows needs memory that rows have."""
+        self._tables: dict[LiveName, LiveTable] = {}
+        self._unlogged: list[Record] = []
+
+    def __repr__(self) -> str:
+        return f"<LiveTables of shard {self.shard}: {list(self._tables.values())}>"
+
+    def get(self, name: LiveName) -> LiveTable | None:
+        """Return a table; None: nothing was pushed to it, and no version of it is open."""
+        return self._tables.get(name)
+
+    def all(self) -> list[LiveTable]:
+        """Return all tables, at once: who asks how the shard is must not wait for a disk."""
+        return list(self._tables.values())
+
+    @property
+    def rows(self) -> int:
+        """Keys that were pushed or removed, of all tables."""
+        return sum(table.rows for table in self.all())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of all tables: rows and directories."""
+        return self.budget.used_bytes + self.count_held()
+
+    def count_held(self) -> int:
+        """Take what directories hold from the memory that rows may have; return it."""
+        held = self.budget.held_bytes = sum(table.held_bytes for table in self.all())
+        return held
+
+    def with_rows(self) -> frozenset[LiveName]:
+        """Return the names of the tables that have pushed rows."""
+        return frozenset(table.name for table in self.all() if table.rows)
+
+    def made(self, name: LiveName, row_bytes: int) -> LiveTable:
+        """Return a table, which is made if it is not there.
+
+        Raises:
+            CorruptData: It is there, with rows of another kind.
+        """
+        with self.lock:
+            table = self._tables.get(name)
+            if table is None:
+                table = self._tables[name] = LiveTable(name, row_bytes, self.budget)
+            if table.row_bytes != row_bytes:
+                raise CorruptData(
+                    f"{name}: pushed rows have {table.row_bytes} bytes, where the version's have {row_bytes}"
+                )
+            return table
+
+    def drop(self, name: LiveName) -> None:
+        """Forget a table, whose rows nobody reads any more."""
+        with self.lock:
+            self._tables.pop(name, None)
+            self.logged.discard(name)
+            self.quarantined.pop(name, None)
+            self.count_held()
+
+    def open_version(
+        self,
+        name: LiveName,
+        version: int,
+        row_bytes: int,
+        deltas: Sequence[OpenDelta] = (),
+        base_includes: int = NO_STAMP,
+    ) -> None:
+        """Open a version of a table that takes pushes.
+
+        Opening one that is open replaces it: its base or its deltas are others.
+
+        Args:
+            row_bytes: Bytes of a row; 0: rows of bytes.
+            deltas: Oldest first.
+            base_includes: Stamp of the last push of this shard that its base has.
+
+        Raises:
+            CorruptData: Pushed rows are of another kind.
+        """
+        with self.lock:
+            table = self.made(name, row_bytes)
+            for identity in table.open_version(version, deltas, base_includes):
+                stamp = table.opened[identity]
+                self._unlogged.append(Record(RecordKind.DELTA, name, row_bytes, stamp, identity))
+            self.count_held()
+
+    def newer(self, name: LiveName, version: int) -> Newer | None:
+        """Return what is newer than the base of a version; None: nothing was pushed, and it is as it was exported."""
+        with self.lock:
+            table = self._tables.get(name)
+            return table.newer(version) if table is not None and version in table.versions and table.rows else None
+
+    def unlogged(self) -> list[Record]:
+        """Return, once, the records of what no push caused: which deltas were opened when."""
+        with self.lock:
+            records, self._unlogged = self._unlogged, []
+            return records
+
+    def close_version(self, name: LiveName, version: int) -> None:
+        """Forget a version."""
+        with self.lock:
+            table = self._tables.get(name)
+            if table is not None:
+                table.close_version(version)
+                self.count_held()
+
+    def answers(self, name: LiveName) -> bool:
+        """Return whether a table can be answered for: all that was pushed to it is here."""
+        return not self.damage and name not in self.missing

@@ -1,0 +1,50 @@
+"""The compiled parts of accepting a push: one pass over its positions for what else takes several arrays.
+
+Kernels take addresses, as those of `ringpull.ps.store.kernels` do; callers check all sizes and keep the arrays alive.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from ringpull.ps.compiled import kernel
+from ringpull.ps.hashing import SLOT_SHIFT
+from ringpull.ps.store.intrinsics import u8, u64
+
+ALL_SERVED: Final = -1
+
+
+@kernel()
+def first_foreign(positions_at, count, mask_at):  # type: ignore[no-untyped-def]
+    """Return the number of the first position whose slot is 0 in a mask of uint8, or `ALL_SERVED`."""
+    for k in range(count):
+        if u8(mask_at + np.int64(u64(positions_at + 8 * k) >> np.uint64(SLOT_SHIFT))) == 0:
+            return k
+    return ALL_SERVED
+
+
+@kernel()
+def slots_at(positions_at, slots):  # type: ignore[no-untyped-def]
+    """Write the slot of each uint64 position into `slots`, uint16."""
+    for k in range(len(slots)):
+        slots[k] = np.uint16(u64(positions_at + 8 * k) >> np.uint64(SLOT_SHIFT))
+
+
+@kernel()
+def put_number(numbers, slots, number):  # type: ignore[no-untyped-def]
+    """Make `number` the number of each of these slots."""
+    for k in range(len(slots)):
+        numbers[slots[k]] = number
+
+
+@kernel()
+def last_numbers(numbers, slots, number, last):  # type: ignore[no-untyped-def]
+    """Write the last number of each slot into `last`; return whether one of them is larger than `number`."""
+    stale = False
+    for k in range(len(slots)):
+        found = numbers[slots[k]]
+        last[k] = found
+        stale |= found > number
+    return stale

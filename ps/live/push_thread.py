@@ -1,0 +1,217 @@
+"""Push thread: takes all pushes that wait, up to some MiB, and has them committed together. One per shard.
+
+Nobody waits for it but who pushes: look-ups have threads of their own. A push to a table that has none yet waits until
+the coordinator has saved that this shard is to have pushed rows: only then it knows not to give its slots to others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
+from ringpull.ps.live.commit import Commits, Target
+from ringpull.ps.live.push_tally import PushTally
+from ringpull.ps.live.record import LiveName
+from ringpull.ps.wire.push_messages import PushReply, PushRequest
+
+GROUP_BYTES: Final = 4 << 20
+"""Bytes of pushes that are committed together; a larger one alone."""
+LOOK_S: Final = 0.05
+"""Time between two looks at the deadlines of pushes that wait for the coordinator."""
+IDLE_S: Final = 1.0
+"""Time between two looks whether there is something else to do, such as folding, while nobody pushes."""
+BUSY_S: Final = 0.02
+"""The same while there are pushes: a look after each small group would cost as much as half of its commit."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+Done = Callable[[PushReply | Exception], None]
+
+
+class _Waiting(NamedTuple):
+    """Push that waits."""
+
+    request: PushRequest
+    deadline_s: float
+    answer: Done
+    received_s: float
+
+
+class PushThread:
+    """Commits pushes. `push`, `confirm`, `run` and `close` may be called from any thread."""
+
+    def __init__(
+        self, shard: int, commits: Commits, target: Target, *, aside: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            target: See `Commits`; also asked before a push waits for the coordinator.
+            aside: Called between groups, but for those that follow soon, and once a second.
+        """
+        self.tally = PushTally()
+        self._commits, self._target, self._aside = commits, target, aside
+        self._changed = threading.Condition()  # guards all below
+        self._pushes: deque[_Waiting] = deque()
+        self._held: list[_Waiting] = []
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._confirmed: frozenset[LiveName] = frozenset()
+        self._closing = False
+        self._looked_s, self._owes_look = -math.inf, False
+        self._thread = threading.Thread(target=self._run, name=f"push-{shard}", daemon=True)
+        self._thread.start()
+
+    def push(self, request: PushRequest, deadline_s: float, answer: Done) -> None:
+        """Have a push committed, and `answer` called with what came of it."""
+        with self._changed:
+            if not self._closing:
+                self._pushes.append(_Waiting(request, deadline_s, answer, time.monotonic()))
+                self._changed.notify()
+                return
+        answer(Unavailable("the shard ends"))
+
+    @property
+    def wanted(self) -> frozenset[LiveName]:
+        """Tables with pushes that wait for the coordinator."""
+        with self._changed:
+            return frozenset(_name(each.request) for each in self._held)
+
+    def confirm(self, names: Iterable[LiveName]) -> None:
+        """Take in for which tables the coordinator has saved that this shard has, or is to have, pushed rows."""
+        with self._changed:
+            self._confirmed = frozenset(names)
+            self._pushes.extendleft(reversed(self._held))
+            self._held.clear()
+            self._changed.notify()
+
+    def run(self, task: Callable[[], int]) -> int:
+        """Call a function between two groups, in the thread, and return what it returns.
+
+        Raises:
+            Unavailable: The thread ends.
+        """
+        done = threading.Event()
+        outcome: list[int | BaseException] = []
+
+        def call() -> None:
+            try:
+                outcome.append(task())
+            except BaseException as exc:
+                outcome.append(exc)
+            done.set()
+
+        with self._changed:
+            if self._closing:
+                raise Unavailable("the shard ends")
+            self._tasks.append(call)
+            self._changed.notify()
+        done.wait()
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def close(self) -> None:
+        """Refuse what waits, finish the group under way, and end. Idempotent."""
+        with self._changed:
+            self._closing = True
+            waiting = [*self._pushes, *self._held]
+            self._pushes.clear()
+            self._held.clear()
+            self._changed.notify()
+        for each in waiting:
+            each.answer(Unavailable("the shard ends"))
+        self._thread.join()
+
+    # -- in the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            group, tasks, expired = self._next()
+            for task in tasks:
+                task()
+            for each in expired:
+                self._refuse(each, DeadlineExceeded("the push's time was up before it was applied"))
+            if group:
+                self._commit(self._allowed(group))
+            with self._changed:
+                if self._closing and not self._tasks:
+                    return
+            now = time.monotonic()
+            self._owes_look = now < self._looked_s + BUSY_S
+            if self._owes_look:
+                continue
+            self._looked_s = now
+            try:
+                self._aside()
+            except Exception:  # what is done aside must not end pushes
+                _LOG.exception("what a shard does beside pushes failed")
+
+    def _next(self) -> tuple[list[_Waiting], list[Callable[[], None]], list[_Waiting]]:
+        """Wait; return the next group, the tasks before it, and the pushes whose time is up."""
+        with self._changed:
+            if not (self._pushes or self._tasks or self._closing):
+                self._changed.wait(LOOK_S if self._held or self._owes_look else IDLE_S)
+            tasks = list(self._tasks)
+            self._tasks.clear()
+            now = time.monotonic()
+            expired = [each for each in self._held if each.deadline_s <= now]
+            self._held = [each for each in self._held if each.deadline_s > now]
+            group: list[_Waiting] = []
+            size = 0
+            while self._pushes and (not group or size + self._pushes[0].request.nbytes <= GROUP_BYTES):
+                each = self._pushes.popleft()
+                if each.deadline_s <= now:
+                    expired.append(each)
+                    continue
+                size += each.request.nbytes
+                group.append(each)
+            return group, tasks, expired
+
+    def _allowed(self, group: list[_Waiting]) -> list[_Waiting]:
+        """Return the pushes that may be committed; others are refused, or wait."""
+        allowed = []
+        for each in group:
+            if _name(each.request) in self._confirmed:
+                allowed.append(each)
+                continue
+            try:
+                self._commits.mark(self._target(each.request))
+            except RingpullError as error:
+                self._refuse(each, error)
+                continue
+            with self._changed:
+                if _name(each.request) in self._confirmed:  # by now
+                    self._pushes.appendleft(each)
+                else:
+                    self._held.append(each)
+        return allowed
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        if not group:
+            return
+        began_s = time.monotonic()
+        answers: list[PushReply | Exception]
+        try:
+            answers = list(self._commits.commit([each.request for each in group]))
+        except Exception as error:  # whoever pushed must hear of it
+            _LOG.exception("pushes failed")
+            answers = [error] * len(group)
+        now = time.monotonic()
+        self.tally.committed(answers, now - began_s)
+        for each, answer in zip(group, answers, strict=True):
+            self.tally.visible_s.observe(now - each.received_s)
+            each.answer(answer)
+
+    def _refuse(self, each: _Waiting, error: Exception) -> None:
+        self.tally.refused(error)
+        each.answer(error)
+
+
+def _name(request: PushRequest) -> LiveName:
+    return LiveName(request.model, request.lineage, request.table)

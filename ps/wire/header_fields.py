@@ -1,0 +1,58 @@
+"""Fields of a frame's header, read in order, each held against the type and the bounds that it must have."""
+
+from __future__ import annotations
+
+from reprlib import repr as brief
+from typing import Any, Final, NoReturn
+
+from ringpull.ps.errors import ProtocolError
+from ringpull.ps.wire.frames import Frame
+
+MAX_INT: Final = 2**63 - 1
+MAX_UINT: Final = 2**64 - 1
+
+
+class HeaderFields:
+    """The fields of one header, read in order, each with the type it must have."""
+
+    __slots__ = ("_next", "_values", "_what")
+
+    def __init__(self, frame: Frame, values: list[Any] | None = None) -> None:
+        self._what = frame.kind.name
+        self._values = frame.fields if values is None else values
+        self._next = 0
+
+    def text(self, name: str) -> str:
+        value = self._take(name)
+        if type(value) is not str:
+            self._refuse(name, value, "text")
+        return value
+
+    def number(self, name: str, highest: int = MAX_INT, lowest: int = 0) -> int:
+        value = self._take(name)
+        if type(value) is not int or not lowest <= value <= highest:
+            self._refuse(name, value, f"an integer from {lowest} to {highest}")
+        return value
+
+    def items(self, name: str) -> list[Any]:
+        value = self._take(name)
+        if type(value) is not list:
+            self._refuse(name, value, "an array")
+        return value
+
+    @property
+    def left(self) -> bool:
+        return self._next < len(self._values)
+
+    def end(self) -> None:
+        if self._next != len(self._values):
+            raise ProtocolError(f"{self._what}: the header has {len(self._values)} fields; it must have {self._next}")
+
+    def _take(self, name: str) -> Any:
+        if self._next == len(self._values):
+            raise ProtocolError(f"{self._what}: the header ends before the field {name}")
+        self._next += 1
+        return self._values[self._next - 1]
+
+    def _refuse(self, name: str, value: object, right: str) -> NoReturn:
+        raise ProtocolError(f"{self._what}: {name} is {brief(value)}; it must be {right}")

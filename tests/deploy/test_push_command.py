@@ -1,0 +1,224 @@
+"""`ringpull push`: what it sends of which file, how it goes on after a kill, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ringpull.inference.proto import writer_pb2 as pb
+from ringpull.inference.push_answer import PushAnswer
+from ringpull.ps.errors import Forbidden, Unavailable
+from tests.deploy.running import Run
+from tests.guarded import GuardedHead, guarded_head
+from tests.inference.pushes.fake_shards import FakeShards
+
+pytestmark = pytest.mark.net
+
+
+@pytest.fixture
+def shards() -> FakeShards:
+    return FakeShards()
+
+
+@pytest.fixture
+def head(shards: FakeShards) -> Iterator[GuardedHead]:
+    with guarded_head(token="") as head:
+        head.push = shards.answer
+        yield head
+
+
+def parquet(folder: Path, keys: Any, values: Any, name: str = "rows.parquet") -> Path:
+    vectors = pa.array([[each] for each in np.asarray(values, np.float32)], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": pa.array(keys), "vector": vectors}), folder / name)
+    return folder / name
+
+
+def rows_of(shards: FakeShards) -> dict[int, float | None]:
+    return {key: None if row is None else float(np.frombuffer(row, "<f4")[0]) for (_, key), row in shards.rows.items()}
+
+
+def test_rows_of_files_are_pushed(ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path) -> None:
+    file = parquet(tmp_path, [1, 2, 2], [0.5, 1.5, 2.5])
+    ran = ringpull("push", "ranker", "items", file, "--id", "id", "--vector", "vector", "--target", head.target)
+    assert ran.status == 0, ran.err
+    assert rows_of(shards) == {1: 0.5, 2: 2.5}
+    assert "3 rows written to ranker/items; stamp " in ran.out
+    assert "Parquet, 1 file, 3 rows" in ran.err
+    np.savez(tmp_path / "rows.npz", id=np.array([3]), vector=np.array([[7.0]], np.float32))
+    (tmp_path / "rows.csv").write_text("id,v0\n4,8.5\n")
+    for name, rows in (("rows.npz", 1), ("rows.csv", 1)):
+        ran = ringpull("push", "ranker", "items", tmp_path / name, "--json", "--target", head.target)
+        assert ran.status == 0, ran.err
+        told = json.loads(ran.out)
+        assert (told["rows"], told["new_keys"], told["blocks"], told["lineage"]) == (rows, 1, 1, "0000000000000007")
+    assert rows_of(shards) == {1: 0.5, 2: 2.5, 3: 7.0, 4: 8.5}
+
+
+def test_keys_are_taken_out(ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path) -> None:
+    ringpull("push", "ranker", "items", parquet(tmp_path, [1, 2, 3, 4], [1, 2, 3, 4]), "--target", head.target)
+    (tmp_path / "gone.txt").write_text("1\n2\n")
+    ran = ringpull("push", "ranker", "items", tmp_path / "gone.txt", "--remove", "--target", head.target)
+    assert ran.status == 0, ran.err
+    assert "2 keys taken out of ranker/items" in ran.out
+    ran = ringpull(
+        "push", "ranker", "items", parquet(tmp_path, [4], [4], "4.parquet"), "--remove", "--target", head.target
+    )
+    assert ran.status == 0, ran.err
+    assert rows_of(shards) == {1: None, 2: None, 3: 3.0, 4: None}
+
+
+def test_a_push_that_was_cut_off_goes_on_and_repeats_nothing(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ringpull.inference.importers.tables import parquet as reader
+
+    monkeypatch.setattr(reader, "PIECE_BYTES", 400)  # 100 rows a block
+    keys, values = np.arange(2000) % 700, np.arange(2000)
+    file = parquet(tmp_path, keys, values)
+    sent: list[pb.PushRequest] = []
+
+    def dies(message: pb.PushRequest) -> PushAnswer:
+        sent.append(message)
+        if len(sent) > 9:
+            shards.down.add(1)
+            raise Forbidden("not now")  # which is not tried again
+        return shards.answer(message)
+
+    head.push = dies
+    arguments = ("push", "ranker", "items", file, "--target", head.target)
+    ran = ringpull(*arguments)
+    assert ran.status == 1
+    assert "of table items: " in ran.err
+    assert re.search(r"\d+ blocks are acknowledged; the same command goes on from there", ran.err)
+    before = len(shards.applied)
+    assert 0 < before < 2000
+    shards.down.clear()
+    head.push = shards.answer
+    ran = ringpull(*arguments)
+    assert ran.status == 0, ran.err
+    assert rows_of(shards) == {int(key): float(value) for key, value in zip(keys, values, strict=True)}
+    assert sorted(row for _, _, row in shards.applied) == sorted(np.float32(each).tobytes() for each in values)
+    # Now that it is done, the same again is another push.
+    ran = ringpull(*arguments)
+    assert ran.status == 0, ran.err
+    assert len(shards.applied) == 4000
+
+
+@pytest.fixture
+def cut_off(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, ...]:
+    """Arguments of a push of 2,000 rows, 0 to 1,999, that ended amidst."""
+    from ringpull.inference.importers.tables import parquet as reader
+
+    monkeypatch.setattr(reader, "PIECE_BYTES", 400)  # 100 rows a block
+    sent: list[pb.PushRequest] = []
+
+    def dies(message: pb.PushRequest) -> PushAnswer:
+        sent.append(message)
+        if len(sent) > 9:
+            raise Forbidden("not now")
+        return shards.answer(message)
+
+    head.push = dies
+    file = parquet(tmp_path, np.arange(2000), np.arange(2000))
+    arguments = ("push", "ranker", "items", file, "--target", head.target)
+    assert ringpull(*arguments).status == 1
+    assert 0 < len(shards.rows) < 2000
+    head.push = shards.answer
+    return arguments
+
+
+def test_a_push_begins_anew_where_its_rows_are_gone(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, cut_off: tuple[Any, ...]
+) -> None:
+    """A deployment that kept pushed rows in memory was served anew: what was acknowledged is not there."""
+    shards.rows.clear()
+    shards.numbers.clear()
+    ran = ringpull(*cut_off)
+    assert ran.status == 0, ran.err
+    assert "begins anew: what was acknowledged before is not known there any more" in ran.err
+    assert rows_of(shards) == {key: float(key) for key in range(2000)}
+
+
+def test_a_push_begins_anew_behind_another_into_the_same_table(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, cut_off: tuple[Any, ...], tmp_path: Path
+) -> None:
+    other = parquet(tmp_path, np.arange(2000), -np.arange(2000), "other.parquet")
+    for file in (other, cut_off[3]):
+        ran = ringpull(*cut_off[:3], file, *cut_off[4:])
+        assert ran.status == 0, ran.err
+    assert rows_of(shards) == {key: float(key) for key in range(2000)}
+
+
+def test_under_a_name_a_file_is_pushed_once_and_another_file_too(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path
+) -> None:
+    monday, tuesday = parquet(tmp_path, [1, 2], [1, 2], "m.parquet"), parquet(tmp_path, [1, 2], [3, 4], "t.parquet")
+    for file, told, rows in (
+        (monday, "2 rows written", {1: 1.0, 2: 2.0}),
+        (tuesday, "2 rows written", {1: 3.0, 2: 4.0}),
+        (monday, "0 rows written", {1: 3.0, 2: 4.0}),
+    ):
+        ran = ringpull("push", "ranker", "items", file, "--writer", "nightly", "--target", head.target)
+        assert ran.status == 0, ran.err
+        assert ran.out.startswith(told)
+        assert rows_of(shards) == rows
+    assert "2 rows had been pushed before" in ran.err
+
+
+def test_what_may_go_away_is_tried_again(ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path) -> None:
+    tries = []
+
+    def fails(message: pb.PushRequest) -> PushAnswer:
+        tries.append(message.number)
+        if len(tries) < 7:
+            raise Unavailable("a shard is away")
+        return shards.answer(message)
+
+    head.push = fails
+    ran = ringpull("push", "ranker", "items", parquet(tmp_path, [1], [1]), "--target", head.target)
+    assert ran.status == 0, ran.err
+    assert (len(tries), len(set(tries))) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("items", "{wide}"), "has vectors of 2 numbers; table items has vectors of 1 numbers"),
+        (("items", "{texts}"), "its keys are strings; table items is keyed by integers"),
+        (("nothing", "{rows}"), "model ranker has no table 'nothing'; it has: items, texts"),
+        (("texts", "{rows}"), "table texts of ranker/3 takes no pushes (those that do: items)"),
+        (("items", "{folder}/absent.parquet"), "absent.parquet"),
+        (("items", "{rows}", "--remove", "--vector", "vector"), "--remove takes keys out: give no --vector"),
+        (("items", "{keys}", "--remove"), "a file of keys alone has a key a line, or is a .npy"),
+        (("items", "{rows}", "--timeout", "0"), "--timeout is 0"),
+        (("items", "{rows}", "--id", "nobody"), "nobody"),
+        (("items", "{nan}"), "must be a finite float32"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_sent(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    np.savez(tmp_path / "wide.npz", id=np.array([1]), vector=np.ones((1, 2), np.float32))
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "keys.parquet")
+    places = {
+        "keys": tmp_path / "keys.parquet",
+        "folder": tmp_path,
+        "rows": parquet(tmp_path, [1], [1]),
+        "wide": tmp_path / "wide.npz",
+        "texts": parquet(tmp_path, ["a"], [1], "texts.parquet"),
+        "nan": parquet(tmp_path, [1], [np.nan], "nan.parquet"),
+    }
+    ran = ringpull("push", "ranker", *[each.format(**places) for each in arguments], "--target", head.target)
+    assert ran.status == 1
+    assert message in ran.err
+    assert shards.rows == {}

@@ -1,0 +1,242 @@
+"""Pushers before shards that fail: what is acknowledged is there, in order, and nothing is applied twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.inference.client.lanes import Lanes
+from ringpull.inference.client.push_progress import NamelessWriters, PushProgress
+from ringpull.inference.client.pusher import AsyncPusher, Pusher
+from ringpull.inference.push_answer import PushAnswer, PushStamp
+from ringpull.inference.wire.push_codec import PushTarget
+from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber, Unavailable
+from tests.inference.pushes.fake_shards import FakeShards, expected
+
+TARGET = PushTarget(model="ranker", table="")
+
+
+def progress(number: int | None = 0, *, resumes: bool = False, piece_bytes: int = 600) -> PushProgress:
+    made = PushProgress(TARGET, "trainer-3", number, resumes=resumes)
+    made.lanes = Lanes(made.lanes.number, whole=not resumes, piece_bytes=piece_bytes)
+    return made
+
+
+def pushes(rng: np.random.Generator, count: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    made = []
+    for _ in range(count):
+        keys = rng.integers(0, 60, int(rng.choice([1, 10, 150])))
+        made.append((str(rng.choice(["user", "item"])), keys, rng.normal(size=(len(keys), 2)).astype(np.float32)))
+    return made
+
+
+def test_what_is_flushed_is_there() -> None:
+    shards, made = FakeShards(), pushes(np.random.default_rng(1), 40)
+    with Pusher(shards.send, progress(), None) as pusher:
+        numbers = [pusher.push(*each) for each in made]
+        done = pusher.flush()
+        assert shards.rows == expected(*made)
+        assert numbers == list(range(1, 41))
+        assert (pusher.number, pusher.acknowledged) == (40, 40)
+        assert str(done.stamp) == f"0:{shards.stamps[0]},1:{shards.stamps[1]}"
+        assert done.new_keys == len(shards.rows)
+        assert (done.repeated, done.lineage) == (0, "0000000000000007")
+        assert pusher.flush().rows == 0
+
+
+async def test_what_is_flushed_is_there_in_asyncio() -> None:
+    shards, made = FakeShards(), pushes(np.random.default_rng(2), 40)
+
+    async def send(message: Any, timeout_s: float | None) -> PushAnswer:
+        await asyncio.sleep(0)
+        return shards.send(message)
+
+    async with AsyncPusher(send, progress(), None, max_held_bytes=2_000) as pusher:
+        for each in made:
+            await pusher.push(*each)
+        done = await pusher.flush()
+    assert shards.rows == expected(*made)
+    assert done.new_keys == len(shards.rows)
+    with pytest.raises(RingpullError, match="closed"):
+        await pusher.push("user", [1], [[1.0, 2.0]])
+
+
+def test_arrays_may_be_written_to_after_a_push() -> None:
+    shards, gate = FakeShards(), threading.Event()
+
+    def send(message: Any, timeout_s: float | None) -> PushAnswer:
+        gate.wait(60)
+        return shards.send(message)
+
+    with Pusher(send, progress(), None) as pusher:
+        keys, rows = np.array([1, 2]), np.ones((2, 2), np.float32)
+        for value in (1, 2):
+            rows[:] = value
+            pusher.push("user", keys, rows)
+        rows[:], keys[:] = 9, 9
+        gate.set()
+    assert shards.rows == expected(("user", [1, 2], np.full((2, 2), 2)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_life_that_goes_on_applies_each_push_once(seed: int) -> None:
+    """The first life dies between shards; the second begins behind what was acknowledged, sends it all again."""
+    rng = np.random.default_rng(seed)
+    shards, made = FakeShards(), pushes(rng, 30)
+    deaths = {0: int(rng.integers(2, 25)), 1: int(rng.integers(2, 25))}
+
+    def send(message: Any, timeout_s: float | None) -> PushAnswer:
+        for shard, left in deaths.items():
+            deaths[shard] = left - 1
+            if left <= 0:
+                shards.down.add(shard)
+        return shards.send(message)
+
+    first = Pusher(send, progress(), None)
+    try:
+        for each in made:
+            first.push(*each)
+        first.flush()
+    except RingpullError:
+        pass
+    known = first.acknowledged
+    with pytest.raises(RingpullError):
+        first.close()
+    shards.down.clear()
+    before = expected(*made[:known])
+    assert all(key in shards.rows for key in before)
+    # It remembers less than it might.
+    begin = int(rng.integers(0, known + 1))
+    with Pusher(shards.send, progress(begin, resumes=True), None) as second:
+        for each in made[begin:]:
+            second.push(*each)
+        done = second.flush()
+        more = ("user", [1], np.ones((1, 2), np.float32))
+        assert second.push(*more) == 31
+    assert shards.rows == expected(*made, more)
+    assert len(shards.applied) == len(set(shards.applied))
+    assert done.rows + done.repeated >= sum(len(np.unique(keys)) for _, keys, _ in made[begin:]) // 2
+
+
+def test_an_error_stops_a_pusher_and_says_which_push() -> None:
+    shards = FakeShards()
+    sent = []
+
+    def send(message: Any, timeout_s: float | None) -> PushAnswer:
+        sent.append(message)
+        if len(sent) == 2:
+            raise Unavailable("no head")
+        return shards.send(message)
+
+    pusher = Pusher(send, progress(), None)
+    pusher.push("user", [1], [[1.0, 2.0]])
+    pusher.flush()
+    pusher.push("user", [2], [[1.0, 2.0]])
+    with pytest.raises(Unavailable, match="push 2 of table user: no head"):
+        pusher.flush()
+    with pytest.raises(Unavailable, match="push 2"):
+        pusher.push("user", [3], [[1.0, 2.0]])
+    assert (pusher.acknowledged, len(sent)) == (1, 2)
+    with pytest.raises(Unavailable):
+        pusher.close()
+
+
+def test_another_process_of_the_same_name_is_told_of() -> None:
+    shards = FakeShards()
+    with Pusher(shards.send, progress(10), None) as ahead:
+        ahead.push("user", [1], [[1.0, 2.0]])
+    with (
+        pytest.raises(StaleNumber, match="another process pushes as this writer"),
+        Pusher(shards.send, progress(5), None) as late,
+    ):
+        late.push("user", [1], [[3.0, 4.0]])
+    assert shards.rows == expected(("user", [1], [[1.0, 2.0]]))
+
+
+def test_a_life_that_goes_on_hears_of_another_once_it_is_past_its_own() -> None:
+    shards = FakeShards()
+    with Pusher(shards.send, progress(), None) as first:
+        first.push("user", [1], [[1.0, 2.0]])
+        first.push("user", [1], [[2.0, 2.0]])
+    second = Pusher(shards.send, progress(resumes=True), None)
+    for number in (1, 2, 3):
+        second.push("user", [1], [[float(number), 2.0]], number=number)
+    assert second.flush().rows == 1
+    with Pusher(shards.send, progress(20), None) as other:
+        other.push("user", [1], [[9.0, 9.0]])
+    second.push("user", [1], [[4.0, 4.0]])
+    with pytest.raises(StaleNumber):
+        second.flush()
+    with pytest.raises(StaleNumber):
+        second.close()
+
+
+def test_numbers_go_on_behind_the_clock_by_default() -> None:
+    first, second = progress(None), progress(None)
+    assert 1_600_000_000_000_000 < first.lanes.number <= second.lanes.number
+
+
+@pytest.mark.parametrize(("writer", "number"), [("", 1), ("x" * 129, 1), ("a", -1), ("a", True), ("a", 1 << 60)])
+def test_writers_and_numbers_that_are_none_are_refused(writer: str, number: Any) -> None:
+    with pytest.raises(InvalidInput):
+        PushProgress(TARGET, writer, number)
+
+
+def test_a_stamp_joins_by_maximum_and_is_a_text() -> None:
+    one, other = PushStamp.parse("0:5,2:9"), PushStamp({0: 7, 1: 1})
+    assert str(one | other) == "0:7,1:1,2:9"
+    assert PushStamp.parse(str(one)) == one
+    assert len({one, PushStamp({2: 9, 0: 5})}) == 1
+    assert str(PushStamp()) == ""
+    assert dict(one) == {0: 5, 2: 9}
+    assert len(one) == 2
+    assert PushStamp.parse("") == PushStamp()
+    for wrong in ("0", "0:", "a:1", "0:1,0:2", "0:18446744073709551616"):
+        with pytest.raises(InvalidInput, match="stamp"):
+            PushStamp.parse(wrong)
+
+
+async def test_what_is_closed_may_be_closed_again() -> None:
+    shards = FakeShards()
+
+    async def send(message: Any, timeout_s: float | None) -> PushAnswer:
+        return shards.send(message)
+
+    with Pusher(shards.send, progress(), None) as pusher:
+        pusher.push("user", [1], [[1.0, 2.0]])
+        pusher.close()
+    pusher.close()
+    async with AsyncPusher(send, progress(2), None) as later:
+        await later.push("user", [2], [[1.0, 2.0]])
+        await later.close()
+    await later.close()
+    assert shards.rows == expected(("user", [1, 2], [[1.0, 2.0], [1.0, 2.0]]))
+    with pytest.raises(RingpullError, match="is closed"):
+        pusher.push("user", [1], [[1.0, 2.0]])
+
+
+def test_a_forked_process_pushes_as_another_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the numbers of its parent its pushes would be taken for the parent's, sent again, and not be applied."""
+    shards, writers = FakeShards(), NamelessWriters()
+    own = writers.take()
+    writers.give_back(own)
+    with Pusher(shards.send, progress(), None) as pusher:
+        pusher.push("user", [1], [[1.0, 2.0]])
+        pusher.flush()
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: 0)
+            assert writers.take().writer != own.writer
+            for call in (pusher.flush, pusher.close, lambda: pusher.push("user", [1], [[1.0, 2.0]])):
+                with pytest.raises(RingpullError, match="which was forked; make one of another name"):
+                    call()
+
+
+@pytest.mark.parametrize("writer", [None, b"x", 1.5, -1, True])
+def test_writers_are_names_or_numbers(writer: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"writer is .*, of 63 random bits, or a name"):
+        PushProgress(TARGET, writer, 0)

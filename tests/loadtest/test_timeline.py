@@ -1,0 +1,39 @@
+"""The timeline of slow requests: stages add up to what the client saw, and threads to what they did meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import psutil
+import pytest
+
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.loadtest.bench.timeline import STAGES, Thread, since, stages_of, threads_of
+from ringpull.loadtest.generator import Outcome
+
+
+def test_stages_add_up_to_what_the_client_saw():
+    timings = pb.Timings(decode_us=10, features_us=20, queue_us=30, lookup_us=400, dense_us=500, total_us=1_000)
+    answer = pb.PredictResponse(timings=timings).SerializeToString()
+    outcome = Outcome(0, due_s=1.0, sent_s=1.002, end_s=1.005, answer=answer, error=None)
+    (stages,) = stages_of([outcome])
+    assert stages.sum() == pytest.approx(outcome.took_s * 1e3)
+    named = dict(zip(STAGES, np.round(stages, 6), strict=True))
+    assert named == {
+        "late": 2, "decode": 0.01, "queue": 0.03, "features": 0.02, "lookup": 0.4, "dense": 0.5, "between": 0.04,
+        "grpc": 2,
+    }  # fmt: skip
+
+
+def test_threads_are_told_by_what_they_did_meanwhile():
+    before = {(1, 1): Thread("loop", 1.0, 0.5, 3), (1, 2): Thread("gone", 1.0, 0.0, 1)}
+    now = {(1, 1): Thread("loop", 1.5, 0.75, 5), (1, 3): Thread("new", 2.0, 0.0, 1)}
+    assert since(before, now) == [Thread("new", 2.0, 0.0, 1), Thread("loop", 0.5, 0.25, 2)]
+
+
+def test_threads_of_a_process_are_found():
+    own = threads_of([psutil.Process()])
+    me = own[psutil.Process().pid, threading.get_native_id()]
+    assert me.ran_s > 0
+    assert me.turns > 0

@@ -1,0 +1,103 @@
+"""Numbers, against a dict: retries, repetitions and what comes too late, in any order."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from ringpull.ps.errors import LimitExceeded, StaleNumber
+from ringpull.ps.live import numbers
+from ringpull.ps.live.numbers import NAMELESS, Numbers
+from ringpull.ps.live.record import LiveName
+
+NAME = LiveName("ranker", 1, "user")
+
+
+def slots(*which: int) -> np.ndarray:
+    return np.array(which, np.uint16)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_a_dict_has_them(seed: int) -> None:
+    drawn, kept, truth = random.Random(seed), Numbers(), dict[tuple[str, int, int], int]()
+    for _ in range(200):
+        name = LiveName("ranker", 1, drawn.choice("ab"))
+        writer, number = drawn.randint(1, 3), drawn.randint(1, 12)
+        few = sorted(drawn.sample(range(40), drawn.randint(1, 8)))
+        which = np.array([slot * drawn.choice([1, 1600]) for slot in few], np.uint16)
+        which = np.unique(which)
+        last = [truth.get((name.table, writer, slot), 0) for slot in which.tolist()]
+        if max(last) > number:
+            with pytest.raises(StaleNumber, match=f"number {number} after {max(last)}"):
+                kept.check(name, writer, number, which, 0.0)
+            continue
+        assert kept.check(name, writer, number, which, 0.0).tolist() == last
+        kept.put(name, writer, which, number, 0.0)
+        truth.update({(name.table, writer, slot): number for slot in which.tolist()})
+    told = {
+        (name.table, writer, slot): number
+        for name, writer, used, last in kept.all()
+        for slot, number in zip(used.tolist(), last.tolist(), strict=True)
+    }
+    assert told == truth
+
+
+def test_a_writer_of_every_slot() -> None:
+    kept = Numbers()
+    every = np.arange(65536, dtype=np.uint16)
+    kept.put(NAME, 7, slots(3, 9), 1, 0.0)
+    kept.put(NAME, 7, every, 2, 0.0)
+    kept.put(NAME, 7, slots(65535), 5, 0.0)
+    assert kept.last(NAME, 7, slots(3, 4, 65535)).tolist() == [2, 2, 5]
+
+
+def test_what_is_put_back_counts_as_none() -> None:
+    kept = Numbers()
+    before = kept.check(NAME, 7, 4, slots(1, 2), 0.0)
+    kept.put(NAME, 7, slots(1, 2), 4, 0.0)
+    kept.put(NAME, 7, slots(1, 2), before, 0.0)
+    assert kept.check(NAME, 7, 1, slots(1, 2), 0.0).tolist() == [0, 0]
+    assert [used.size for _, _, used, _ in kept.all()] == [0]
+
+
+def test_writers_are_bounded_and_only_nameless_ones_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MAX_WRITERS", 2)
+    kept = Numbers()
+    kept.put(NAME, 7, slots(1), 4, 0.0)
+    kept.put(NAME, 8 | NAMELESS, slots(1), 4, 0.0)
+    with pytest.raises(LimitExceeded, match="MAX_WRITERS"):
+        kept.check(NAME, 9, 1, slots(1), 0.0)
+    assert kept.forget(numbers.FORGET_AFTER_S) == 0
+    assert kept.forget(numbers.FORGET_AFTER_S + 1) == 1
+    assert kept.check(NAME, 9, 1, slots(1), 0.0).tolist() == [0]
+    with pytest.raises(StaleNumber):
+        kept.check(NAME, 7, 3, slots(1), 0.0)
+
+
+def test_nameless_writers_that_went_long_ago_make_room_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MAX_WRITERS", 2)
+    kept = Numbers()
+    for writer in (1, 2):
+        kept.put(NAME, writer | NAMELESS, slots(1), 4, 0.0)
+    assert kept.check(NAME, 9, 1, slots(1), numbers.FORGET_AFTER_S + 1).tolist() == [0]
+
+
+def test_slots_of_all_writers_are_bounded_by_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MIN_SLOTS_KEPT", 0)
+    kept = Numbers(numbers.LOG_BYTES_PER_SLOT * 3)
+    kept.put(NAME, 7, slots(1, 2, 3, 1), 4, 0.0)
+    assert kept.slots == 3
+    with pytest.raises(LimitExceeded, match="--log-limit"):
+        kept.check(NAME, 8, 1, slots(1), 0.0)
+    assert kept.check(NAME, 7, 5, slots(1, 9), 0.0).tolist() == [4, 0]  # who is known goes on
+
+
+def test_a_writer_of_many_slots_has_a_place_for_each_and_keeps_what_it_had() -> None:
+    kept, few = Numbers(), slots(7, 9)
+    kept.put(NAME, 7, few, 4, 0.0)
+    many = np.arange(0, 65_536, 3, dtype=np.uint16)
+    kept.put(NAME, 7, many, 5, 0.0)
+    assert kept.last(NAME, 7, slots(7, 8, 9, 3)).tolist() == [4, 0, 5, 5]
+    assert kept.slots == 65_536

@@ -1,0 +1,138 @@
+"""Versions that follow others: what may go live, what shards are told to store, what is counted and saved of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ringpull.ps.errors import InvalidInput, OtherContent
+from ringpull.ps.parts import PartName, table_of, tables_of
+from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.changes import published, rolled_back
+from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.deployment_spec import ChainLink, PlacedPart, PlacedTable, PlacedVersion, initial_spec
+from ringpull.router.control.moves import move_plan
+from ringpull.router.control.operations import Rollback
+from ringpull.router.control.placements import placements_of
+
+
+def identity(number: int) -> str:
+    return f"{number + 160:016x}"
+
+
+def full(number: int, rows: int = 65_536) -> PlacedVersion:
+    tables = {"user": PlacedTable(f"/m/{number}/user", 1, rows, 92, identity=number)}
+    return PlacedVersion("m", number, f"/m/{number}", tables, identity(number))
+
+
+def delta(number: int, before: PlacedVersion, rows: int = 6_554) -> PlacedVersion:
+    """Return a version that has a delta of the table, and keys that went."""
+    folder = f"/m/{number}"
+    there = before.tables["user"]
+    parts = (
+        PlacedPart(number, f"{folder}/tables/user", folder, rows, 92, number * 100),
+        PlacedPart(number, f"{folder}/gone/user", folder, 10, 0, number * 100 + 1, gone=True),
+    )
+    table = replace(
+        there,
+        origin=there.origin or before.version,
+        within=there.within or before.folder,
+        parts=(*there.parts, *parts),
+    )
+    return PlacedVersion(
+        "m",
+        number,
+        folder,
+        {"user": table},
+        identity(number),
+        chain=(*before.chain, ChainLink(before.version, before.identity)),
+        lineage_of=before.lineage,
+        live_tables=("user",),
+        includes={number: {0: 7}},
+    )
+
+
+ONE = full(1)
+TWO = delta(2, ONE)
+THREE = delta(3, TWO)
+
+
+def test_names_of_parts_are_taken_apart_and_ordered() -> None:
+    names = ["user+10", "user", "user+9+gone", "a.b-c", "user+9"]
+    assert [str(PartName.of(each)) for each in names] == names
+    assert {table_of(each) for each in names} == {"user", "a.b-c"}
+    assert list(map(str, tables_of(names)["user"])) == ["user", "user+9", "user+9+gone", "user+10"]
+
+
+def test_shards_are_told_every_part_with_the_slots_of_its_table() -> None:
+    spec = initial_spec(range(2), [THREE])
+    [placement] = placements_of(1, [spec], None)
+    assert list(placement.tables) == ["user", "user+2", "user+2+gone", "user+3", "user+3+gone"]
+    assert {part.slots for part in placement.tables.values()} == {placement.tables["user"].slots}
+    assert [(part.origin, part.within) for part in placement.tables.values()] == [
+        (1, "/m/1"),
+        (2, "/m/2"),
+        (2, "/m/2"),
+        (3, "/m/3"),
+        (3, "/m/3"),
+    ]
+    assert (placement.lineage, placement.live) == (int(ONE.identity, 16), {"user"})
+    assert placement.includes == {"user+3": {0: 7}}
+    assert placements_of(0, [initial_spec(range(2), [ONE])], None)[0].tables["user"].origin == 0
+
+
+def test_a_delta_goes_live_and_rolls_back_like_any_version() -> None:
+    spec = published(published(initial_spec(range(2), [ONE]), TWO, keep=1), THREE, keep=1)
+    assert [each.name for each in spec.versions] == ["m/2", "m/3"]
+    assert rolled_back(spec, Rollback(model="m")).live == {"m": 2}
+    assert published(spec, ONE, keep=1).live == {"m": 1}
+
+
+def test_what_takes_pushes_goes_on_doing_so() -> None:
+    spec = published(initial_spec(range(2), [replace(ONE, live_tables=("user",))]), full(5), keep=1)
+    live = spec.version("m", 5)
+    assert live is not None
+    assert live.live_tables == ("user",)
+
+
+@pytest.mark.parametrize(
+    ("open_", "next_", "error", "message"),
+    [
+        (
+            THREE,
+            delta(4, ONE),
+            InvalidInput,
+            "m/4 follows m/1, and m/3, which is live, is not among what it is made of: what that brought",
+        ),
+        (full(9), delta(10, THREE), InvalidInput, "m/10 follows m/3, of the lineage .*; m/9, which is live, is of"),
+        (THREE, replace(ONE, identity=identity(77)), OtherContent, "m/1 is made of m/1 with the identity"),
+        (THREE, delta(4, replace(TWO, identity=identity(77))), OtherContent, "m/4 is made of m/2 with the identity"),
+    ],
+)
+def test_what_does_not_follow_is_refused(
+    open_: PlacedVersion, next_: PlacedVersion, error: type[Exception], message: str
+) -> None:
+    spec = initial_spec(range(2), [open_])
+    with pytest.raises(error, match=message):
+        published(spec, next_, keep=1)
+    assert published(spec, full(11), keep=1).live == {"m": 11}, "a full version that follows nothing may go live"
+
+
+def test_what_versions_share_is_counted_once() -> None:
+    one, two = (initial_spec(range(shards), [THREE]) for shards in (1, 2))
+    both = replace(one, versions=(TWO, THREE))
+    plan = move_plan(both, replace(two, versions=(TWO, THREE)), streamed=True)
+    assert plan.shard_bytes_before == {0: 65_536 * 100 + 2 * (6_554 * 100 + 10 * 8)}
+    assert sum(plan.shard_bytes_after.values()) == plan.shard_bytes_before[0]
+    moved = {(move.table, move.version) for move in plan.moves}
+    assert moved == {("user", 1), ("user+2", 2), ("user+2+gone", 2), ("user+3", 3), ("user+3+gone", 3)}
+
+
+def test_a_chain_is_saved_and_what_has_none_is_saved_as_ever() -> None:
+    state = CoordinatorState(spec=initial_spec(range(2), [THREE]))
+    assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
+    plain = state_to_dict(CoordinatorState(spec=initial_spec(range(2), [ONE])))["world"]["versions"][0]
+    assert plain["tables"] == {"user": ["/m/1/user", 1, 65_536, 92, "error", 1]}
+    assert not {"chain", "lineage_of", "live_tables", "includes"} & plain.keys()
