@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,7 +23,10 @@ from tests.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK_OR_HEADING = re.compile(
+    r"^```(?P<kind>\w*)\n(?P<body>.*?)^```$|^#+ (?P<heading>[^\n]*)$", re.MULTILINE | re.DOTALL
+)
+FILE = re.compile(r"# (\w+\.py)\n")
 READMES = (
     "README.md",
     "inference/COMING_FROM.md",
@@ -75,8 +79,23 @@ SERVED = {"loadtest/README.md": "ringpull serve models/ranker --shards 2 --detac
 """What a README takes as served already: the model of the first one."""
 
 
-def blocks(readme: str) -> list[tuple[str, str]]:
-    return FENCE.findall((ROOT / readme).read_text(encoding="utf-8"))
+class Block(NamedTuple):
+    """A fenced block of a README: the heading it stands under, what it is (`sh` or `python`), its text."""
+
+    heading: str
+    kind: str
+    body: str
+
+
+def blocks(readme: str) -> list[Block]:
+    found = []
+    heading = ""
+    for match in BLOCK_OR_HEADING.finditer((ROOT / readme).read_text(encoding="utf-8")):
+        if match["heading"]:
+            heading = match["heading"]
+        else:
+            found.append(Block(heading, match["kind"], match["body"]))
+    return found
 
 
 def commands_of(block: str) -> Iterator[str]:
@@ -110,12 +129,29 @@ def shortened(command: str) -> str:
     return command
 
 
+def is_run(readme: str, block: Block) -> bool:
+    """Say whether a block is run here, or is a file that a later one needs."""
+    if block.kind == "sh":
+        return any(not why_not(command) for command in commands_of(block.body))
+    return block.kind == "python" and (
+        FILE.match(block.body) is not None or (readme in CLIENTS and "with Client(" in block.body)
+    )
+
+
+STEPS = [
+    pytest.param(readme, block, id=f"{readme}: {block.heading}, {number}", marks=[pytest.mark.slow] * (readme in SLOW))
+    for readme in READMES
+    for number, block in enumerate(blocks(readme), 1)
+    if is_run(readme, block)
+]
+"""One test a block: what fails or hangs is named by where it stands."""
+
 ALL = [
     (readme, command)
     for readme in READMES
-    for kind, body in blocks(readme)
-    if kind == "sh"
-    for command in commands_of(body)
+    for block in blocks(readme)
+    if block.kind == "sh"
+    for command in commands_of(block.body)
 ]
 
 
@@ -187,16 +223,15 @@ def run(command: str, folder: Path) -> None:
 
 @pytest.mark.readme
 @pytest.mark.ray
-@pytest.mark.parametrize("readme", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in READMES])
-def test_commands_work_as_they_are_written(readme: str, checkout: Path) -> None:
-    if readme in SERVED:
+@pytest.mark.parametrize(("readme", "block"), STEPS)
+def test_commands_work_as_they_are_written(readme: str, block: Block, checkout: Path) -> None:
+    if readme in SERVED and block == next(each for each in blocks(readme) if is_run(readme, each)):
         run(shortened(SERVED[readme]), checkout)
-    for kind, body in blocks(readme):
-        if kind == "python" and (name := re.match(r"# (\w+\.py)\n", body)):
-            (checkout / name[1]).write_text(body)
-        elif kind == "python" and readme in CLIENTS and "with Client(" in body:
-            run(f"python -c {shlex.quote(body)}", checkout)
-        elif kind == "sh":
-            for command in commands_of(body):
-                if not why_not(command):
-                    run(shortened(command), checkout)
+    if block.kind == "sh":
+        for command in commands_of(block.body):
+            if not why_not(command):
+                run(shortened(command), checkout)
+    elif name := FILE.match(block.body):
+        (checkout / name[1]).write_text(block.body)
+    else:
+        run(f"python -c {shlex.quote(block.body)}", checkout)
