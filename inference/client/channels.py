@@ -16,7 +16,7 @@ import grpc
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.numbers import whole
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS
-from ringpull.inference.client.targets import is_loopback
+from ringpull.inference.client.targets import stays_here
 
 DEFAULT_CHANNELS: Final = 2
 """Connections to each target, so that there is always another one."""
@@ -59,7 +59,7 @@ def open_channel(
         kind: `grpc`, or `grpc.aio`.
         target: Address as `parse_target` gives it.
     """
-    if is_loopback(target):
+    if stays_here(target):
         options = (*options, NO_PROXY)
     credentials.warn_of_plain_text(target)
     if not credentials.tls or target.startswith(("unix:", "unix-abstract:")):

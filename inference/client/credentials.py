@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ringpull.inference.client.targets import is_loopback
+from ringpull.inference.client.targets import stays_here
 from ringpull.ps.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class Credentials:
 
     def warn_of_plain_text(self, target: str) -> None:
         """Say, once for each target, that a token goes where anybody on the way can read it."""
-        if not self.token or self.tls or is_loopback(target):
+        if not self.token or self.tls or stays_here(target):
             return
         with _warned_lock:
             told = target in _warned

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from ringpull.inference.loopback import is_loopback
 from ringpull.ps.errors import InvalidInput
 
 DEFAULT_PORT: Final = 8500
@@ -77,18 +78,9 @@ def parse_target(text: str, name: str = "target", *, port_needed: bool = False) 
     return _address(text, text, name, port_needed)
 
 
-def is_loopback(target: str) -> bool:
+def stays_here(target: str) -> bool:
     """Return whether a target, as `parse_target` gives it, never leaves this machine."""
-    if target.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = host_of(target)
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        name = host.rstrip(".")
-        return name in ("localhost", "ip6-localhost", "ip6-loopback") or name.endswith(".localhost")
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    return target.startswith(("unix:", "unix-abstract:")) or is_loopback(host_of(target))
 
 
 def host_of(target: str) -> str:
@@ -104,7 +96,7 @@ def proxy_of(target: str, environment: Mapping[str, str]) -> str:
 
     gRPC looks at the same variables, in the same order.
     """
-    if is_loopback(target) or target.startswith((*AS_THEY_ARE, "ipv4:", "ipv6:")):
+    if stays_here(target) or target.startswith((*AS_THEY_ARE, "ipv4:", "ipv6:")):
         return ""
     variable = next((each for each in ("grpc_proxy", "https_proxy", "http_proxy") if environment.get(each)), "")
     without = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.ports import is_loopback
+from ringpull.inference.loopback import is_loopback
 from ringpull.inference.push_route import PushRoute
 from ringpull.ps.errors import UnmetCondition
 

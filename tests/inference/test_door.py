@@ -19,12 +19,13 @@ from ringpull.inference.client import operations, stubs
 from ringpull.inference.client.operations import OperationsClient
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends import door, unix_socket
-from ringpull.inference.head.frontends.ports import is_loopback, told
+from ringpull.inference.head.frontends.ports import told
 from ringpull.inference.head.frontends.unix_socket import MAX_PATH_BYTES, UnixSocket, own_folder
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
+from ringpull.inference.loopback import is_loopback
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.inference.proto import ringpull_pb2 as public_pb
 from ringpull.ps.errors import Forbidden, StartupError, Unauthenticated, Unavailable

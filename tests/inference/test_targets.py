@@ -6,7 +6,7 @@ import pytest
 
 from ringpull import AsyncClient, Client
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.client.targets import host_of, is_loopback, parse_target, parse_targets, proxy_of
+from ringpull.inference.client.targets import host_of, parse_target, parse_targets, proxy_of
 from ringpull.ps.errors import InvalidInput
 
 
@@ -138,7 +138,7 @@ def test_where_a_port_is_needed_none_is_made_up() -> None:
     ],
 )
 def test_what_stays_on_this_machine(target: str, stays_here: bool) -> None:
-    assert is_loopback(target) is stays_here
+    assert stays_here(target) is stays_here
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ connections between both silently. So a port is claimed without that option.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from typing import Final
 
+from ringpull.inference.loopback import is_loopback
 from ringpull.ps.errors import StartupError
 
 EVERY_INTERFACE: Final = ("0.0.0.0", "::")
@@ -72,11 +72,3 @@ def told(host: str, own: str = "") -> str:
             return str(probe.getsockname()[0])
     except OSError:  # There is no way out of this machine.
         return "::1" if family is socket.AF_INET6 else "127.0.0.1"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is reached from its own machine only, as far as its name tells."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
