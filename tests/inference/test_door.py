@@ -61,8 +61,9 @@ def head(fake: FakeOperations, state: Path) -> Iterator[HeadAddress]:
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The temporary folder, with a path as short as it mostly is."""
+    tmp_path_factory.getbasetemp()  # first: else pytest would make its own there, and it would go with this test
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setattr("tempfile.tempdir", folder)
         yield Path(folder)

@@ -6,7 +6,7 @@ import pytest
 
 from ringpull import AsyncClient, Client
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.client.targets import host_of, parse_target, parse_targets, proxy_of
+from ringpull.inference.client.targets import host_of, parse_target, parse_targets, proxy_of, stays_here
 from ringpull.ps.errors import InvalidInput
 
 
@@ -121,7 +121,7 @@ def test_where_a_port_is_needed_none_is_made_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "stays_here"),
+    ("target", "expected"),
     [
         ("127.0.0.1:1", True),
         ("127.9.9.9:1", True),
@@ -137,8 +137,8 @@ def test_where_a_port_is_needed_none_is_made_up() -> None:
         ("0.0.0.0:1", False),
     ],
 )
-def test_what_stays_on_this_machine(target: str, stays_here: bool) -> None:
-    assert stays_here(target) is stays_here
+def test_what_stays_on_this_machine(target: str, expected: bool) -> None:
+    assert stays_here(target) is expected
 
 
 @pytest.mark.parametrize(
