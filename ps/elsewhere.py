@@ -161,6 +161,8 @@ class Elsewhere:
 def serve(niceness: int) -> None:
     """Run the one function that standard input has, write what it returned, and end."""
     os.nice(niceness)
+    with suppress(OSError):  # Linux may share processors out by sessions first, and niceness says nothing between these
+        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
     with suppress(OSError):  # no Linux, or not to be written to
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

@@ -178,3 +178,12 @@ def test_stopping_ends_what_runs(gate: Path) -> None:
     assert gone(pid)
     with pytest.raises(Unavailable, match="has stopped"):
         elsewhere.run(os.getpid, wait=True)
+
+
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+@pytest.mark.skipif(not os.access(AUTOGROUP, os.R_OK), reason="this kernel does not share processors out by sessions")
+def test_its_session_gives_way_too(elsewhere: Elsewhere) -> None:
+    text = elsewhere.run(partial(AUTOGROUP.read_text, "ascii"), wait=False)
+    assert text.split()[1:] == ["nice", "5"]
