@@ -26,6 +26,7 @@ from ringpull.deploy.state import state_folder
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.fence import Order
+from ringpull.ps.giving_way import giving_way
 
 if TYPE_CHECKING:
     from ringpull.inference.head.fenced import FencedHead
@@ -36,6 +37,9 @@ logger: Final = logging.getLogger(__name__)
 
 CHECKED_ROWS: Final = "checked-rows"
 """File in which the shards of a node remember which rows were checked."""
+
+START_NICE: Final = 10
+"""How much a new shard gives way while it imports and loads what it runs: deploy/README.md, "Decisions"."""
 
 PORTS_TIMEOUT_S: Final = 2.0
 
@@ -104,7 +108,9 @@ class ShardActor(ProcessActor):
         restarted = was_restarted()
         self._exit = Exit()
         configure(actor_spec.log, actor_spec.name, f"shard-{shard}", restarted=restarted)
-        super().__init__(f"shard {shard}", partial(_shard_process, shard, actor_spec), restarted=restarted)
+        # What a shard had that has died nobody else may have: it is back as soon as it can be.
+        nice = 0 if restarted else START_NICE
+        super().__init__(f"shard {shard}", partial(_shard_process, shard, actor_spec, nice), restarted=restarted)
 
     def restart(self, order: Order, drain_s: float, *, within_s: float | None = None) -> None:
         """End this process once what is in flight is answered; Ray starts it anew."""
@@ -142,16 +148,25 @@ class HeadActor(ProcessActor):
         self._exit.after(lambda: self._process.drain(self._longest_s), within_s=self._longest_s)
 
 
-def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
+def _warm_shard() -> None:
+    """Import what a shard runs, and load its kernels.
+
+    The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
+    """
     from ringpull.deploy.cluster.kernels import warm_up
+
+    with silence():
+        warm_up()
+
+
+def _shard_process(shard: int, actor_spec: ActorSpec, nice: int) -> FencedShard:
+    # Most of a second of processor time, beside shards and heads of this machine that answer requests.
+    giving_way(_warm_shard, nice, name="start")
     from ringpull.inference.head.tokens.scrape_check import scrape_check
     from ringpull.ps.fenced import FencedShard
     from ringpull.ps.process import ShardProcess
 
     settings = actor_spec.shard
-    # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
-    with silence():
-        warm_up()
     process = ShardProcess(
         shard,
         actor_spec.shard_host or node_address(),

@@ -6,13 +6,13 @@ rest of the hand-off (13 us against 0.2 us a call, both with a thread that takes
 
 from __future__ import annotations
 
-import os
 import queue
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
+
+from ringpull.ps.giving_way import give_way
 
 Job = tuple[Callable[..., None], tuple[object, ...]]
 
@@ -59,9 +59,7 @@ class LookupThreads:
         self.close()
 
     def _run(self) -> None:
-        if self._nice and sys.platform == "linux":  # elsewhere it would be that of the whole process
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        give_way(self._nice)
         while (job := self._jobs.get()) is not None:
             function, args = job
             try:
