@@ -147,12 +147,10 @@ def _generate_lines_differ(_context: Any, one: Any, other: Any) -> Any:
 
 def _generate_tag_matches(_context: Any, tags_at: Any, tag: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        kind = ir.VectorType(INT16, 8)
-        tags = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=16)
-        equal = builder.icmp_unsigned("==", tags, splat(builder, args[1], 8))
-        free = builder.icmp_unsigned("==", tags, ir.Constant(kind, None))
-        bits = [builder.zext(builder.bitcast(each, INT8), INT64) for each in (equal, free)]
-        return builder.or_(bits[0], builder.shl(bits[1], INT64(8)))
+        kind = ir.VectorType(INT16, 32)
+        tags = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=LINE_BYTES)
+        equal = builder.icmp_unsigned("==", tags, splat(builder, args[1], 32))
+        return builder.zext(builder.bitcast(equal, INT32), INT64)
 
     return types.int64(types.int64, types.uint16), generate
 
@@ -184,8 +182,7 @@ lines_differ: Any = intrinsic(_generate_lines_differ)
 """`lines_differ(one, other)` returns which of the 8 uint64 at two addresses, multiples of anything, differ, as bits."""
 
 tag_matches: Any = intrinsic(_generate_tag_matches)
-"""`tag_matches(tags_at, tag)` returns which of 8 uint16 at a multiple of 16 bytes equal `tag`, as the lowest 8 bits,
-and which are 0, as the 8 above."""
+"""`tag_matches(tags_at, tag)` returns which of the 32 uint16 of a line equal `tag`, as bits."""
 
 lowest_bit: Any = intrinsic(_generate_lowest_bit)
 """`lowest_bit(bits)` returns the number of the lowest set bit, 64 where none is."""

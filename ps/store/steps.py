@@ -47,7 +47,7 @@ from ringpull.ps.store.intrinsics import (
     u64,
     u64_unaligned,
 )
-from ringpull.ps.store.newer.probe import WORD_AT, likely_place, own_tags, tag_of, word_of
+from ringpull.ps.store.newer.probe import FREE, WORD_AT, likely_place, own_tags, tag_of, word_of
 from ringpull.ps.store.newer.words import OFFSET_MASK, SEGMENT_SHIFT
 
 BLOCK: Final = 64
@@ -144,7 +144,7 @@ def _start_newer(d, wanted_at, begin, end):  # type: ignore[no-untyped-def]
     """Do what `_start` does, and start loading the tags of the directory."""
     tags_at, newer_shift = d[TAGS_AT], d[NEWER_SHIFT]
     for k in range(begin, end):
-        prefetch_near(own_tags(tags_at, newer_shift, u64(wanted_at + 8 * k)))
+        prefetch_far(own_tags(tags_at, newer_shift, u64(wanted_at + 8 * k)))
     return _start(d, wanted_at, begin, end)
 
 
@@ -171,8 +171,8 @@ def _aim_newer(d, wanted_at, begin, end, aim_at):  # type: ignore[no-untyped-def
     tags_at, buckets_at, newer_shift = d[TAGS_AT], d[BUCKETS_AT], d[NEWER_SHIFT]
     for k in range(begin, end):
         position = u64(wanted_at + 8 * k)
-        bits = tag_matches(own_tags(tags_at, newer_shift, position), tag_of(position))
-        if bits == 0 or bits & 0xFF != 0:
+        own_at = own_tags(tags_at, newer_shift, position)
+        if tag_matches(own_at, tag_of(position)) != 0 or tag_matches(own_at, FREE) == 0:
             place = likely_place(tags_at, buckets_at, newer_shift, position)
             if place != 0:
                 prefetch_near(place)

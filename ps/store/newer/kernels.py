@@ -25,10 +25,13 @@ from ringpull.ps.store.intrinsics import (
 )
 from ringpull.ps.store.newer.probe import (
     BUCKET_BYTES,
+    FREE,
     PLACE_BYTES,
+    PLACES,
     PROBE,
     TAG_BYTES,
     WORD_AT,
+    home_place,
     own_tags,
     place_of,
     tag_of,
@@ -38,6 +41,9 @@ from ringpull.ps.store.newer.words import OFFSET_MASK, SEGMENT_SHIFT
 
 _AHEAD: Final = 16
 """Positions whose bucket is being loaded while one is put or got."""
+
+_BUCKETS_AHEAD: Final = 4
+"""Buckets from the one that is walked to the one that is being loaded."""
 
 SEGMENT_FIELDS: Final = 4
 """Numbers of a segment, uint64: where its rows are, or of rows of bytes where their starts are; where their bytes are,
@@ -57,9 +63,9 @@ def put(tags_at, buckets_at, shift, positions_at, words_at, count):  # type: ign
     for k in range(count):
         if k + _AHEAD < count:
             bucket = np.int64(u64(positions_at + 8 * (k + _AHEAD)) >> np.uint64(shift))
+            place = home_place(shift, u64(positions_at + 8 * (k + _AHEAD)))
             prefetch_near(tags_at + TAG_BYTES * bucket)
-            prefetch_near(buckets_at + BUCKET_BYTES * bucket)
-            prefetch_near(buckets_at + BUCKET_BYTES * bucket + LINE_BYTES)
+            prefetch_near(buckets_at + BUCKET_BYTES * bucket + PLACE_BYTES * place)
         position, word = u64(positions_at + 8 * k), u64(words_at + 8 * k)
         at = place_of(tags_at, buckets_at, shift, position)
         if at != 0:
@@ -67,14 +73,16 @@ def put(tags_at, buckets_at, shift, positions_at, words_at, count):  # type: ign
             continue
         tag_at, there = own_tags(tags_at, shift, position), False
         for _ in range(PROBE):
-            free = tag_matches(tag_at, tag_of(position)) >> 8
+            free = tag_matches(tag_at, FREE)
             if free != 0:
                 there = True
                 break
             tag_at += TAG_BYTES
         if not there:
             return k, new
-        place = lowest_bit(free)
+        # The first from its own on, or where there is none from the first of all.
+        after = free >> home_place(shift, position) << home_place(shift, position)
+        place = lowest_bit(after if after != 0 else free)
         at = buckets_at + BUCKET_BYTES * ((tag_at - tags_at) // TAG_BYTES) + PLACE_BYTES * place
         put_int64(at, np.int64(position))
         put_int64(at + WORD_AT, np.int64(word))
@@ -105,11 +113,11 @@ def walk(tags_at, buckets_at, shift, begin, last, limit, positions, words):  # t
     first, after = np.int64(begin >> np.uint64(shift)), np.int64(last >> np.uint64(shift)) + PROBE
     count = 0
     for number in range(first, after):
-        prefetch_near(buckets_at + BUCKET_BYTES * (number + _AHEAD))
-        prefetch_near(buckets_at + BUCKET_BYTES * (number + _AHEAD) + LINE_BYTES)
-        free = tag_matches(tags_at + TAG_BYTES * number, np.uint16(1)) >> 8
+        for line in range(0, BUCKET_BYTES, LINE_BYTES):
+            prefetch_near(buckets_at + BUCKET_BYTES * (number + _BUCKETS_AHEAD) + line)
+        free = tag_matches(tags_at + TAG_BYTES * number, FREE)
         fence()
-        taken = ~free & 0xFF
+        taken = ~free & ((1 << PLACES) - 1)
         while taken != 0:
             at = buckets_at + BUCKET_BYTES * number + PLACE_BYTES * lowest_bit(taken)
             taken &= taken - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory, DirectoryFull, upserted
-from ringpull.ps.store.newer.probe import PLACES, PROBE
+from ringpull.ps.store.newer.probe import PLACE_BITS, PLACES, PROBE
 
 EVERYTHING = SlotRange(0, SLOTS)
 
@@ -96,6 +98,30 @@ def test_room_is_what_can_be_put_before_it_is_full() -> None:
     directory.put(rng.integers(0, 2**64, directory.room, np.uint64), np.ones(directory.room, np.uint64))
     assert directory.is_full
     assert not directory.grown().is_full
+
+
+def test_a_full_directory_has_all_of_its_keys_and_no_others() -> None:
+    directory = Directory.with_room(20_000)
+    rng = np.random.default_rng(2)
+    positions = rng.integers(0, 2**64, directory.room, np.uint64)
+    buckets = np.bincount((positions >> np.uint64(directory.shift)).astype(np.int64))
+    assert buckets.max() > PLACES, "some keys are not in their own bucket"
+    directory.put(positions, positions | np.uint64(1))
+    assert (directory.get(positions) == positions | np.uint64(1)).all()
+    assert not directory.get(positions ^ np.uint64(1 << 40)).any(), "others of the same buckets and tags"
+    assert held(directory).keys() == set(positions.tolist())
+
+
+def test_keys_of_a_bucket_that_come_in_any_order_lie_nearly_in_that_of_the_ring() -> None:
+    directory = Directory.with_room(1)
+    rng = np.random.default_rng(3)
+    positions = np.sort(rng.integers(0, 2**63, PLACES // 4, np.uint64))  # all of one bucket, far from full
+    directory.put(rng.permutation(positions), np.ones(len(positions), np.uint64))
+    places = np.ctypeslib.as_array((ctypes.c_uint64 * (2 * PLACES)).from_address(directory.buckets_at))[::2]
+    homes = positions >> np.uint64(63 - PLACE_BITS)
+    assert len(set(homes.tolist())) > len(homes) // 2, "keys that have a place to themselves"
+    for position, home in zip(positions, homes, strict=True):
+        assert 0 <= int(np.flatnonzero(places == position)[0]) - int(home) < len(positions)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 700, 5000])
