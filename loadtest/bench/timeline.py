@@ -4,18 +4,23 @@ At half of the top rate, local reads on, with one head and with two. Stages are 
 of what the client saw is gRPC, both loops and the way back. Below them the threads of heads: how long each ran, and how
 long it was ready and waited for a core, a request. A stage that waits while no thread waits for a core waits for
 another stage; where threads wait for cores, the machine is full.
+
+Of two heads it also tells how the kernel dealt the connections, and the p99 of those that each head has: one that is
+behind for its many connections is one that takes longer than the other.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import grpc.aio
 import numpy as np
 import psutil
 import uvloop
@@ -51,21 +56,56 @@ def main() -> None:
             top = server.closed_loop(plain, in_flight=IN_FLIGHT, seconds=SECONDS).calls_per_s
             processes = ours.running("head")
             before = threads_of(processes)
-            outcomes = uvloop.run(_open_loop(ours.target, timed, top * SHARE, connections))
+            outcomes, dealt = uvloop.run(_open_loop(ours.target, processes, timed, top * SHARE, connections))
             spent = since(before, threads_of(processes))
         report_stages(report, outcomes, f"{heads} heads, {top * SHARE:.0f} requests/s")
+        report_heads(report, outcomes, dealt, heads)
         report_threads(report, spent, len(outcomes))
     report.finish()
 
 
-async def _open_loop(target: str, payloads: Sequence[bytes], rate: float, connections: int) -> list[Outcome]:
+async def _open_loop(
+    target: str, heads: Sequence[psutil.Process], payloads: Sequence[bytes], rate: float, connections: int
+) -> tuple[list[Outcome], list[int]]:
+    """Return how requests ended, and the head of each connection; requests go over connections in turns."""
     outcomes: list[Outcome] = []
     seconds = SECONDS if QUICK else 3 * SECONDS
-    async with connected(target, connections) as channels:
+    async with dealt_out(target, heads, connections) as (channels, dealt):
         load = Load(PayloadSender(channels, payloads), outcomes.append)
         await load.open_loop(islice(endless_arrivals(rate, np.random.default_rng(0)), int(rate * seconds)))
     check_answered(target, Counter(each.status for each in outcomes))
-    return outcomes
+    return outcomes, dealt
+
+
+@asynccontextmanager
+async def dealt_out(
+    target: str, heads: Sequence[psutil.Process], count: int
+) -> AsyncIterator[tuple[list[grpc.aio.Channel], list[int]]]:
+    """Open connections to a port of several heads, one by one, and tell which head the kernel handed each to.
+
+    Raises:
+        RuntimeError: It cannot be told, as somebody else connected or hung up meanwhile.
+    """
+    port = int(target.rpartition(":")[2])
+    channels: list[grpc.aio.Channel] = []
+    dealt: list[int] = []
+    async with AsyncExitStack() as stack:
+        before = connections_of(heads, port)
+        for _ in range(count):
+            # It is there when the head has answered, so the head has accepted it.
+            channels += await stack.enter_async_context(connected(target))
+            now = connections_of(heads, port)
+            more = [head for head, (was, has) in enumerate(zip(before, now, strict=True)) if has != was]
+            if len(more) != 1 or now[more[0]] != before[more[0]] + 1:
+                raise RuntimeError(f"{target}: one connection more, and heads have {now} instead of {before}")
+            dealt.append(more[0])
+            before = now
+        yield channels, dealt
+
+
+def connections_of(heads: Iterable[psutil.Process], port: int) -> list[int]:
+    """Return how many connections to a port each process has accepted."""
+    return [sum(each.laddr.port == port and bool(each.raddr) for each in head.net_connections("tcp")) for head in heads]
 
 
 def stages_of(outcomes: Iterable[Outcome]) -> NDArray[np.float64]:
@@ -90,6 +130,21 @@ def report_stages(report: Report, outcomes: Sequence[Outcome], of: str) -> None:
     for number, name in enumerate(STAGES):
         share = float(slow[:, number].sum() / slow.sum())
         report.row(f"- {name}", f"{slow[:, number].mean():.2f}", f"median {np.median(stages[:, number]):.2f}", share)
+
+
+def report_heads(report: Report, outcomes: Iterable[Outcome], dealt: Sequence[int], heads: int) -> None:
+    """Add the p99 of the requests of each head, beside how many of the connections it has."""
+    for head, own in enumerate(latencies_of(outcomes, dealt, heads)):
+        has = f"{dealt.count(head)} of {len(dealt)} connections"
+        report.row(f"- p99 of head {head}", f"{np.percentile(own, 99):.1f}" if own else "-", has)
+
+
+def latencies_of(outcomes: Iterable[Outcome], dealt: Sequence[int], heads: int) -> list[list[float]]:
+    """Return the latencies, in ms, of each head's requests; requests went over connections in turns."""
+    took_ms: list[list[float]] = [[] for _ in range(heads)]
+    for each in outcomes:
+        took_ms[dealt[each.number % len(dealt)]].append(each.took_s * 1e3)
+    return took_ms
 
 
 Threads = Mapping[tuple[int, int], "Thread"]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
+import grpc.aio
 import numpy as np
 import psutil
 import pytest
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.loadtest.bench.timeline import STAGES, Thread, since, stages_of, threads_of
+from ringpull.loadtest.bench.timeline import (
+    STAGES,
+    Thread,
+    connections_of,
+    dealt_out,
+    latencies_of,
+    since,
+    stages_of,
+    threads_of,
+)
 from ringpull.loadtest.generator import Outcome
 
 
@@ -37,3 +48,29 @@ def test_threads_of_a_process_are_found():
     me = own[psutil.Process().pid, threading.get_native_id()]
     assert me.ran_s > 0
     assert me.turns > 0
+
+
+def test_each_connection_is_told_by_the_head_that_accepted_it():
+    me = psutil.Process()
+    other = me.parent()
+    assert other is not None
+
+    async def count() -> None:
+        server = grpc.aio.server()
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with dealt_out(f"127.0.0.1:{port}", [other, me], 3) as (channels, dealt):
+            assert dealt == [1, 1, 1]
+            assert len(channels) == 3
+            assert connections_of([other, me], port) == [0, 3]  # and not this client's ends of them
+        with pytest.raises(RuntimeError, match="one connection more"):
+            async with dealt_out(f"127.0.0.1:{port}", [other], 1):
+                pass
+        await server.stop(None)
+
+    asyncio.run(count())
+
+
+def test_requests_are_those_of_the_head_that_their_connection_reached():
+    outcomes = [Outcome(number, 0.0, 0.0, number / 1e3, b"", None) for number in (3, 0, 1, 2, 5)]
+    assert latencies_of(outcomes, [1, 0, 1], 3) == [[1.0], [3.0, 0.0, 2.0, 5.0], []]
