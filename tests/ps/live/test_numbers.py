@@ -33,7 +33,7 @@ def test_as_a_dict_has_them(seed: int) -> None:
             with pytest.raises(StaleNumber, match=f"number {number} after {max(last)}"):
                 kept.check(name, writer, number, which, 0.0)
             continue
-        assert kept.check(name, writer, number, which, 0.0).tolist() == last
+        assert kept.check(name, writer, number, which, 0.0).of_slots.tolist() == last
         kept.put(name, writer, which, number, 0.0)
         truth.update({(name.table, writer, slot): number for slot in which.tolist()})
     told = {
@@ -55,10 +55,10 @@ def test_a_writer_of_every_slot() -> None:
 
 def test_what_is_put_back_counts_as_none() -> None:
     kept = Numbers()
-    before = kept.check(NAME, 7, 4, slots(1, 2), 0.0)
+    before = kept.check(NAME, 7, 4, slots(1, 2), 0.0).of_slots
     kept.put(NAME, 7, slots(1, 2), 4, 0.0)
     kept.put(NAME, 7, slots(1, 2), before, 0.0)
-    assert kept.check(NAME, 7, 1, slots(1, 2), 0.0).tolist() == [0, 0]
+    assert kept.check(NAME, 7, 1, slots(1, 2), 0.0).of_slots.tolist() == [0, 0]
     assert [used.size for _, _, used, _ in kept.all()] == [0]
 
 
@@ -71,7 +71,7 @@ def test_writers_are_bounded_and_only_nameless_ones_forgotten(monkeypatch: pytes
         kept.check(NAME, 9, 1, slots(1), 0.0)
     assert kept.forget(numbers.FORGET_AFTER_S) == 0
     assert kept.forget(numbers.FORGET_AFTER_S + 1) == 1
-    assert kept.check(NAME, 9, 1, slots(1), 0.0).tolist() == [0]
+    assert kept.check(NAME, 9, 1, slots(1), 0.0).of_slots.tolist() == [0]
     with pytest.raises(StaleNumber):
         kept.check(NAME, 7, 3, slots(1), 0.0)
 
@@ -81,7 +81,7 @@ def test_nameless_writers_that_went_long_ago_make_room_by_themselves(monkeypatch
     kept = Numbers()
     for writer in (1, 2):
         kept.put(NAME, writer | NAMELESS, slots(1), 4, 0.0)
-    assert kept.check(NAME, 9, 1, slots(1), numbers.FORGET_AFTER_S + 1).tolist() == [0]
+    assert kept.check(NAME, 9, 1, slots(1), numbers.FORGET_AFTER_S + 1).of_slots.tolist() == [0]
 
 
 def test_slots_of_all_writers_are_bounded_by_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_slots_of_all_writers_are_bounded_by_the_log(monkeypatch: pytest.MonkeyP
     assert kept.slots == 3
     with pytest.raises(LimitExceeded, match="--log-limit"):
         kept.check(NAME, 8, 1, slots(1), 0.0)
-    assert kept.check(NAME, 7, 5, slots(1, 9), 0.0).tolist() == [4, 0]  # who is known goes on
+    assert kept.check(NAME, 7, 5, slots(1, 9), 0.0).of_slots.tolist() == [4, 0]  # who is known goes on
 
 
 def test_a_writer_of_many_slots_has_a_place_for_each_and_keeps_what_it_had() -> None:
