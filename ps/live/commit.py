@@ -256,6 +256,9 @@ class Commits:
                 self._numbers.put(each.table.name, each.request.writer, each.slots, each.last, self._clock())
 
     def _show(self, push: _Accepted) -> list[int]:
+        if len(push.positions) <= ROWS_AT_ONCE:  # mostly
+            push.new_keys, versions = push.table.show(push.positions, push.words, push.stamp)
+            return versions
         renewed: list[int] = []
         for begin in range(0, len(push.positions), ROWS_AT_ONCE):
             some = slice(begin, begin + ROWS_AT_ONCE)

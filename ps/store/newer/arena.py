@@ -40,18 +40,19 @@ class _Area:
 
     def __init__(self, lease: _Lease, begin: int, size: int) -> None:
         self._memory, self._begin, self._end = lease.memory, begin, begin + size
-        self._taken = begin
+        self.taken_bytes = 0
+        """Bytes, from its first one on, whose pages are taken."""
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(lease.bytes), np.uint8, size, begin)
 
     def take(self, used: int) -> None:
         """Take the pages of the first bytes of the area."""
-        if self._begin + used <= self._taken:
+        if used <= self.taken_bytes:
             return
-        begin = self._taken // _PAGE_BYTES * _PAGE_BYTES
+        begin = (self._begin + self.taken_bytes) // _PAGE_BYTES * _PAGE_BYTES
         end = min(self._end, self._begin + used + _AHEAD_BYTES)
         with contextlib.suppress(OSError):  # an older kernel: pages are taken as they are written to
             self._memory.madvise(_MADV_POPULATE_WRITE, begin, end - begin)
-        self._taken = end
+        self.taken_bytes = end - self._begin
 
 
 class Block(Protocol):
@@ -149,8 +150,10 @@ class VectorBlock:
         """Append rows [begin, end) and their stamps; return the offset of the first."""
         assert not isinstance(rows, BytesRows), "a table has rows of one kind"  # which its segments check
         first, self._used = self._used, self._used + end - begin
-        self._rows_area.take(self._used * self.step)
-        self._stamps_area.take(self._used * STAMP_BYTES)
+        if self._used * self.step > self._rows_area.taken_bytes:
+            self._rows_area.take(self._used * self.step)
+        if self._used * STAMP_BYTES > self._stamps_area.taken_bytes:
+            self._stamps_area.take(self._used * STAMP_BYTES)
         self._rows[first : self._used] = rows[begin:end]
         self.stamps[first : self._used] = stamps
         return first * self.step
