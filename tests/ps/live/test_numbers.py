@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import LimitExceeded, StaleNumber
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.live import numbers
-from ringpull.ps.live.numbers import NAMELESS, Numbers
+from ringpull.ps.live.numbers import NAMELESS, Numbers, slots_of
 from ringpull.ps.live.record import LiveName
 
 NAME = LiveName("ranker", 1, "user")
@@ -20,7 +21,9 @@ def slots(*which: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_as_a_dict_has_them(seed: int) -> None:
+def test_as_a_dict_has_them(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:  # slots of a push that are looked at in several goes
+        monkeypatch.setattr(numbers, "AT_ONCE", 3)
     drawn, kept, truth = random.Random(seed), Numbers(), dict[tuple[str, int, int], int]()
     for _ in range(200):
         name = LiveName("ranker", 1, drawn.choice("ab"))
@@ -33,7 +36,8 @@ def test_as_a_dict_has_them(seed: int) -> None:
             with pytest.raises(StaleNumber, match=f"number {number} after {max(last)}"):
                 kept.check(name, writer, number, which, 0.0)
             continue
-        assert kept.check(name, writer, number, which, 0.0).of_slots.tolist() == last
+        found = kept.check(name, writer, number, which, 0.0)
+        assert (found.of_slots.tolist(), found.largest) == (last, max(last))
         kept.put(name, writer, which, number, 0.0)
         truth.update({(name.table, writer, slot): number for slot in which.tolist()})
     told = {
@@ -51,6 +55,21 @@ def test_a_writer_of_every_slot() -> None:
     kept.put(NAME, 7, every, 2, 0.0)
     kept.put(NAME, 7, slots(65535), 5, 0.0)
     assert kept.last(NAME, 7, slots(3, 4, 65535)).tolist() == [2, 2, 5]
+
+
+@pytest.mark.parametrize("at_once", [numbers.AT_ONCE, 7])
+def test_slots_and_numbers_of_many_positions(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(numbers, "AT_ONCE", at_once)
+    kept, positions = Numbers(), np.random.default_rng(1).integers(0, 2**64, 70_000, np.uint64)
+    kept.put(NAME, 7, np.arange(SLOTS, dtype=np.uint16), 3, 0.0)
+    touched = slots_of(positions)
+    assert touched.tolist() == (positions >> np.uint64(SLOT_SHIFT)).tolist()
+    kept.put(NAME, 7, touched[-5:], 9, 0.0)
+    found = kept.check(NAME, 7, 9, touched, 0.0)
+    assert found.largest == 9
+    assert found.of_slots.tolist() == np.where(np.isin(touched, touched[-5:]), 9, 3).tolist()
+    with pytest.raises(StaleNumber, match="number 8 after 9"):
+        kept.check(NAME, 7, 8, touched, 0.0)
 
 
 def test_what_is_put_back_counts_as_none() -> None:
