@@ -11,7 +11,7 @@ with a request here, and the GIL is released.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ctypes import addressof, c_char
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ from ringpull.ps.store.intrinsics import u32, u64
 from ringpull.ps.store.steps import BASE, BLOCK, NEWER, RING, Steps, row_of
 
 _FLOAT32: Final = reducers.ROW_TYPES[RowType.FLOAT32]
-_first_byte_of: Final = c_char.from_buffer
+_first_byte_of: Final[Callable[[Any], c_char]] = c_char.from_buffer
 
 
 @kernel()
