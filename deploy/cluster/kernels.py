@@ -112,7 +112,7 @@ def _change_rows(folder: Path) -> None:
         base = Base.open(folder / table)
         segments, positions = Segments(base.spec.row_bytes), base.positions_slice(0, 1)
         directory, _ = upserted(Directory.with_room(1), positions, segments.append(base.raw_rows(0, 1), 1))
-        directory.get(positions)
+        segments.stamps(directory.get(positions))
         Table(base, Newer(directory, segments)).newest_block(SlotRange(0, SLOTS), None, 1)
         for _ in changed_rows(base, base):
             pass

@@ -191,8 +191,8 @@ class Commits:
         slots, last = _NO_SLOTS, None
         if request.writer != NO_WRITER:
             slots = slots_of(positions)
-            last = self._numbers.check(table.name, request.writer, request.number, slots, self._clock())
-            if last.max() == request.number:  # not mostly, and none is larger
+            last, largest = self._numbers.check(table.name, request.writer, request.number, slots, self._clock())
+            if largest == request.number:  # not mostly, and none is larger
                 fresh = last < np.uint64(request.number)
                 if not fresh.any():
                     return PushReply(self.last_stamp, 0, 0, len(positions))
@@ -256,6 +256,9 @@ class Commits:
                 self._numbers.put(each.table.name, each.request.writer, each.slots, each.last, self._clock())
 
     def _show(self, push: _Accepted) -> list[int]:
+        if len(push.positions) <= ROWS_AT_ONCE:  # mostly
+            push.new_keys, versions = push.table.show(push.positions, push.words, push.stamp)
+            return versions
         renewed: list[int] = []
         for begin in range(0, len(push.positions), ROWS_AT_ONCE):
             some = slice(begin, begin + ROWS_AT_ONCE)

@@ -122,14 +122,16 @@ class Folding:
         folder = next_folder(self._folder, table.name)
         writer = FoldWriter(folder, table.name, table.row_bytes, int((~gone).sum()))
         try:
-            kept, kept_words = positions[~gone], words[~gone]
+            kept, kept_words, kept_stamps = positions, words, stamps
+            if gone.any():
+                kept, kept_words, kept_stamps = positions[~gone], words[~gone], stamps[~gone]
             for begin in range(0, len(kept), ROWS_AT_ONCE):
                 self._check_wanted()
                 some = slice(begin, begin + ROWS_AT_ONCE)
                 with self._tables.lock:
                     rows = table.segments.rows(kept_words[some])
                 writer.append(kept[some], rows)
-            writer.finish(self._tables.shard, through, stamps[~gone], positions[gone], stamps[gone])
+            writer.finish(self._tables.shard, through, kept_stamps, positions[gone], stamps[gone])
         except BaseException as exc:
             writer.abort()
             if isinstance(exc, ExportError):

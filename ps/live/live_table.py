@@ -111,8 +111,11 @@ class LiveTable:
 
     def growth_bytes(self, positions: UInt64Array) -> int:
         """Return what larger directories would take that have these positions, too; 0: there is room for them."""
-        full = [each for each in self.directories() if each.room < len(positions)]
-        return sum(2 * each.nbytes for each in full if each.room < int((each.get(positions) == 0).sum()))
+        growth = 0
+        for each in self.directories():
+            if each.room < len(positions) and each.room < int((each.get(positions) == 0).sum()):
+                growth += 2 * each.nbytes
+        return growth
 
     @property
     def versions(self) -> Collection[int]:
@@ -244,7 +247,10 @@ class LiveTable:
         """Have positions whose word is the old one name the same row elsewhere."""
         for directory in self.directories():
             same = directory.get(positions) == old
-            directory.put(positions[same], words[same])
+            if same.all():  # mostly
+                directory.put(positions, words)
+            else:
+                directory.put(positions[same], words[same])
 
     def directories(self) -> list[Directory]:
         """Return all directories, as of now, in any thread."""

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import LimitExceeded, StaleNumber
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.live.push_kernels import last_numbers, put_number, slots_at
+from ringpull.ps.live.push_kernels import AT_ONCE, last_numbers, put_number, slots_at
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.kernels import address
@@ -62,8 +62,18 @@ def slots_of(positions: UInt64Array) -> Slots:
     """Return the slot of each position."""
     slots = np.empty(len(positions), np.uint16)
     positions = np.ascontiguousarray(positions)
-    slots_at(address(positions), slots)
+    for begin in range(0, len(slots), AT_ONCE):
+        slots_at(address(positions) + 8 * begin, slots[begin : begin + AT_ONCE])
     return slots
+
+
+class LastNumbers(NamedTuple):
+    """Last numbers of a writer at the slots that a push touches."""
+
+    of_slots: UInt64Array
+    """(n,); 0: none."""
+    largest: int
+    """The largest of them; 0: there is none."""
 
 
 class Numbers:
@@ -93,8 +103,8 @@ class Numbers:
             last[known] = kept.numbers[at[known]]
         return last
 
-    def check(self, name: LiveName, writer: int, number: int, slots: Slots, now_s: float) -> UInt64Array:
-        """Return the last number of a writer at each slot that a push touches: where it is smaller, the push is new.
+    def check(self, name: LiveName, writer: int, number: int, slots: Slots, now_s: float) -> LastNumbers:
+        """Return the last numbers of a writer at the slots that a push touches: where one is smaller, the push is new.
 
         Raises:
             StaleNumber: It is larger somewhere: the writer has gone on since.
@@ -102,12 +112,14 @@ class Numbers:
         """
         kept = self._of.get((name, writer))
         if kept is not None and kept.slots.size == SLOTS:
-            last = np.empty(len(slots), np.uint64)
-            stale = last_numbers(kept.numbers, slots, np.uint64(number), last)
+            last, largest = np.empty(len(slots), np.uint64), 0
+            for begin in range(0, len(slots), AT_ONCE):
+                some = slice(begin, begin + AT_ONCE)
+                largest = max(largest, int(last_numbers(kept.numbers, slots[some], last[some])))
         else:
             last = self.last(name, writer, slots)
-            stale = (last > np.uint64(number)).any()
-        if stale:
+            largest = int(last.max(initial=0))
+        if largest > number:
             at = int(np.argmax(last))
             raise StaleNumber(
                 f"{name}: writer {writer:016x} sent number {number} after {int(last[at])} (slot {int(slots[at])});"
@@ -120,7 +132,7 @@ class Numbers:
                 f" names, or wait until nameless ones are forgotten, {FORGET_AFTER_S:.0f} s after their last push",
                 retry_after_s=FORGET_AFTER_S,
             )
-        return last
+        return LastNumbers(last, largest)
 
     @property
     def _is_full(self) -> bool:
@@ -133,7 +145,8 @@ class Numbers:
             kept = self._of[name, writer] = _Numbers(np.empty(0, np.uint16), np.empty(0, np.uint64), now_s)
         kept.seen_s = now_s
         if isinstance(numbers, int) and kept.slots.size == SLOTS:
-            put_number(kept.numbers, slots, np.uint64(numbers))
+            for begin in range(0, len(slots), AT_ONCE):
+                put_number(kept.numbers, slots[begin : begin + AT_ONCE], np.uint64(numbers))
             return
         if kept.slots.size < SLOTS:
             at = np.searchsorted(kept.slots, slots)

@@ -14,9 +14,12 @@ from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.store.intrinsics import u8, u64
 
 ALL_SERVED: Final = -1
+AT_ONCE: Final = 1 << 16
+"""Positions that a kernel is given at a time: some 0.1 ms. None of them releases the interpreter, as what most pushes
+have takes a microsecond or two, and getting it back from another thread ten times as long."""
 
 
-@kernel()
+@kernel(nogil=False)
 def first_foreign(positions_at, count, mask_at):  # type: ignore[no-untyped-def]
     """Return the number of the first position whose slot is 0 in a mask of uint8, or `ALL_SERVED`."""
     for k in range(count):
@@ -25,26 +28,26 @@ def first_foreign(positions_at, count, mask_at):  # type: ignore[no-untyped-def]
     return ALL_SERVED
 
 
-@kernel()
+@kernel(nogil=False)
 def slots_at(positions_at, slots):  # type: ignore[no-untyped-def]
     """Write the slot of each uint64 position into `slots`, uint16."""
     for k in range(len(slots)):
         slots[k] = np.uint16(u64(positions_at + 8 * k) >> np.uint64(SLOT_SHIFT))
 
 
-@kernel()
+@kernel(nogil=False)
 def put_number(numbers, slots, number):  # type: ignore[no-untyped-def]
     """Make `number` the number of each of these slots."""
     for k in range(len(slots)):
         numbers[slots[k]] = number
 
 
-@kernel()
-def last_numbers(numbers, slots, number, last):  # type: ignore[no-untyped-def]
-    """Write the last number of each slot into `last`; return whether one of them is larger than `number`."""
-    stale = False
+@kernel(nogil=False)
+def last_numbers(numbers, slots, last):  # type: ignore[no-untyped-def]
+    """Write the last number of each slot into `last`; return the largest."""
+    largest = np.uint64(0)
     for k in range(len(slots)):
         found = numbers[slots[k]]
         last[k] = found
-        stale |= found > number
-    return stale
+        largest = max(largest, found)
+    return largest

@@ -148,12 +148,16 @@ def encode(record: Record, table: int, *, synced: int) -> list[bytes | memoryvie
     size = HEADER.size
     for array in arrays:
         if array.size:
-            pieces.append(np.ascontiguousarray(array).view(np.uint8).data)
+            pieces.append(np.ascontiguousarray(array).data.cast("B"))
             padding = -array.nbytes % ALIGNMENT
             if padding:
                 pieces.append(bytes(padding))
             size += array.nbytes + padding
-    row_bytes = {RecordKind.NUMBERS: 8, RecordKind.TABLE: record.rows.size}.get(record.kind, record.row_bytes)
+    row_bytes = record.row_bytes
+    if record.kind is RecordKind.NUMBERS:
+        row_bytes = 8
+    elif record.kind is RecordKind.TABLE:
+        row_bytes = record.rows.size
     fields = (synced, record.stamp, record.writer, record.number, record.kind, table, record.positions.size, row_bytes)
     head = _CHECKED.pack(*fields)
     if size <= JOIN_BYTES:

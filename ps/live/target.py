@@ -11,7 +11,7 @@ from ringpull.ps.errors import NotFound, StaleLineage, Unavailable, UnmetConditi
 from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
-from ringpull.ps.live.push_kernels import ALL_SERVED, first_foreign
+from ringpull.ps.live.push_kernels import ALL_SERVED, AT_ONCE, first_foreign
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.open_versions import ServedTable, ShardState, not_owner
 from ringpull.ps.slot_mask import SlotMask
@@ -55,9 +55,11 @@ class Targets:
         mask = self._masks[name]
         if mask is not None:
             positions = np.ascontiguousarray(request.positions)
-            at = first_foreign(address(positions), len(positions), address(mask))
-            if at != ALL_SERVED:
-                raise not_owner(state, self._shard, request.table, int(positions[at]) >> SLOT_SHIFT)
+            for begin in range(0, len(positions), AT_ONCE):
+                count = min(AT_ONCE, len(positions) - begin)
+                at = first_foreign(address(positions) + 8 * begin, count, address(mask))
+                if at != ALL_SERVED:
+                    raise not_owner(state, self._shard, request.table, int(positions[begin + at]) >> SLOT_SHIFT)
         return table
 
     def _looked_up(self, state: ShardState, name: LiveName, request: PushRequest) -> LiveTable:

@@ -240,6 +240,10 @@ class _File:
         self._bytes += len(data)
         done = 0
         while done < len(data):
+            if not self._filled and len(data) - done >= _WRITE_BYTES:
+                self._put(data[done : done + _WRITE_BYTES])
+                done += _WRITE_BYTES
+                continue
             take = min(len(data) - done, _WRITE_BYTES - self._filled)
             self._pending[self._filled : self._filled + take] = data[done : done + take]
             self._filled += take
@@ -248,10 +252,13 @@ class _File:
                 self._flush()
 
     def _flush(self) -> None:
-        rest = self._pending[: self._filled].data
+        self._put(self._pending[: self._filled])
+        self._filled = 0
+
+    def _put(self, data: NDArray[np.uint8]) -> None:
+        rest = data.data
         while len(rest):
             rest = rest[self._file.write(rest) :]
-        self._filled = 0
 
     def close(self) -> Section:
         self._flush()

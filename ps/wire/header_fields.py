@@ -29,7 +29,11 @@ class HeaderFields:
         return value
 
     def number(self, name: str, highest: int = MAX_INT, lowest: int = 0) -> int:
-        value = self._take(name)
+        at = self._next  # `_take`, without the call: most fields are numbers
+        if at == len(self._values):
+            self._take(name)
+        self._next = at + 1
+        value = self._values[at]
         if type(value) is not int or not lowest <= value <= highest:
             self._refuse(name, value, f"an integer from {lowest} to {highest}")
         return value

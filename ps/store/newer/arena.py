@@ -25,6 +25,9 @@ from ringpull.ps.store.raw_rows import RawRows
 
 _MADV_POPULATE_WRITE: Final = 23
 """Linux 5.14, <asm-generic/mman-common.h>: take pages, many at a time; Python's mmap has no name for it yet."""
+_MADVISE: Final = ctypes.CDLL(None).madvise
+"""Called without the interpreter, which `mmap.madvise` keeps: the kernel clears a huge page for up to 3 ms."""
+_MADVISE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 STAMP_BYTES: Final = 8
 _AHEAD_BYTES: Final = 2 << 20
@@ -39,19 +42,20 @@ class _Area:
     """Part of a block's memory, whose pages are taken as it fills."""
 
     def __init__(self, lease: _Lease, begin: int, size: int) -> None:
-        self._memory, self._begin, self._end = lease.memory, begin, begin + size
-        self._taken = begin
+        self._memory_at, self._begin, self._end = ctypes.addressof(lease.bytes), begin, begin + size
+        self.taken_bytes = 0
+        """Bytes, from its first one on, whose pages are taken."""
         self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(lease.bytes), np.uint8, size, begin)
 
     def take(self, used: int) -> None:
         """Take the pages of the first bytes of the area."""
-        if self._begin + used <= self._taken:
+        if used <= self.taken_bytes:
             return
-        begin = self._taken // _PAGE_BYTES * _PAGE_BYTES
+        begin = (self._begin + self.taken_bytes) // _PAGE_BYTES * _PAGE_BYTES
         end = min(self._end, self._begin + used + _AHEAD_BYTES)
-        with contextlib.suppress(OSError):  # an older kernel: pages are taken as they are written to
-            self._memory.madvise(_MADV_POPULATE_WRITE, begin, end - begin)
-        self._taken = end
+        # An older kernel refuses: pages are taken as they are written to.
+        _MADVISE(self._memory_at + begin, end - begin, _MADV_POPULATE_WRITE)
+        self.taken_bytes = end - self._begin
 
 
 class Block(Protocol):
@@ -114,7 +118,6 @@ class _Lease:
     """Memory of one block, as long as something views it."""
 
     def __init__(self, memory: mmap.mmap) -> None:
-        self.memory = memory
         self.bytes = (ctypes.c_uint8 * len(memory)).from_buffer(memory)
 
 
@@ -149,8 +152,10 @@ class VectorBlock:
         """Append rows [begin, end) and their stamps; return the offset of the first."""
         assert not isinstance(rows, BytesRows), "a table has rows of one kind"  # which its segments check
         first, self._used = self._used, self._used + end - begin
-        self._rows_area.take(self._used * self.step)
-        self._stamps_area.take(self._used * STAMP_BYTES)
+        if self._used * self.step > self._rows_area.taken_bytes:
+            self._rows_area.take(self._used * self.step)
+        if self._used * STAMP_BYTES > self._stamps_area.taken_bytes:
+            self._stamps_area.take(self._used * STAMP_BYTES)
         self._rows[first : self._used] = rows[begin:end]
         self.stamps[first : self._used] = stamps
         return first * self.step

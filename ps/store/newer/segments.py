@@ -29,6 +29,7 @@ from ringpull.ps.store.newer.arena import STAMP_BYTES, Block, BytesBlock, GoneBl
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory
 from ringpull.ps.store.newer.logged import LoggedRows
+from ringpull.ps.store.newer.stamp_kernels import STAMP_FIELDS, gone_of, stamps_of
 from ringpull.ps.store.newer.words import MAX_SEGMENTS, SEGMENT_SHIFT, offsets_of, segments_of, words_at
 from ringpull.ps.store.raw_rows import RawRows
 
@@ -136,7 +137,7 @@ class Segments:
             fields = (address(sections.starts), address(sections.rows), base.rows_bytes, 0)
         else:
             fields = (address(sections.rows), 0, 0, 0)
-        of_rows = stamps if isinstance(stamps, int) else np.asarray(stamps, np.uint64)
+        of_rows = stamps if isinstance(stamps, int) else np.ascontiguousarray(stamps, np.uint64)
         if not isinstance(of_rows, int) and of_rows.shape != (base.rows,):
             raise InvalidInput(f"table {spec.name}: {of_rows.shape} stamps for {base.rows} rows")
         return self._add(sections, fields, of_rows, START_BYTES if spec.is_bytes else spec.row_bytes).number
@@ -191,7 +192,9 @@ class Segments:
 
     def is_gone(self, words: UInt64Array) -> NDArray[np.bool_]:
         """Return which words (n,) say that their row is gone."""
-        gone: NDArray[np.bool_] = self._table[segments_of(words).astype(np.int64), 0] == 0
+        words = np.ascontiguousarray(words)
+        gone = np.empty(len(words), np.bool_)
+        gone_of(address(words), address(self._table), gone)
         return gone
 
     def seal(self) -> list[int]:
@@ -318,19 +321,18 @@ class Segments:
 
     def stamps(self, words: UInt64Array) -> UInt64Array:
         """Return the stamps of words (n,); of those that are `GONE` without one 0."""
-        out = np.zeros(len(words), np.uint64)
-        numbers, offsets = segments_of(words), offsets_of(words)
-        for number in np.unique(numbers).tolist():
-            chosen = numbers == number
-            if number == 0:
-                continue
-            segment = self._segments[number]
-            if isinstance(segment.stamps, int):
-                out[chosen] = segment.stamps
-            elif isinstance(segment.stamps, LoggedRows):
-                out[chosen] = segment.stamps.stamps(offsets[chosen])
-            else:
-                out[chosen] = segment.stamps[(offsets[chosen] // np.uint64(segment.step)).astype(np.int64)]
+        words, out = np.ascontiguousarray(words), np.empty(len(words), np.uint64)
+        fields = np.zeros((self._highest + 1, STAMP_FIELDS), np.uint64)
+        for number, each in self._segments.items():
+            if isinstance(each.stamps, int):
+                fields[number] = 0, 0, each.stamps
+            elif not isinstance(each.stamps, LoggedRows):
+                fields[number] = address(each.stamps), each.step, 0
+        stamps_of(address(words), address(fields), out)
+        numbers = segments_of(words) if (logs := self.logs()) else _NO_WORDS
+        for number, rows in logs.items():
+            chosen = np.flatnonzero(numbers == number)
+            out[chosen] = rows.stamps(offsets_of(words[chosen]))
         return out
 
     def rows(self, words: UInt64Array) -> RawRows:

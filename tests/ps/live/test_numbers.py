@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import LimitExceeded, StaleNumber
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.live import numbers
-from ringpull.ps.live.numbers import NAMELESS, Numbers
+from ringpull.ps.live.numbers import NAMELESS, Numbers, slots_of
 from ringpull.ps.live.record import LiveName
 
 NAME = LiveName("ranker", 1, "user")
@@ -20,7 +21,9 @@ def slots(*which: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_as_a_dict_has_them(seed: int) -> None:
+def test_as_a_dict_has_them(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:  # slots of a push that are looked at in several goes
+        monkeypatch.setattr(numbers, "AT_ONCE", 3)
     drawn, kept, truth = random.Random(seed), Numbers(), dict[tuple[str, int, int], int]()
     for _ in range(200):
         name = LiveName("ranker", 1, drawn.choice("ab"))
@@ -33,7 +36,8 @@ def test_as_a_dict_has_them(seed: int) -> None:
             with pytest.raises(StaleNumber, match=f"number {number} after {max(last)}"):
                 kept.check(name, writer, number, which, 0.0)
             continue
-        assert kept.check(name, writer, number, which, 0.0).tolist() == last
+        found = kept.check(name, writer, number, which, 0.0)
+        assert (found.of_slots.tolist(), found.largest) == (last, max(last))
         kept.put(name, writer, which, number, 0.0)
         truth.update({(name.table, writer, slot): number for slot in which.tolist()})
     told = {
@@ -53,12 +57,27 @@ def test_a_writer_of_every_slot() -> None:
     assert kept.last(NAME, 7, slots(3, 4, 65535)).tolist() == [2, 2, 5]
 
 
+@pytest.mark.parametrize("at_once", [numbers.AT_ONCE, 7])
+def test_slots_and_numbers_of_many_positions(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(numbers, "AT_ONCE", at_once)
+    kept, positions = Numbers(), np.random.default_rng(1).integers(0, 2**64, 70_000, np.uint64)
+    kept.put(NAME, 7, np.arange(SLOTS, dtype=np.uint16), 3, 0.0)
+    touched = slots_of(positions)
+    assert touched.tolist() == (positions >> np.uint64(SLOT_SHIFT)).tolist()
+    kept.put(NAME, 7, touched[-5:], 9, 0.0)
+    found = kept.check(NAME, 7, 9, touched, 0.0)
+    assert found.largest == 9
+    assert found.of_slots.tolist() == np.where(np.isin(touched, touched[-5:]), 9, 3).tolist()
+    with pytest.raises(StaleNumber, match="number 8 after 9"):
+        kept.check(NAME, 7, 8, touched, 0.0)
+
+
 def test_what_is_put_back_counts_as_none() -> None:
     kept = Numbers()
-    before = kept.check(NAME, 7, 4, slots(1, 2), 0.0)
+    before = kept.check(NAME, 7, 4, slots(1, 2), 0.0).of_slots
     kept.put(NAME, 7, slots(1, 2), 4, 0.0)
     kept.put(NAME, 7, slots(1, 2), before, 0.0)
-    assert kept.check(NAME, 7, 1, slots(1, 2), 0.0).tolist() == [0, 0]
+    assert kept.check(NAME, 7, 1, slots(1, 2), 0.0).of_slots.tolist() == [0, 0]
     assert [used.size for _, _, used, _ in kept.all()] == [0]
 
 
@@ -71,7 +90,7 @@ def test_writers_are_bounded_and_only_nameless_ones_forgotten(monkeypatch: pytes
         kept.check(NAME, 9, 1, slots(1), 0.0)
     assert kept.forget(numbers.FORGET_AFTER_S) == 0
     assert kept.forget(numbers.FORGET_AFTER_S + 1) == 1
-    assert kept.check(NAME, 9, 1, slots(1), 0.0).tolist() == [0]
+    assert kept.check(NAME, 9, 1, slots(1), 0.0).of_slots.tolist() == [0]
     with pytest.raises(StaleNumber):
         kept.check(NAME, 7, 3, slots(1), 0.0)
 
@@ -81,7 +100,7 @@ def test_nameless_writers_that_went_long_ago_make_room_by_themselves(monkeypatch
     kept = Numbers()
     for writer in (1, 2):
         kept.put(NAME, writer | NAMELESS, slots(1), 4, 0.0)
-    assert kept.check(NAME, 9, 1, slots(1), numbers.FORGET_AFTER_S + 1).tolist() == [0]
+    assert kept.check(NAME, 9, 1, slots(1), numbers.FORGET_AFTER_S + 1).of_slots.tolist() == [0]
 
 
 def test_slots_of_all_writers_are_bounded_by_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +110,7 @@ def test_slots_of_all_writers_are_bounded_by_the_log(monkeypatch: pytest.MonkeyP
     assert kept.slots == 3
     with pytest.raises(LimitExceeded, match="--log-limit"):
         kept.check(NAME, 8, 1, slots(1), 0.0)
-    assert kept.check(NAME, 7, 5, slots(1, 9), 0.0).tolist() == [4, 0]  # who is known goes on
+    assert kept.check(NAME, 7, 5, slots(1, 9), 0.0).of_slots.tolist() == [4, 0]  # who is known goes on
 
 
 def test_a_writer_of_many_slots_has_a_place_for_each_and_keeps_what_it_had() -> None:

@@ -11,9 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import InvalidInput, NotFound, StaleLineage
-from ringpull.ps.live import live_shard
+from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, StaleLineage
+from ringpull.ps.hashing import SLOT_SHIFT, positions_of
+from ringpull.ps.live import live_shard, target
 from ringpull.ps.live.settings import LiveSettings
+from ringpull.ps.placement import ServedRanges
+from ringpull.ps.ring import Ring
 from tests.ps.live.pushing import EPOCH, LINEAGE, RING, push_of
 from tests.ps.live.served import DIM, Served
 from tests.ps.tables import MODEL, VERSION
@@ -72,6 +75,24 @@ def test_a_push_that_asks_no_head_is_for_the_lineage_that_is_live_alone(served: 
         shard.push(straight)
     # Through a head, which knows better, it is the same push.
     assert shard.push(replace(straight, only_live=False)).repeated == 1
+
+
+@pytest.mark.parametrize("at_once", [target.AT_ONCE, 7])
+def test_a_key_of_another_shard_is_found_wherever_it_is(
+    served: Callable[..., Served], monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(target, "AT_ONCE", at_once)
+    shard = served()
+    shard.shard.assign(EPOCH, [ServedRanges(Ring.even([0, 1]), {})], [(MODEL, VERSION)])
+    mask = shard.shard.owned(MODEL, "users")
+    assert mask is not None
+    keys = np.arange(200, dtype=np.uint64)
+    is_own = mask[(positions_of(keys) >> np.uint64(SLOT_SHIFT)).astype(np.intp)] == 1
+    own, foreign = keys[is_own], keys[~is_own][0]
+    assert shard.push(push_of(own, np.ones((len(own), DIM), np.float32))).rows == len(own)
+    for at in (0, 6, 7, len(own)):
+        with pytest.raises(NotOwner):
+            shard.push(push_of(np.insert(own, at, foreign), np.ones((len(own) + 1, DIM), np.float32)))
 
 
 def test_a_push_of_rows_of_another_width_changes_nothing(served: Callable[..., Served]) -> None:

@@ -94,3 +94,17 @@ def test_the_announced_rows_must_come(tmp_path: Path) -> None:
 def test_raw_rows_of_another_width_are_refused(tmp_path: Path) -> None:
     with BaseWriter(tmp_path / "t", SPEC, 1) as writer, pytest.raises(ExportError, match="raw rows have shape"):
         writer.append(np.array([3], np.uint64), np.zeros((1, 4), np.uint8))
+
+
+def test_pieces_of_any_size_are_written_as_one(tmp_path: Path) -> None:
+    """What fills a whole write goes out from where it lies, and the rest by way of a buffer."""
+    spec, rng = TableSpec(name="t", dim=64), np.random.default_rng(3)
+    sizes = [5, 8_192 - 5, 20_000, 1, 8_192, 3]  # 8,192 rows are a write
+    count = sum(sizes)
+    positions = np.sort(rng.choice(2**62, count, replace=False)).astype(np.uint64)
+    rows = rng.integers(0, 256, (count, spec.row_bytes), np.uint8)
+    with BaseWriter(tmp_path / "t", spec, count) as writer:
+        for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
+            writer.append(positions[end - size : end], rows[end - size : end])
+        writer.finish()
+    assert np.array_equal(Base.open(tmp_path / "t", verify_rows=True).raw_rows(0, count), rows)

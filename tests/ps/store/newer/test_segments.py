@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ringpull.ps.spec import MAX_BYTES_ROW, RowType
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.newer import Newer
 from ringpull.ps.store.newer.segments import FIRST_BLOCK_BYTES, Segments
-from ringpull.ps.store.newer.words import GONE
+from ringpull.ps.store.newer.words import GONE, words_at
 from tests.ps.newer_tables import LiveTable, random_positions, row_at, small_base, stored_rows
 
 
@@ -64,6 +65,29 @@ def test_removals_have_stamps(tmp_path: Path) -> None:
     assert segments.is_gone(np.append(words, there)).tolist() == [True] * 6 + [False]
     with pytest.raises(InvalidInput, match="gone have no rows"):
         segments.rows(words)
+
+
+def test_words_of_all_kinds_of_segments_have_their_stamps(tmp_path: Path) -> None:
+    base, rng = small_base(tmp_path / "table", RowType.FLOAT32, dim=16), np.random.default_rng(2)
+    row_bytes = base.spec.row_bytes
+    segments = Segments(row_bytes)
+    of_rows = np.arange(2 * base.rows, dtype=np.uint64)[::2] + np.uint64(10**6)  # not contiguous
+    numbered, one = segments.add_base(base, of_rows), segments.add_base(base, 77)
+    every = np.arange(base.rows)
+    log, logged = segments.add_log(mmap.mmap(-1, 1 << 16))
+    offsets = logged.add(np.array([64, 32_768]), np.array([3, 5]), np.array([2**63, 5], np.uint64))
+    parts = [
+        (segments.words_of_base(numbered, every), of_rows.tolist()),
+        (segments.words_of_base(one, every), [77] * base.rows),
+        (words_at(log, offsets), [2**63] * 3 + [5] * 5),
+        (segments.append(stored_rows(rng, base.spec, 50), np.arange(50, dtype=np.uint64)), list(range(50))),
+        (segments.gone(9, 4), [9] * 4),
+    ]
+    words = np.concatenate([each for each, _ in parts])
+    due = [stamp for _, stamps in parts for stamp in stamps]
+    order = rng.permutation(len(words))
+    assert segments.stamps(words[order]).tolist() == [due[k] for k in order]
+    assert np.flatnonzero(segments.is_gone(words)).tolist() == [*range(len(words) - 4, len(words))]
 
 
 def test_beyond_the_budget_nothing_is_written() -> None:
