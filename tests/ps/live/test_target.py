@@ -27,8 +27,8 @@ def test_a_version_that_is_closed_is_not_kept(served: Callable[..., Served]) -> 
     shard.push(push_of([5], np.ones((1, DIM), np.float32)))
     base = weakref.ref(next(iter(shard.shard.bases(MODEL, VERSION).values())))
     shard.shard.retire(MODEL, VERSION)
-    gc.collect()
-    assert base() is None, "its files stay mapped"
+    while base() is not None:  # else its files stay mapped. Who answered a push lets go of it a moment after the answer
+        gc.collect()
 
 
 def test_rows_that_are_folded_are_not_kept(served: Callable[..., Served]) -> None:
@@ -38,8 +38,8 @@ def test_rows_that_are_folded_are_not_kept(served: Callable[..., Served]) -> Non
     shard.push(push_of(keys, np.ones((len(keys), DIM), np.float32)))
     while not shard.live.folds:
         time.sleep(0.001)
-    gc.collect()
-    assert shard.live.tables.budget.used_bytes == 0, "their memory is not given back before the next push"
+    while shard.live.tables.budget.used_bytes:  # else it is not given back before the next push
+        gc.collect()
 
 
 def test_rows_of_a_lineage_that_is_closed_are_not_kept(
@@ -52,8 +52,8 @@ def test_rows_of_a_lineage_that_is_closed_are_not_kept(
     shard.live.confirm([])
     while shard.live.tables.all():
         time.sleep(0.001)
-    gc.collect()
-    assert shard.live.tables.budget.used_bytes == 0
+    while shard.live.tables.budget.used_bytes:
+        gc.collect()
     with pytest.raises(NotFound):
         shard.push(push_of([5], np.ones((1, DIM), np.float32)))
 
