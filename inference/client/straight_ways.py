@@ -72,25 +72,35 @@ class StraightWays:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._begin()
+class _Ways:
+    """Ways of one process, by model, and the lock that guards them."""
 
-    def _begin(self) -> None:
-        self._ways: dict[str, Way] = {}
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+    __slots__ = ("by_model", "lock")
+
+    def __init__(self) -> None:
+        self.by_model: dict[str, Way] = {}
+        self.lock = threading.Lock()
+
+
+        self._of_process: dict[int, _Ways] = {}
+
+    def _here(self) -> _Ways:
+        """Return the ways of this process: the same for all of its threads, whichever is first in a forked one."""
+        process = os.getpid()
+        found = self._of_process.get(process)
+        return self._of_process.setdefault(process, _Ways()) if found is None else found
 
     def __repr__(self) -> str:
-        return f"<StraightWays {sorted(model for model, way in self._ways.items() if way.route is not None)}>"
+        ways = self._here().by_model.copy()
+        return f"<StraightWays {sorted(model for model, way in ways.items() if way.route is not None)}>"
 
     def to_ask(self, target: PushTarget) -> bool:
         """Return whether whoever pushes now is to ask a head for the route first, and then to say what it told."""
         if not _may_be_live(target):
             return False
-        if os.getpid() != self._process:
-            self._begin()
-        now_s = self.clock()
-        with self._lock:
-            way = self._ways.setdefault(target.model, Way())
+        now_s, ways = self.clock(), self._here()
+        with ways.lock:
+            way = ways.by_model.setdefault(target.model, Way())
             if way.asking or now_s < way.next_s or now_s < way.renew_s:
                 return False
             way.asking = True
@@ -98,26 +108,27 @@ class StraightWays:
 
     def known(self, model: str) -> PushRoute | None:
         """Return the route that a head told last; None: there is none."""
-        return self._ways[model].route
+        return self._here().by_model[model].route
 
     def told(self, model: str, route: PushRoute) -> None:
         """Note the route that a head told."""
-        now_s = self.clock()
-        with self._lock:
-            way = self._ways[model]
+        now_s, ways = self.clock(), self._here()
+        with ways.lock:
+            way = ways.by_model[model]
             way.asking, way.route = False, route
             way.told_s, way.renew_s = now_s, now_s + RENEW_S
 
     def not_told(self, model: str, pause_s: float = PAUSE_S) -> None:
         """Note that no head told a route; pushes go through heads for so long."""
-        with self._lock:
-            way = self._ways[model]
+        ways = self._here()
+        with ways.lock:
+            way = ways.by_model[model]
             way.asking, way.route = False, None
             way.next_s = self.clock() + pause_s
 
     def route(self, target: PushTarget) -> PushRoute | None:
         """Return the route of a push; None: it goes through a head."""
-        way = self._ways.get(target.model) if _may_be_live(target) else None
+        way = self._here().by_model.get(target.model) if _may_be_live(target) else None
         route = None if way is None else way.route
         if way is None or route is None:
             return None
@@ -128,7 +139,7 @@ class StraightWays:
 
     def worked(self, model: str) -> None:
         """Note that a push was acknowledged on the straight way."""
-        self._ways[model].failures = 0
+        self._here().by_model[model].failures = 0
 
     def failed(self, model: str, error: RingpullError, *, reached: bool) -> None:
         """Note that a push failed on the straight way, and goes through a head now.
@@ -136,8 +147,9 @@ class StraightWays:
         Args:
             reached: Whether all shards could be reached from here before.
         """
-        with self._lock:
-            way = self._ways[model]
+        ways = self._here()
+        with ways.lock:
+            way = ways.by_model[model]
             if not isinstance(error, _OF_THE_WAY):
                 way.renew_s = float("-inf")  # Of the push alone; or the tables are others by now.
                 return

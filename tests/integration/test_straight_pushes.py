@@ -168,7 +168,7 @@ def test_a_head_of_an_older_build_knows_no_route(tmp_path: Path) -> None:
             assert client.push("feed", "user", [1], ROW).rows == 1
         assert len(through) == 3
         assert client._ways is not None
-        assert client._ways._ways["feed"].next_s > client._ways.clock() + 20
+        assert client._ways._here().by_model["feed"].next_s > client._ways.clock() + 20
 
 
 def test_shards_that_cannot_be_reached_are_pushed_to_through_a_head(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
@@ -171,6 +175,29 @@ def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
     request = route_request("m", ROUTE)
     assert (request.model, request.term, request.epoch, request.version) == ("m", 3, 7, 4)
     told = pb.RouteResponse(lineage=LINEAGE, version=4, tables=ROUTE.tables, shard_map=ROUTE.packed_map)
+def test_of_the_threads_of_a_forked_process_one_asks(ways: StraightWays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them is the first to find that it is in another process."""
+    process, threads, interval_s = os.getpid(), 4, sys.getswitchinterval()
+    monkeypatch.setattr(os, "getpid", lambda: process)
+    begin = threading.Barrier(threads)
+
+    def ask() -> bool:
+        begin.wait()
+        if asks := ways.to_ask(LIVE):
+            ways.told("m", ROUTE)
+        return asks
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in range(500):
+                process += 1
+                assert sum(each.result() for each in [pool.submit(ask) for _ in range(threads)]) == 1
+                assert ways.route(LIVE) is ROUTE
+    finally:
+        sys.setswitchinterval(interval_s)
+
+
     tell(ways, "m", told, None)
     found = ways.known("m")
     assert found is not None
