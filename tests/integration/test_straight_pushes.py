@@ -21,6 +21,7 @@ import pytest
 
 from ringpull import AsyncClient, Client
 from ringpull.inference.client import straight as straight_module
+from ringpull.inference.client import straight_hosts
 from ringpull.inference.client.straight import StraightPushes
 from ringpull.inference.client.straight_ways import RENEW_S
 from ringpull.inference.client.stubs import PUSH, Rpc
@@ -58,6 +59,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no reason to go through a head."""
     monkeypatch.setattr("ringpull.inference.client.straight_ways.ASK_S", 60.0)
     monkeypatch.setattr(straight_module, "CONNECT_S", 60.0)
+    monkeypatch.setattr(straight_hosts, "SILENT_S", 60.0)
 
 
 def counted(client: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from ringpull.inference.client.straight_ways import (
     LONG_PAUSE_S,
     OLDEST_S,
     PAUSE_S,
+    MOST_S,
     RENEW_S,
     StraightWays,
     ask_s,
@@ -236,6 +237,22 @@ def test_a_route_to_no_lineage_is_refused() -> None:
 def test_times(ways: StraightWays, clock: Clock) -> None:
     assert ask_s(ways, clock.now_s + 60) == ASK_S
     assert ask_s(ways, clock.now_s + 0.5) == 0.25
+def test_a_push_waits_as_long_as_its_shard_asked_for() -> None:
+    full = LimitExceeded("x", retry_after_s=2.0)
+    assert 2.0 <= pause_before_head_s(full, 4) <= 2.0 * (1 + LATER_BY)
+    assert pause_before_head_s(full, 0) == math.inf  # nobody asks again
+    for error in (LimitExceeded("x"), Unavailable("x"), NotOwner("x")):
+        assert pause_before_head_s(error, 4) == pause_before_head_s(error, 0) == 0
+
+
+def test_half_of_the_time_is_left_for_a_head() -> None:
+    for given_s, at_most_s in ((0.5, 0.25), (10.0, 5.0), (1e6, MOST_S)):
+        before_s = time.monotonic()
+        until_s = straight_until_s(given_s)
+        assert until_s is not None
+        assert before_s + at_most_s <= until_s <= time.monotonic() + at_most_s
+
+
     assert straight_until_s(0) is None
     for none in (float("nan"), "soon", True):
         with pytest.raises(InvalidInput, match="timeout_s is "):
