@@ -3,12 +3,15 @@
 A head tells the route once, and again each second while pushes go by it: so a client that hears of no change, as all
 that it is connected to was cut off from the rest, is not sure of its route for long. Whatever fails on the straight way
 goes through a head, which has the last word, and so do all pushes until it is tried again: after a second where the
-shards were reached before, as they change just now or one is restarted; after half a minute where they never were.
+shards were reached before, as they change just now or one is restarted; after half a minute where they never were, or
+take requests and say nothing. A shard that is short of room says when to come back, and the head is asked then.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from ringpull.ps.errors import (
     ConnectionLost,
     DeadlineExceeded,
     InvalidInput,
+    LimitExceeded,
     NotOwner,
     ProtocolError,
     RingpullError,
@@ -42,14 +46,14 @@ LONG_PAUSE_S: Final = 30.0
 """The longest such time: also where shards cannot be reached from here, or heads know of no straight way."""
 MOST_S: Final = 30.0
 """Longest time that a push is on the straight way; what is left of its timeout after that is for a head."""
-ASK_S: Final = 1.0
-"""Time that a head has to tell a route: a push waits for it."""
-
-
 SHARE: Final = 2
 """A push is on the straight way for one part in so many of its timeout at most: a head has the other."""
 LATER_BY: Final = 0.1
 """Largest delay beyond what a shard asked for, as a part of that: it told others the same."""
+ASK_S: Final = 1.0
+"""Time that a head has to tell a route: a push waits for it."""
+
+
 class Way:
     """Way of the pushes of one model."""
 
@@ -68,14 +72,6 @@ class Way:
         """Failures in a row."""
 
 
-class StraightWays:
-    """Ways of all models of one client. Thread-safe.
-
-    A forked process asks anew: what it was told is well, but its connections are those of its parent.
-    """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
 class _Ways:
     """Ways of one process, by model, and the lock that guards them."""
 
@@ -86,6 +82,14 @@ class _Ways:
         self.lock = threading.Lock()
 
 
+class StraightWays:
+    """Ways of all models of one client. Thread-safe.
+
+    A forked process asks anew: what it was told is well, but its connections are those of its parent.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self._of_process: dict[int, _Ways] = {}
 
     def _here(self) -> _Ways:
@@ -149,7 +153,7 @@ class _Ways:
         """Note that a push failed on the straight way, and goes through a head now.
 
         Args:
-            reached: Whether all shards could be reached from here before.
+            reached: Whether all shards can be reached from here, or could before, and answer.
         """
         ways = self._here()
         with ways.lock:
@@ -189,6 +193,18 @@ def straight_until_s(timeout_s: float) -> float | None:
 def left_of(given_s: float | None, default_s: float, gone_s: float) -> float:
     """Return what is left of a push's timeout when some time has gone by, None being the client's."""
     return timeout("timeout_s", default_s if given_s is None else given_s) - gone_s
+
+
+def pause_before_head_s(error: RingpullError, retries: int) -> float:
+    """Return how long a push waits before it goes through a head, as a shard asked for; infinite: it does not go.
+
+    Args:
+        retries: Most retries of a call; 0: it is not to be asked again, whoever says when.
+    """
+    asked_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
+    if not asked_s:
+        return 0.0
+    return asked_s * random.uniform(1.0, 1.0 + LATER_BY) if retries else math.inf
 
 
 def ask_s(ways: StraightWays, until_s: float) -> float:

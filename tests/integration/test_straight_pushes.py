@@ -262,25 +262,6 @@ def test_what_was_live_is_refused_by_the_shards_and_left_to_the_head(tmp_path: P
             client.push("feed", "user", [1], ROW, lineage="0" * 16)
 
 
-def test_a_shard_that_says_nothing_costs_the_time_of_the_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(tmp_path) as cluster, cluster.client() as client:
-        client.push("feed", "user", [1], ROW)
-        asked = Connection.request
-
-        async def silent(self: Connection, message: Request, *, deadline_s: float) -> Reply:
-            if isinstance(message, PushRequest) and message.only_live:
-                await asyncio.sleep(deadline_s - time.monotonic())
-                raise DeadlineExceeded("no reply in time")
-            return await asked(self, message, deadline_s=deadline_s)
-
-        monkeypatch.setattr(Connection, "request", silent)
-        with pytest.raises(DeadlineExceeded, match="no reply in time"):
-            client.push("feed", "user", [1], ROW, timeout_s=0.2)
-        through = counted(client)
-        assert client.push("feed", "user", [1], ROW).rows == 1
-        assert len(through) == 1
-
-
 def test_rows_that_are_still_on_the_way_at_the_deadline_stay_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

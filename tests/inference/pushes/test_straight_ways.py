@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
-
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from ringpull.inference.client.straight_ways import (
     ASK_S,
+    LATER_BY,
     LONG_PAUSE_S,
+    MOST_S,
     OLDEST_S,
     PAUSE_S,
-    MOST_S,
     RENEW_S,
     StraightWays,
     ask_s,
     left_of,
     pause_after,
+    pause_before_head_s,
     route_request,
     straight_until_s,
     tell,
@@ -172,10 +175,6 @@ def test_a_forked_process_asks_anew(ways: StraightWays, monkeypatch: pytest.Monk
     assert ways.to_ask(LIVE)
 
 
-def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
-    request = route_request("m", ROUTE)
-    assert (request.model, request.term, request.epoch, request.version) == ("m", 3, 7, 4)
-    told = pb.RouteResponse(lineage=LINEAGE, version=4, tables=ROUTE.tables, shard_map=ROUTE.packed_map)
 def test_of_the_threads_of_a_forked_process_one_asks(ways: StraightWays, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of them is the first to find that it is in another process."""
     process, threads, interval_s = os.getpid(), 4, sys.getswitchinterval()
@@ -199,6 +198,10 @@ def test_of_the_threads_of_a_forked_process_one_asks(ways: StraightWays, monkeyp
         sys.setswitchinterval(interval_s)
 
 
+def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
+    request = route_request("m", ROUTE)
+    assert (request.model, request.term, request.epoch, request.version) == ("m", 3, 7, 4)
+    told = pb.RouteResponse(lineage=LINEAGE, version=4, tables=ROUTE.tables, shard_map=ROUTE.packed_map)
     tell(ways, "m", told, None)
     found = ways.known("m")
     assert found is not None
@@ -234,9 +237,6 @@ def test_a_route_to_no_lineage_is_refused() -> None:
         PushRoute.of(model="m", version=4, lineage="none", tables=ROUTE.tables, packed_map=ROUTE.packed_map)
 
 
-def test_times(ways: StraightWays, clock: Clock) -> None:
-    assert ask_s(ways, clock.now_s + 60) == ASK_S
-    assert ask_s(ways, clock.now_s + 0.5) == 0.25
 def test_a_push_waits_as_long_as_its_shard_asked_for() -> None:
     full = LimitExceeded("x", retry_after_s=2.0)
     assert 2.0 <= pause_before_head_s(full, 4) <= 2.0 * (1 + LATER_BY)
@@ -253,6 +253,9 @@ def test_half_of_the_time_is_left_for_a_head() -> None:
         assert before_s + at_most_s <= until_s <= time.monotonic() + at_most_s
 
 
+def test_times(ways: StraightWays, clock: Clock) -> None:
+    assert ask_s(ways, clock.now_s + 60) == ASK_S
+    assert ask_s(ways, clock.now_s + 0.5) == 0.25
     assert straight_until_s(0) is None
     for none in (float("nan"), "soon", True):
         with pytest.raises(InvalidInput, match="timeout_s is "):
