@@ -10,24 +10,24 @@ must.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from ringpull.ps.errors import CorruptData, ExportError, RingpullError, Unavailable
+from ringpull.ps.errors import ExportError, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.live.commit import mark_of
-from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_folds
+from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_fold, remove_folds
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
 from ringpull.ps.live.record import Record, RecordKind
 from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import LAST_POSITION
 
 ROWS_AT_ONCE: Final = 1 << 14
@@ -132,6 +132,7 @@ class Folding:
             writer.finish(self._tables.shard, through, stamps[~gone], positions[gone], stamps[gone])
         except BaseException as exc:
             writer.abort()
+            remove_fold(folder)  # which is there where it failed at its very end
             if isinstance(exc, ExportError):
                 raise Unavailable(f"{folder}: {exc}") from exc
             raise
@@ -146,24 +147,33 @@ class Folding:
         words: UInt64Array,
         gone: tuple[UInt64Array, UInt64Array],
     ) -> None:
-        """Have look-ups read a fold, and let go of what they read before."""
+        """Have look-ups read a fold, and let go of what they read before.
+
+        Of a fold that fails nothing is left, and nothing names it: log and memory have all of it.
+        """
         try:
             fold = open_fold(folder)
-        except CorruptData:
-            shutil.rmtree(folder, ignore_errors=True)  # The log has all of it, and what it was before.
+            new_gone = self._new_gone(table, fold.gone_stamps)  # before anything is flipped, as there may be no memory
+            with self._tables.lock:
+                before, number = table.folded_rows, table.add_fold(fold.base, fold.stamps)
+        except BaseException:
+            remove_fold(folder)
+            raise
+        try:
+            for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
+                with self._tables.lock:
+                    table.flip(positions, words_then, words_now)
+        except BaseException:
+            for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
+                with self._tables.lock:
+                    table.flip(positions, words_now, words_then)
+            with self._tables.lock:
+                table.forget_fold(number, before)
+                self._tables.count_held()
+            self._renew(table, sorted(table.versions))
+            remove_fold(folder)
             raise
         with self._tables.lock:
-            number = table.add_fold(fold.base, fold.stamps)
-        for begin in range(0, fold.base.rows, ROWS_AT_ONCE):
-            some = slice(begin, min(fold.base.rows, begin + ROWS_AT_ONCE))
-            with self._tables.lock:
-                new = table.segments.words_of_base(number, np.arange(some.start, some.stop))
-                table.flip(fold.base.positions_slice(some.start, some.stop), words[some], new)
-        with self._tables.lock:
-            if len(gone[0]):
-                for begin in range(0, len(gone[0]), ROWS_AT_ONCE):
-                    some = slice(begin, begin + ROWS_AT_ONCE)
-                    table.flip(gone[0][some], gone[1][some], table.segments.gone(fold.gone_stamps[some]))
             for each in old:
                 table.segments.drop(each)
             table.fold, table.folded, table.has_waste = number, through, False
@@ -171,6 +181,18 @@ class Folding:
             versions = sorted(table.versions)
         self._renew(table, versions)
         remove_folds(folder_of(self._folder, table.name), but=folder)
+
+    def _new_gone(self, table: LiveTable, stamps: UInt64Array) -> UInt64Array:
+        """Return words for removals.
+
+        Raises:
+            LimitExceeded: There is no memory left for them.
+        """
+        words = np.empty(len(stamps), np.uint64)
+        for some in _pieces(len(stamps)):
+            with self._tables.lock:
+                words[some] = table.segments.gone(stamps[some])
+        return words
 
     def _shorten(self, number: int) -> int:
         """Write to the log what is in no fold, and delete the segments before one; in the thread of the log."""
@@ -201,6 +223,26 @@ class Folding:
     def _check_wanted(self) -> None:
         if not self._wanted():
             raise _NotWanted
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    return (slice(begin, min(count, begin + ROWS_AT_ONCE)) for begin in range(0, count, ROWS_AT_ONCE))
+
+
+def _flips(
+    table: LiveTable,
+    base: Base,
+    number: int,
+    words: UInt64Array,
+    gone: tuple[UInt64Array, UInt64Array],
+    new_gone: UInt64Array,
+) -> Iterator[tuple[UInt64Array, UInt64Array, UInt64Array]]:
+    """Yield positions, some at a time, their words before a fold, and those that name it."""
+    for some in _pieces(base.rows):
+        new = table.segments.words_of_base(number, np.arange(some.start, some.stop))
+        yield base.positions_slice(some.start, some.stop), words[some], new
+    for some in _pieces(len(gone[0])):
+        yield gone[0][some], gone[1][some], new_gone[some]
 
 
 def tidy_memory(
