@@ -17,15 +17,16 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.ps.errors import ExportError, RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, ExportError, LimitExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.live.commit import mark_of
 from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_fold, remove_folds
+from ringpull.ps.live.live_check import NotLookedAt
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
-from ringpull.ps.live.record import Record, RecordKind
+from ringpull.ps.live.record import LiveName, Record, RecordKind
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import LAST_POSITION
@@ -63,7 +64,8 @@ class Folding:
         """Fold into a folder.
 
         Args:
-            check: Raises where rows of a table are damaged in the files that they are folded from.
+            check: Raises where rows of a table are damaged in the files that they are folded from, or these cannot be
+                looked at now.
             all_open: Whether all versions of a model are open that should be: only then it is known what none shows.
             wanted: Whether a round goes on; if not, it ends as soon as it can.
         """
@@ -72,6 +74,8 @@ class Folding:
         self._all_open, self._check = all_open, check
         self._log_limit_bytes = log_limit_bytes
         self._not_before_s = 0.0
+        self._left: dict[LiveName, str] = {}
+        """Tables that the last round could not fold, as they are damaged, and why."""
         self.rounds = 0
 
     @property
@@ -79,37 +83,66 @@ class Folding:
         """Whether a round should begin."""
         if time.monotonic() < self._not_before_s:
             return False
-        budget, tables = self._tables.budget, self._tables.all()
+        tables = self._tables.all()
         if self._tables.wants_new_log or any(table.may_drop and self._all_open(table.name.model) for table in tables):
             return True
-        return (
-            self._tables.wants_fold
-            or self._log.bytes > self._log_limit_bytes // SHARE
-            or budget.used_bytes > budget.for_rows_bytes // SHARE
-        ) and any(table.has_unfolded for table in tables)
+        return (self._needs_memory or self._log.bytes > self._log_limit_bytes // SHARE) and any(
+            table.has_unfolded for table in tables
+        )
 
     def round(self) -> None:
-        """Fold all tables that have pushes since their last fold, and shorten the log."""
+        """Fold all tables that have pushes since their last fold, and shorten the log.
+
+        A table with damaged rows is left as it is, and the others are folded; the log is shortened once all are.
+        """
         try:
             number = self._run(self._log.roll)
-            for table in self._tables.all():
-                # What no open version shows goes first: a version that is opened meanwhile must not find it.
-                with self._tables.lock:
-                    dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
-                if dropped or table.has_unfolded:
-                    self._fold(table)
+            self._left = self._folded_but()
+            if self._left:
+                # Memory is there again: if it was not enough, whoever needs it says so once more.
+                self._tables.wants_fold = False
+                self._failed("; ".join(self._left.values()))
+                return
             self._run(lambda: self._shorten(number))
             self._tables.wants_fold = self._tables.wants_new_log = False
             self.rounds += 1
         except _NotWanted:
             return
-        except (RingpullError, OSError) as exc:
-            if not self._wanted():
-                return
-            self._not_before_s = time.monotonic() + RETRY_AFTER_S
-            _LOG.warning("newer rows were not folded, which is tried again: %s", exc)
+        except (RingpullError, OSError, MemoryError) as exc:
+            if self._wanted():
+                self._failed(str(exc) or type(exc).__name__)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _folded_but(self) -> dict[LiveName, str]:
+        """Fold tables; return those that cannot be folded now for what they are, and why.
+
+        While those of the last round still cannot, others are folded for their memory alone: to write them anew, round
+        after round, would shorten no log.
+        """
+        left: dict[LiveName, str] = {}
+        for table in sorted(self._tables.all(), key=lambda each: each.name not in self._left):
+            in_vain = bool(left and self._left) and table.name not in self._left and not self._needs_memory
+            # What no open version shows goes first: a version that is opened meanwhile must not find it.
+            with self._tables.lock:
+                dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
+            if dropped or (table.has_unfolded and not in_vain):
+                try:
+                    self._fold(table)
+                except (CorruptData, LimitExceeded, MemoryError, NotLookedAt) as exc:
+                    self._check_wanted()
+                    table.has_waste |= bool(dropped)  # so that it is tried again
+                    left[table.name] = str(exc) or type(exc).__name__
+        return left
+
+    @property
+    def _needs_memory(self) -> bool:
+        budget = self._tables.budget
+        return self._tables.wants_fold or budget.used_bytes > budget.for_rows_bytes // SHARE
+
+    def _failed(self, why: str) -> None:
+        self._not_before_s = time.monotonic() + RETRY_AFTER_S
+        _LOG.warning("newer rows were not folded, which is tried again: %s", why)
 
     def _fold(self, table: LiveTable) -> None:
         with self._tables.lock:
