@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -175,27 +173,51 @@ def test_a_forked_process_asks_anew(ways: StraightWays, monkeypatch: pytest.Monk
     assert ways.to_ask(LIVE)
 
 
-def test_of_the_threads_of_a_forked_process_one_asks(ways: StraightWays, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever of them is the first to find that it is in another process."""
-    process, threads, interval_s = os.getpid(), 4, sys.getswitchinterval()
-    monkeypatch.setattr(os, "getpid", lambda: process)
-    begin = threading.Barrier(threads)
+class Interrupted(int):
+    """Number of a process at whose use, the time that it is told, another thread comes in between."""
 
-    def ask() -> bool:
-        begin.wait()
-        if asks := ways.to_ask(LIVE):
+    def __new__(cls, process: int, at: int, other: Callable[[], None]) -> Interrupted:
+        made = super().__new__(cls, process)
+        made._left, made._other = at, other
+        return made
+
+    def __ne__(self, value: object) -> bool:
+        differs = super().__ne__(value)
+        self._use()
+        return differs
+
+    def __eq__(self, value: object) -> bool:
+        return super().__eq__(value)
+
+    def __hash__(self) -> int:
+        number = super().__hash__()
+        self._use()
+        return number
+
+    def _use(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._other()
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_of_the_threads_of_a_forked_process_one_asks(
+    ways: StraightWays, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Also where another one comes in between while the first finds that it is in another process."""
+    process, asks = os.getpid() + 1, list[bool]()
+
+    def other() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: process)
+            asks.append(ways.to_ask(LIVE))
             ways.told("m", ROUTE)
-        return asks
 
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in range(500):
-                process += 1
-                assert sum(each.result() for each in [pool.submit(ask) for _ in range(threads)]) == 1
-                assert ways.route(LIVE) is ROUTE
-    finally:
-        sys.setswitchinterval(interval_s)
+    interrupted = Interrupted(process, at, other)
+    monkeypatch.setattr(os, "getpid", lambda: interrupted)
+    asks.append(ways.to_ask(LIVE))
+    assert asks == [True, False]
+    assert ways.route(LIVE) is ROUTE
 
 
 def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
