@@ -130,7 +130,6 @@ class LiveCheck:
         damaged = {} if self._log is None else self._damaged_log(self._log, pace, unlooked, only=mapped)
         unlooked = self._look_at(table, damaged, pace, turn, unlooked)
         if told := self._of_tables.get(name):
-            self._unlooked.pop(name, None)
             raise CorruptData(told)
         if unlooked:
             self._unlooked[name] = (
@@ -138,7 +137,6 @@ class LiveCheck:
                 f" {unlooked[0]}"
             )
             raise NotLookedAt(self._unlooked[name])
-        self._unlooked.pop(name, None)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -162,6 +160,8 @@ class LiveCheck:
                 found.intervals[number], found.keeps[number] = intervals, rows
                 found.files.add(str(path))
         self._take_in(table, found, turn)
+        if not found.unlooked:
+            self._unlooked.pop(table.name, None)
         return found.unlooked
 
     def _in_folds(self, table: LiveTable, blocks: Mapping[Base, Collection[int]], pace: Pace) -> _Found:

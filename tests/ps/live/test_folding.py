@@ -74,6 +74,8 @@ def test_a_log_that_cannot_be_opened_is_not_folded_unlooked(
         assert f"{log}: Too many open files" in told
         with pytest.raises(Unavailable, match="could not be looked at"):
             shard.live.stamp(MODEL, LINEAGE, "users")
+    [told] = look(shard)
+    assert "pushed rows are damaged" in told
     assert (fold(shard), refused(shard)) == (0, {1020})
     shard.push(push_of([1020], row(1020)))
     assert (fold(shard), look(shard), refused(served())) == (1, [], set())
