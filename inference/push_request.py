@@ -133,7 +133,9 @@ def _check_vectors(rows: Float32Array, keys: NDArray[np.uint64], spec: TableSpec
     finite = np.isfinite(rows)
     if not finite.all():
         row = int((~finite).any(axis=1).argmax())
-        raise InvalidInput(f"vectors: row {row}, of key {int(keys[row])}, has a number that is NaN or infinite")
+        raise InvalidInput(
+            f"vectors: table {spec.name}: row {row}, of key {int(keys[row])}, has a number that is NaN or infinite"
+        )
 
 
 def stored(request: PushRequest, spec: TableSpec) -> NDArray[np.uint8] | BytesRows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from ringpull.inference.client.straight_ways import (
     ask_s,
     left_of,
     pause_after,
+    pause_before_head_s,
     route_request,
     straight_until_s,
     tell,
@@ -135,8 +138,11 @@ class PushCalls(Connections, ABC):
                 return answer
             except RingpullError as exc:
                 ways.failed(model, exc, reached=straight.reached)
-                if left_of(timeout_s, self.timeout_s, ways.clock() - given_s) <= 0:
+                pause_s = pause_before_head_s(exc, self._pushing.retries)
+                if left_of(timeout_s, self.timeout_s, ways.clock() - given_s) <= pause_s:
                     raise
+            if pause_s:
+                time.sleep(pause_s)
         left_s = left_of(timeout_s, self.timeout_s, ways.clock() - given_s)
         return decode_pushed(self._call(self._push, push.message(), left_s, self._pushing))
 
@@ -242,8 +248,11 @@ class AsyncPushCalls(Connections, ABC):
                 return answer
             except RingpullError as exc:
                 ways.failed(model, exc, reached=straight.reached)
-                if left_of(timeout_s, self.timeout_s, ways.clock() - given_s) <= 0:
+                pause_s = pause_before_head_s(exc, self._pushing.retries)
+                if left_of(timeout_s, self.timeout_s, ways.clock() - given_s) <= pause_s:
                     raise
+            if pause_s:
+                await asyncio.sleep(pause_s)
         left_s = left_of(timeout_s, self.timeout_s, ways.clock() - given_s)
         return decode_pushed(await self._call(self._push, push.message(), left_s, self._pushing))
 

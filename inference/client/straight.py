@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.client.straight_hosts import StraightConnections, StraightHosts
 from ringpull.inference.push_answer import PushAnswer, PushStamp
 from ringpull.inference.push_request import PushRequest, named_writer, nameless_writer, rows_to_push
 from ringpull.inference.push_route import PushRoute
@@ -28,7 +29,6 @@ from ringpull.ps.spec import KeyType
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Hello
 from ringpull.router.backoff import Backoff
-from ringpull.router.connections import Connections
 from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.pushed_rows import PushedRows
 from ringpull.router.pushing import Pushing
@@ -47,11 +47,10 @@ class StraightPushes:
     """Pushes of one client to the shards of a deployment. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._connections = Connections(self._connect, Backoff(*BACKOFF_S, random.Random()))
+        self._hosts = StraightHosts()
+        self._connections = StraightConnections(self._connect, Backoff(*BACKOFF_S, random.Random()), self._hosts)
         self._routes = self._new_routes("")
         self._pushing = self._new_pushing()
-        self._reached: set[str] = set()
-        self._unreached: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         """The loop that it belongs to: that of its first push."""
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -61,8 +60,8 @@ class StraightPushes:
 
     @property
     def reached(self) -> bool:
-        """Whether every host that a connection failed to was reached at some time."""
-        return self._unreached <= self._reached
+        """Whether no host of a shard is known as one that cannot be reached, or says nothing."""
+        return self._hosts.all_reached
 
     async def push(self, route: PushRoute, push: SinglePush, deadline_s: float) -> PushAnswer:
         """Push rows to the shards of a route, once; see `Router.push` for what may come of it.
@@ -122,9 +121,9 @@ class StraightPushes:
         try:
             connection = await Connection.connect(address.host, address.port, hello=hello, timeout_s=CONNECT_S)
         except RingpullError:
-            self._unreached.add(address.host)
+            self._hosts.failed(address.host)
             raise
-        self._reached.add(address.host)
+        self._hosts.reached(address.host)
         self._open.add(connection)
         return connection
 

@@ -3,12 +3,15 @@
 A head tells the route once, and again each second while pushes go by it: so a client that hears of no change, as all
 that it is connected to was cut off from the rest, is not sure of its route for long. Whatever fails on the straight way
 goes through a head, which has the last word, and so do all pushes until it is tried again: after a second where the
-shards were reached before, as they change just now or one is restarted; after half a minute where they never were.
+shards were reached before, as they change just now or one is restarted; after half a minute where they never were, or
+take requests and say nothing. A shard that is short of room says when to come back, and the head is asked then.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from ringpull.ps.errors import (
     ConnectionLost,
     DeadlineExceeded,
     InvalidInput,
+    LimitExceeded,
     NotOwner,
     ProtocolError,
     RingpullError,
@@ -40,8 +44,12 @@ PAUSE_S: Final = 1.0
 """Time for which pushes go through heads after a failure that may pass; twice as long after each further one."""
 LONG_PAUSE_S: Final = 30.0
 """The longest such time: also where shards cannot be reached from here, or heads know of no straight way."""
-MOST_S: Final = 60.0
+MOST_S: Final = 30.0
 """Longest time that a push is on the straight way; what is left of its timeout after that is for a head."""
+SHARE: Final = 2
+"""A push is on the straight way for one part in so many of its timeout at most: a head has the other."""
+LATER_BY: Final = 0.1
+"""Largest delay beyond what a shard asked for, as a part of that: it told others the same."""
 ASK_S: Final = 1.0
 """Time that a head has to tell a route: a push waits for it."""
 
@@ -64,6 +72,16 @@ class Way:
         """Failures in a row."""
 
 
+class _Ways:
+    """Ways of one process, by model, and the lock that guards them."""
+
+    __slots__ = ("by_model", "lock")
+
+    def __init__(self) -> None:
+        self.by_model: dict[str, Way] = {}
+        self.lock = threading.Lock()
+
+
 class StraightWays:
     """Ways of all models of one client. Thread-safe.
 
@@ -72,25 +90,25 @@ class StraightWays:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._begin()
+        self._of_process: dict[int, _Ways] = {}
 
-    def _begin(self) -> None:
-        self._ways: dict[str, Way] = {}
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+    def _here(self) -> _Ways:
+        """Return the ways of this process: the same for all of its threads, whichever is first in a forked one."""
+        process = os.getpid()
+        found = self._of_process.get(process)
+        return self._of_process.setdefault(process, _Ways()) if found is None else found
 
     def __repr__(self) -> str:
-        return f"<StraightWays {sorted(model for model, way in self._ways.items() if way.route is not None)}>"
+        ways = self._here().by_model.copy()
+        return f"<StraightWays {sorted(model for model, way in ways.items() if way.route is not None)}>"
 
     def to_ask(self, target: PushTarget) -> bool:
         """Return whether whoever pushes now is to ask a head for the route first, and then to say what it told."""
         if not _may_be_live(target):
             return False
-        if os.getpid() != self._process:
-            self._begin()
-        now_s = self.clock()
-        with self._lock:
-            way = self._ways.setdefault(target.model, Way())
+        now_s, ways = self.clock(), self._here()
+        with ways.lock:
+            way = ways.by_model.setdefault(target.model, Way())
             if way.asking or now_s < way.next_s or now_s < way.renew_s:
                 return False
             way.asking = True
@@ -98,26 +116,27 @@ class StraightWays:
 
     def known(self, model: str) -> PushRoute | None:
         """Return the route that a head told last; None: there is none."""
-        return self._ways[model].route
+        return self._here().by_model[model].route
 
     def told(self, model: str, route: PushRoute) -> None:
         """Note the route that a head told."""
-        now_s = self.clock()
-        with self._lock:
-            way = self._ways[model]
+        now_s, ways = self.clock(), self._here()
+        with ways.lock:
+            way = ways.by_model[model]
             way.asking, way.route = False, route
             way.told_s, way.renew_s = now_s, now_s + RENEW_S
 
     def not_told(self, model: str, pause_s: float = PAUSE_S) -> None:
         """Note that no head told a route; pushes go through heads for so long."""
-        with self._lock:
-            way = self._ways[model]
+        ways = self._here()
+        with ways.lock:
+            way = ways.by_model[model]
             way.asking, way.route = False, None
             way.next_s = self.clock() + pause_s
 
     def route(self, target: PushTarget) -> PushRoute | None:
         """Return the route of a push; None: it goes through a head."""
-        way = self._ways.get(target.model) if _may_be_live(target) else None
+        way = self._here().by_model.get(target.model) if _may_be_live(target) else None
         route = None if way is None else way.route
         if way is None or route is None:
             return None
@@ -128,16 +147,17 @@ class StraightWays:
 
     def worked(self, model: str) -> None:
         """Note that a push was acknowledged on the straight way."""
-        self._ways[model].failures = 0
+        self._here().by_model[model].failures = 0
 
     def failed(self, model: str, error: RingpullError, *, reached: bool) -> None:
         """Note that a push failed on the straight way, and goes through a head now.
 
         Args:
-            reached: Whether all shards could be reached from here before.
+            reached: Whether all shards can be reached from here, or could before, and answer.
         """
-        with self._lock:
-            way = self._ways[model]
+        ways = self._here()
+        with ways.lock:
+            way = ways.by_model[model]
             if not isinstance(error, _OF_THE_WAY):
                 way.renew_s = float("-inf")  # Of the push alone; or the tables are others by now.
                 return
@@ -167,12 +187,24 @@ def straight_until_s(timeout_s: float) -> float | None:
         InvalidInput: Its timeout is no number, or NaN.
     """
     given_s = timeout("timeout_s", timeout_s)
-    return time.monotonic() + min(given_s, MOST_S) if given_s > 0 else None
+    return time.monotonic() + min(given_s / SHARE, MOST_S) if given_s > 0 else None
 
 
 def left_of(given_s: float | None, default_s: float, gone_s: float) -> float:
     """Return what is left of a push's timeout when some time has gone by, None being the client's."""
     return timeout("timeout_s", default_s if given_s is None else given_s) - gone_s
+
+
+def pause_before_head_s(error: RingpullError, retries: int) -> float:
+    """Return how long a push waits before it goes through a head, as a shard asked for; infinite: it does not go.
+
+    Args:
+        retries: Most retries of a call; 0: it is not to be asked again, whoever says when.
+    """
+    asked_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
+    if not asked_s:
+        return 0.0
+    return asked_s * random.uniform(1.0, 1.0 + LATER_BY) if retries else math.inf
 
 
 def ask_s(ways: StraightWays, until_s: float) -> float:

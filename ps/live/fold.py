@@ -185,11 +185,18 @@ def open_fold(folder: Path) -> Fold:
 def remove_folds(folder: Path, *, but: Path | None = None) -> None:
     """Delete the folds of a table, and what was left of unfinished ones."""
     for path in folder.glob(f"{PREFIX}*"):
-        if path != but:  # A fold is whole or not there, also where this is killed.
-            with suppress(OSError):
-                path.rename(path.with_name(f".{path.name}.tmp"))
+        if path != but:
+            remove_fold(path)
     for path in folder.glob(f".{PREFIX}*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_fold(path: Path) -> None:
+    """Delete a fold: it is whole or not there, also where this is killed."""
+    hidden = path.with_name(f".{path.name}.tmp")
+    with suppress(OSError):
+        path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _about(folder: Path) -> AboutFold:

@@ -10,24 +10,25 @@ must.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from ringpull.ps.errors import CorruptData, ExportError, RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, ExportError, LimitExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.live.commit import mark_of
-from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_folds
+from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_fold, remove_folds
+from ringpull.ps.live.live_check import NotLookedAt
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
-from ringpull.ps.live.record import Record, RecordKind
+from ringpull.ps.live.record import LiveName, Record, RecordKind
 from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import LAST_POSITION
 
 ROWS_AT_ONCE: Final = 1 << 14
@@ -63,7 +64,8 @@ class Folding:
         """Fold into a folder.
 
         Args:
-            check: Raises where rows of a table are damaged in the files that they are folded from.
+            check: Raises where rows of a table are damaged in the files that they are folded from, or these cannot be
+                looked at now.
             all_open: Whether all versions of a model are open that should be: only then it is known what none shows.
             wanted: Whether a round goes on; if not, it ends as soon as it can.
         """
@@ -72,6 +74,8 @@ class Folding:
         self._all_open, self._check = all_open, check
         self._log_limit_bytes = log_limit_bytes
         self._not_before_s = 0.0
+        self._left: dict[LiveName, str] = {}
+        """Tables that the last round could not fold, as they are damaged, and why."""
         self.rounds = 0
 
     @property
@@ -79,37 +83,66 @@ class Folding:
         """Whether a round should begin."""
         if time.monotonic() < self._not_before_s:
             return False
-        budget, tables = self._tables.budget, self._tables.all()
+        tables = self._tables.all()
         if self._tables.wants_new_log or any(table.may_drop and self._all_open(table.name.model) for table in tables):
             return True
-        return (
-            self._tables.wants_fold
-            or self._log.bytes > self._log_limit_bytes // SHARE
-            or budget.used_bytes > budget.for_rows_bytes // SHARE
-        ) and any(table.has_unfolded for table in tables)
+        return (self._needs_memory or self._log.bytes > self._log_limit_bytes // SHARE) and any(
+            table.has_unfolded for table in tables
+        )
 
     def round(self) -> None:
-        """Fold all tables that have pushes since their last fold, and shorten the log."""
+        """Fold all tables that have pushes since their last fold, and shorten the log.
+
+        A table with damaged rows is left as it is, and the others are folded; the log is shortened once all are.
+        """
         try:
             number = self._run(self._log.roll)
-            for table in self._tables.all():
-                # What no open version shows goes first: a version that is opened meanwhile must not find it.
-                with self._tables.lock:
-                    dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
-                if dropped or table.has_unfolded:
-                    self._fold(table)
+            self._left = self._folded_but()
+            if self._left:
+                # Memory is there again: if it was not enough, whoever needs it says so once more.
+                self._tables.wants_fold = False
+                self._failed("; ".join(self._left.values()))
+                return
             self._run(lambda: self._shorten(number))
             self._tables.wants_fold = self._tables.wants_new_log = False
             self.rounds += 1
         except _NotWanted:
             return
-        except (RingpullError, OSError) as exc:
-            if not self._wanted():
-                return
-            self._not_before_s = time.monotonic() + RETRY_AFTER_S
-            _LOG.warning("newer rows were not folded, which is tried again: %s", exc)
+        except (RingpullError, OSError, MemoryError) as exc:
+            if self._wanted():
+                self._failed(str(exc) or type(exc).__name__)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _folded_but(self) -> dict[LiveName, str]:
+        """Fold tables; return those that cannot be folded now for what they are, and why.
+
+        While those of the last round still cannot, others are folded for their memory alone: to write them anew, round
+        after round, would shorten no log.
+        """
+        left: dict[LiveName, str] = {}
+        for table in sorted(self._tables.all(), key=lambda each: each.name not in self._left):
+            in_vain = bool(left and self._left) and table.name not in self._left and not self._needs_memory
+            # What no open version shows goes first: a version that is opened meanwhile must not find it.
+            with self._tables.lock:
+                dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
+            if dropped or (table.has_unfolded and not in_vain):
+                try:
+                    self._fold(table)
+                except (CorruptData, LimitExceeded, MemoryError, NotLookedAt) as exc:
+                    self._check_wanted()
+                    table.has_waste |= bool(dropped)  # so that it is tried again
+                    left[table.name] = str(exc) or type(exc).__name__
+        return left
+
+    @property
+    def _needs_memory(self) -> bool:
+        budget = self._tables.budget
+        return self._tables.wants_fold or budget.used_bytes > budget.for_rows_bytes // SHARE
+
+    def _failed(self, why: str) -> None:
+        self._not_before_s = time.monotonic() + RETRY_AFTER_S
+        _LOG.warning("newer rows were not folded, which is tried again: %s", why)
 
     def _fold(self, table: LiveTable) -> None:
         with self._tables.lock:
@@ -134,6 +167,7 @@ class Folding:
             writer.finish(self._tables.shard, through, kept_stamps, positions[gone], stamps[gone])
         except BaseException as exc:
             writer.abort()
+            remove_fold(folder)  # which is there where it failed at its very end
             if isinstance(exc, ExportError):
                 raise Unavailable(f"{folder}: {exc}") from exc
             raise
@@ -148,24 +182,33 @@ class Folding:
         words: UInt64Array,
         gone: tuple[UInt64Array, UInt64Array],
     ) -> None:
-        """Have look-ups read a fold, and let go of what they read before."""
+        """Have look-ups read a fold, and let go of what they read before.
+
+        Of a fold that fails nothing is left, and nothing names it: log and memory have all of it.
+        """
         try:
             fold = open_fold(folder)
-        except CorruptData:
-            shutil.rmtree(folder, ignore_errors=True)  # The log has all of it, and what it was before.
+            new_gone = self._new_gone(table, fold.gone_stamps)  # before anything is flipped, as there may be no memory
+            with self._tables.lock:
+                before, number = table.folded_rows, table.add_fold(fold.base, fold.stamps)
+        except BaseException:
+            remove_fold(folder)
+            raise
+        try:
+            for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
+                with self._tables.lock:
+                    table.flip(positions, words_then, words_now)
+        except BaseException:
+            for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
+                with self._tables.lock:
+                    table.flip(positions, words_now, words_then)
+            with self._tables.lock:
+                table.forget_fold(number, before)
+                self._tables.count_held()
+            self._renew(table, sorted(table.versions))
+            remove_fold(folder)
             raise
         with self._tables.lock:
-            number = table.add_fold(fold.base, fold.stamps)
-        for begin in range(0, fold.base.rows, ROWS_AT_ONCE):
-            some = slice(begin, min(fold.base.rows, begin + ROWS_AT_ONCE))
-            with self._tables.lock:
-                new = table.segments.words_of_base(number, np.arange(some.start, some.stop))
-                table.flip(fold.base.positions_slice(some.start, some.stop), words[some], new)
-        with self._tables.lock:
-            if len(gone[0]):
-                for begin in range(0, len(gone[0]), ROWS_AT_ONCE):
-                    some = slice(begin, begin + ROWS_AT_ONCE)
-                    table.flip(gone[0][some], gone[1][some], table.segments.gone(fold.gone_stamps[some]))
             for each in old:
                 table.segments.drop(each)
             table.fold, table.folded, table.has_waste = number, through, False
@@ -173,6 +216,18 @@ class Folding:
             versions = sorted(table.versions)
         self._renew(table, versions)
         remove_folds(folder_of(self._folder, table.name), but=folder)
+
+    def _new_gone(self, table: LiveTable, stamps: UInt64Array) -> UInt64Array:
+        """Return words for removals.
+
+        Raises:
+            LimitExceeded: There is no memory left for them.
+        """
+        words = np.empty(len(stamps), np.uint64)
+        for some in _pieces(len(stamps)):
+            with self._tables.lock:
+                words[some] = table.segments.gone(stamps[some])
+        return words
 
     def _shorten(self, number: int) -> int:
         """Write to the log what is in no fold, and delete the segments before one; in the thread of the log."""
@@ -203,6 +258,26 @@ class Folding:
     def _check_wanted(self) -> None:
         if not self._wanted():
             raise _NotWanted
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    return (slice(begin, min(count, begin + ROWS_AT_ONCE)) for begin in range(0, count, ROWS_AT_ONCE))
+
+
+def _flips(
+    table: LiveTable,
+    base: Base,
+    number: int,
+    words: UInt64Array,
+    gone: tuple[UInt64Array, UInt64Array],
+    new_gone: UInt64Array,
+) -> Iterator[tuple[UInt64Array, UInt64Array, UInt64Array]]:
+    """Yield positions, some at a time, their words before a fold, and those that name it."""
+    for some in _pieces(base.rows):
+        new = table.segments.words_of_base(number, np.arange(some.start, some.stop))
+        yield base.positions_slice(some.start, some.stop), words[some], new
+    for some in _pieces(len(gone[0])):
+        yield gone[0][some], gone[1][some], new_gone[some]
 
 
 def tidy_memory(

@@ -4,7 +4,8 @@ Rows of vectors that were there before a restart are answered from the mapped lo
 a file that is damaged since would be answered from. What is found is quarantined by slot, as damage of a base is, until
 no look-up reads it any more: whoever pushes these rows again replaces them. Damage of the log where nobody reads it,
 since memory has those rows, would keep the shard from reading it at the next start: a round of folding writes all of it
-anew. Nothing damaged is folded: a fold has checksums of its own, which would call it whole.
+anew. Nothing damaged is folded: a fold has checksums of its own, which would call it whole. Nor is what cannot be
+looked at now, as where no more files can be opened; what was found damaged before stays so then.
 
 Files are read beside their maps, as `ringpull.ps.store.block_check` does.
 """
@@ -45,6 +46,10 @@ _GONE: Final[Damaged] = (0, 0)
 _LOG: Final = logging.getLogger(__name__)
 
 
+class NotLookedAt(Unavailable):
+    """Raised where files cannot be opened or read now: nothing is known of the rows in them."""
+
+
 @dataclass(slots=True)
 class _Found:
     """Damage of one table."""
@@ -54,6 +59,8 @@ class _Found:
     keeps: dict[int, object] = field(default_factory=dict)
     """What that segment was when it was looked at: its number may be another's by now."""
     files: set[str] = field(default_factory=set)
+    unlooked: list[str] = field(default_factory=list)
+    """Why some files could not be looked at."""
 
 
 class LiveCheck:
@@ -74,6 +81,8 @@ class LiveCheck:
         self._of_tables: dict[LiveName, str] = {}
         self._told_files: dict[LiveName, set[str]] = {}
         self._of_log: dict[Path, str] = {}
+        self._unlooked: dict[LiveName, str] = {}
+        """Why a table could not be checked, when that was tried last."""
         self._taken_in: dict[LiveName, int] = defaultdict(int)
         """How often what was found of a table was taken in."""
         for table in tables.all():
@@ -84,21 +93,24 @@ class LiveCheck:
                 self._take_in(table, self._in_folds(table, known, lambda _: None), 0)
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each table or log with damage."""
-        return [*self._of_tables.copy().values(), *self._of_log.copy().values()]
+        """Return a sentence for each table or log with damage, or that could not be checked."""
+        of_all = self._of_tables, self._of_log, self._unlooked
+        return [sentence for each in of_all for sentence in each.copy().values()]
 
     def look(self, pace: Pace) -> None:
         """Look at all files of all tables once."""
         log = self._log
         if log is None:
             return
-        turns, damaged = dict(self._taken_in), self._damaged_log(log, pace)
+        turns, unlooked = dict(self._taken_in), list[str]()
+        damaged = self._damaged_log(log, pace, unlooked)
         for table in self._tables.all():
-            self._look_at(table, damaged, pace, turns.get(table.name, 0))
+            self._look_at(table, damaged, pace, turns.get(table.name, 0), unlooked)
         there = {segment_path(log.folder, each) for each in log.segments}
         with self._tables.lock:  # which whoever takes in what was found has
-            for name in [each for each in self._of_tables if self._tables.get(each) is None]:
-                del self._of_tables[name]
+            for of_names in (self._of_tables, self._unlooked):
+                for name in [each for each in of_names if self._tables.get(each) is None]:
+                    del of_names[name]
             told = set().union(*(self._told_files[name] for name in self._of_tables))
         self._of_log = {path: _log_warning(path) for path in damaged if path in there and str(path) not in told}
         if self._of_log and not self._of_tables:
@@ -109,21 +121,37 @@ class LiveCheck:
 
         Raises:
             CorruptData: Some are not; their slots are quarantined.
+            NotLookedAt: It cannot be told of some now.
         """
+        name = table.name
         with self._tables.lock:
             mapped = {self._path_of(rows) for rows in table.segments.logs().values()}
-        turn = self._taken_in[table.name]
-        damaged = {} if self._log is None else self._damaged_log(self._log, pace, only=mapped)
-        self._look_at(table, damaged, pace, turn)
-        if told := self._of_tables.get(table.name):
+        turn, unlooked = self._taken_in[name], list[str]()
+        damaged = {} if self._log is None else self._damaged_log(self._log, pace, unlooked, only=mapped)
+        unlooked = self._look_at(table, damaged, pace, turn, unlooked)
+        if told := self._of_tables.get(name):
             raise CorruptData(told)
+        if unlooked:
+            self._unlooked[name] = (
+                f"{name}: pushed rows could not be looked at, so they are not folded or compacted; it is tried again:"
+                f" {unlooked[0]}"
+            )
+            raise NotLookedAt(self._unlooked[name])
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _look_at(self, table: LiveTable, damaged: Mapping[Path, list[Damaged]], pace: Pace, turn: int) -> None:
+    def _look_at(
+        self, table: LiveTable, damaged: Mapping[Path, list[Damaged]], pace: Pace, turn: int, unlooked: list[str]
+    ) -> list[str]:
+        """Look at the folds of a table, and take in what is damaged there and in the log.
+
+        Args:
+            unlooked: Why some of the log could not be looked at; returned with that of the folds.
+        """
         with self._tables.lock:
             every = {base: range(base.block_count) for base in table.named_folds().values()}
         found = self._in_folds(table, every, pace)
+        found.unlooked += unlooked
         with self._tables.lock:
             logs = table.segments.logs()
         for number, rows in logs.items():
@@ -132,6 +160,9 @@ class LiveCheck:
                 found.intervals[number], found.keeps[number] = intervals, rows
                 found.files.add(str(path))
         self._take_in(table, found, turn)
+        if not found.unlooked:
+            self._unlooked.pop(table.name, None)
+        return found.unlooked
 
     def _in_folds(self, table: LiveTable, blocks: Mapping[Base, Collection[int]], pace: Pace) -> _Found:
         """Look at blocks of the folds of a table."""
@@ -145,7 +176,8 @@ class LiveCheck:
                 pace(block_bytes(base, block))
                 try:
                     damage = bad_rows(base, block)
-                except Unavailable:
+                except Unavailable as exc:
+                    found.unlooked.append(str(exc))
                     continue
                 if damage is None:
                     good.append(block)
@@ -171,7 +203,7 @@ class LiveCheck:
             same = {at: each for at, each in found.intervals.items() if there.get(at) is found.keeps[at]}
             slots = _reading(table, same) if same else frozenset()
             before = self._tables.quarantined.get(name, frozenset())
-            if self._taken_in[name] != turn:
+            if found.unlooked or self._taken_in[name] != turn:
                 slots |= before
             self._taken_in[name] += 1
             self._tables.quarantined[name] = slots
@@ -189,8 +221,14 @@ class LiveCheck:
         _LOG.warning("%s", told)
         self._renew(name)
 
-    def _damaged_log(self, log: Log, pace: Pace, only: Collection[Path] | None = None) -> dict[Path, list[Damaged]]:
-        """Look at the segments of the log that are written to their end; of others at what is mapped."""
+    def _damaged_log(
+        self, log: Log, pace: Pace, unlooked: list[str], only: Collection[Path] | None = None
+    ) -> dict[Path, list[Damaged]]:
+        """Look at the segments of the log that are written to their end; of others at what is mapped.
+
+        Args:
+            unlooked: Where it is noted why some cannot be looked at now.
+        """
         numbers = log.segments
         mapped: dict[Path, int] = {}
         with self._tables.lock:
@@ -207,6 +245,7 @@ class LiveCheck:
                 found = [_GONE]
             except OSError as exc:
                 _LOG.warning("%s: it cannot be looked at now: %s", path, exc)
+                unlooked.append(f"{path}: {exc.strerror or exc}")
                 continue
             if found:
                 damaged[path] = found

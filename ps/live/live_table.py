@@ -227,6 +227,17 @@ class LiveTable:
         self.folded_rows = base.rows
         return number
 
+    def forget_fold(self, number: int, folded_rows: int) -> None:
+        """Forget a fold that was added and is not used, as no word names it any more; the one before stays.
+
+        Args:
+            folded_rows: Rows of the one before.
+        """
+        self.segments.drop(number)
+        self.fold_bases = {each: base for each, base in self.fold_bases.items() if each != number}
+        self.folded_rows = folded_rows
+        self.has_waste = True  # of removals, whose words nothing shows
+
     def named_folds(self) -> dict[int, Base]:
         """Return the files that words may name, by segment: the fold, and others while words are flipped to them.
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from ringpull.inference.client.straight_ways import (
     ASK_S,
+    LATER_BY,
     LONG_PAUSE_S,
+    MOST_S,
     OLDEST_S,
     PAUSE_S,
     RENEW_S,
@@ -17,6 +22,7 @@ from ringpull.inference.client.straight_ways import (
     ask_s,
     left_of,
     pause_after,
+    pause_before_head_s,
     route_request,
     straight_until_s,
     tell,
@@ -167,6 +173,53 @@ def test_a_forked_process_asks_anew(ways: StraightWays, monkeypatch: pytest.Monk
     assert ways.to_ask(LIVE)
 
 
+class Interrupted(int):
+    """Number of a process at whose use, the time that it is told, another thread comes in between."""
+
+    def __new__(cls, process: int, at: int, other: Callable[[], None]) -> Interrupted:
+        made = super().__new__(cls, process)
+        made._left, made._other = at, other
+        return made
+
+    def __ne__(self, value: object) -> bool:
+        differs = super().__ne__(value)
+        self._use()
+        return differs
+
+    def __eq__(self, value: object) -> bool:
+        return super().__eq__(value)
+
+    def __hash__(self) -> int:
+        number = super().__hash__()
+        self._use()
+        return number
+
+    def _use(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._other()
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_of_the_threads_of_a_forked_process_one_asks(
+    ways: StraightWays, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Also where another one comes in between while the first finds that it is in another process."""
+    process, asks = os.getpid() + 1, list[bool]()
+
+    def other() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: process)
+            asks.append(ways.to_ask(LIVE))
+            ways.told("m", ROUTE)
+
+    interrupted = Interrupted(process, at, other)
+    monkeypatch.setattr(os, "getpid", lambda: interrupted)
+    asks.append(ways.to_ask(LIVE))
+    assert asks == [True, False]
+    assert ways.route(LIVE) is ROUTE
+
+
 def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
     request = route_request("m", ROUTE)
     assert (request.model, request.term, request.epoch, request.version) == ("m", 3, 7, 4)
@@ -204,6 +257,22 @@ def test_a_route_that_is_none_is_refused(ways: StraightWays, tables: bytes, pack
 def test_a_route_to_no_lineage_is_refused() -> None:
     with pytest.raises(ProtocolError, match="the push route of m cannot be read"):
         PushRoute.of(model="m", version=4, lineage="none", tables=ROUTE.tables, packed_map=ROUTE.packed_map)
+
+
+def test_a_push_waits_as_long_as_its_shard_asked_for() -> None:
+    full = LimitExceeded("x", retry_after_s=2.0)
+    assert 2.0 <= pause_before_head_s(full, 4) <= 2.0 * (1 + LATER_BY)
+    assert pause_before_head_s(full, 0) == math.inf  # nobody asks again
+    for error in (LimitExceeded("x"), Unavailable("x"), NotOwner("x")):
+        assert pause_before_head_s(error, 4) == pause_before_head_s(error, 0) == 0
+
+
+def test_half_of_the_time_is_left_for_a_head() -> None:
+    for given_s, at_most_s in ((0.5, 0.25), (10.0, 5.0), (1e6, MOST_S)):
+        before_s = time.monotonic()
+        until_s = straight_until_s(given_s)
+        assert until_s is not None
+        assert before_s + at_most_s <= until_s <= time.monotonic() + at_most_s
 
 
 def test_times(ways: StraightWays, clock: Clock) -> None:

@@ -174,6 +174,23 @@ async def test_hostile_messages_are_refused_by_name(feed: Served, fields: dict[s
     assert feed.router.pushed == []
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("table", ["user", "small", "half"])
+async def test_a_raw_call_with_a_row_that_is_not_finite_is_refused_by_table_and_row(
+    feed: Served, table: str, number: float
+) -> None:
+    """As a client of another language may send it, whose rows nobody has checked."""
+    rows = np.arange(9, dtype=np.float32).reshape(3, 3)
+    rows[1, 2] = number
+    for vectors in ({"shape": [3, 3], "data": rows.tobytes()}, {"shape": [3, 3], "floats": rows.ravel()}):
+        request = pb.PushRequest(model="feed", table=table, keys={"int64s": {"values": [4, 5, 6]}}, vectors=vectors)
+        with pytest.raises(grpc.RpcError) as raised:
+            await feed.raw("/ringpull.v1.Writer/Push", request.SerializeToString())
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"table {table}: row 1, of key 5, has a number that is NaN or infinite" in raised.value.details()
+    assert feed.router.pushed == []
+
+
 def test_raw_rows_are_a_view_of_their_message_and_equal_to_typed_ones() -> None:
     fields: dict[str, Any] = {"model": "feed", "table": "user", "keys": {"int64s": {"values": [1, 2]}}}
     raw = pb.PushRequest(**fields, vectors={"shape": [2, 3], "data": ROWS.tobytes()})
