@@ -7,7 +7,7 @@ import urllib.request
 from typing import Final
 
 from ringpull.inference.client.credentials import Credentials
-from ringpull.inference.client.targets import is_loopback
+from ringpull.inference.client.targets import stays_here
 from ringpull.inference.errors import Unavailable
 
 TIMEOUT_S: Final = 30.0
@@ -26,7 +26,7 @@ def read(address: str, path: str, credentials: Credentials | None = None, *, tim
     """
     shown = Credentials.given() if credentials is None else credentials
     handlers: list[urllib.request.BaseHandler] = []
-    if is_loopback(address):
+    if stays_here(address):
         handlers.append(urllib.request.ProxyHandler({}))
     if shown.tls:
         handlers.append(urllib.request.HTTPSHandler(context=shown.ssl_context()))
