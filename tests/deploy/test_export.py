@@ -125,6 +125,7 @@ def test_a_dense_precision_that_is_refused(
     monkeypatch.chdir(source_folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     arguments = ["export", "my_model:trained", "models/short", "--dense-precision", precision]
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)  # of another test
     refused = CliRunner().invoke(app, arguments)
     assert isinstance(refused.exception, InvalidInput | ExportError)
     assert message in str(refused.exception)

@@ -15,6 +15,7 @@ from ringpull.ps.errors import LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.live import fold as fold_module
 from ringpull.ps.live import folding as folding_module
+from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.segment import segment_path
@@ -34,6 +35,12 @@ GONE = range(KEYS.start, KEYS.start + 40)
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return segment_path(tmp_path / "shard-0.live", 1)
+
+
+@pytest.fixture(autouse=True)
+def _no_rounds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards begin no round, however due one is: a second one beside that of a test is nothing a shard ever has."""
+    monkeypatch.setattr(LiveShard, "_round", lambda _: None)
 
 
 def folds(tmp_path: Path, table: str = "users") -> list[str]:
