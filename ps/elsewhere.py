@@ -28,6 +28,7 @@ RETRY_AFTER_S: Final = 2.0
 """Time after which whoever was refused may ask again."""
 
 _SERVE: Final = "from ringpull.ps.elsewhere import serve; serve({niceness})"
+_AUTOGROUP_TRIES: Final = 5
 
 
 class Elsewhere:
@@ -161,8 +162,7 @@ class Elsewhere:
 def serve(niceness: int) -> None:
     """Run the one function that standard input has, write what it returned, and end."""
     os.nice(niceness)
-    with suppress(OSError):  # Linux may share processors out by sessions first, and niceness says nothing between these
-        Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+    _take_niceness_between_sessions(niceness)
     with suppress(OSError):  # no Linux, or not to be written to
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -182,6 +182,18 @@ def serve(niceness: int) -> None:
     except Exception:
         traceback.print_exc()
     os._exit(code)  # not by the interpreter's end, which waits for the thread that reads
+
+
+def _take_niceness_between_sessions(niceness: int) -> None:
+    """Give this session a niceness: where Linux shares processors out by sessions first, a process's says little."""
+    for _ in range(_AUTOGROUP_TRIES):
+        try:
+            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+            return
+        except BlockingIOError:  # Those of all who are not privileged may be set once in a tenth of a second.
+            time.sleep(0.1)
+        except OSError:  # no Linux, or no such groups
+            return
 
 
 def _end_with(source: Any) -> None:

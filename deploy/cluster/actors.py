@@ -6,9 +6,11 @@ neither torch nor the shards' kernels to name these actors, and a shard never lo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -159,7 +161,18 @@ def _warm_shard() -> None:
         warm_up()
 
 
+def _start_resolver() -> None:
+    """Start the threads in which names are looked up: those of the first look-up are there as long as the process."""
+
+    async def look_up() -> None:
+        with suppress(OSError):
+            await asyncio.get_running_loop().getaddrinfo("localhost", 0)
+
+    asyncio.run(look_up())
+
+
 def _shard_process(shard: int, actor_spec: ActorSpec, nice: int) -> FencedShard:
+    _start_resolver()
     # Most of a second of processor time, beside shards and heads of this machine that answer requests.
     giving_way(_warm_shard, nice, name="start")
     from ringpull.inference.head.tokens.scrape_check import scrape_check

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from ringpull.ps.giving_way import give_way
+from ringpull.ps.giving_way import take_niceness
 
 Job = tuple[Callable[..., None], tuple[object, ...]]
 
@@ -59,7 +59,7 @@ class LookupThreads:
         self.close()
 
     def _run(self) -> None:
-        give_way(self._nice)
+        take_niceness(self._nice)
         while (job := self._jobs.get()) is not None:
             function, args = job
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 
@@ -48,3 +49,31 @@ def test_the_thread_has_the_name_and_ends_with_the_work() -> None:
     name = giving_way(lambda: threading.current_thread().name, 1, name="some-work")
     assert name.startswith("some-work")
     assert name not in [thread.name for thread in threading.enumerate()]
+
+
+@linux
+def test_a_thread_that_is_nicer_already_stays_so() -> None:
+    nice = min(niceness() + 4, 19)
+    assert giving_way(lambda: giving_way(niceness, nice - 2, name="inner"), nice, name="outer") == nice
+
+
+@linux
+@pytest.mark.medium
+def test_what_a_shard_starts_with_niceness_keeps_none_of_it() -> None:
+    """Names are looked up, as long as a shard lives, by threads that whoever looks up first starts."""
+    program = """
+import asyncio, os, uvloop
+from ringpull.deploy.cluster.actors import _start_resolver
+from ringpull.ps.giving_way import giving_way
+
+def resolvers():
+    names = {each: open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")}
+    return [os.getpriority(os.PRIO_PROCESS, int(each)) for each, name in names.items() if name == "libuv-worker"]
+
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+own = os.getpriority(os.PRIO_PROCESS, 0)
+_start_resolver()
+giving_way(_start_resolver, own + 3, name="start")
+assert set(resolvers()) == {own}, resolvers()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

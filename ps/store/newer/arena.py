@@ -152,10 +152,8 @@ class VectorBlock:
         """Append rows [begin, end) and their stamps; return the offset of the first."""
         assert not isinstance(rows, BytesRows), "a table has rows of one kind"  # which its segments check
         first, self._used = self._used, self._used + end - begin
-        if self._used * self.step > self._rows_area.taken_bytes:
-            self._rows_area.take(self._used * self.step)
-        if self._used * STAMP_BYTES > self._stamps_area.taken_bytes:
-            self._stamps_area.take(self._used * STAMP_BYTES)
+        self._rows_area.take(self._used * self.step)
+        self._stamps_area.take(self._used * STAMP_BYTES)
         self._rows[first : self._used] = rows[begin:end]
         self.stamps[first : self._used] = stamps
         return first * self.step

@@ -23,7 +23,7 @@ from ringpull.ps.store.newer.probe import BUCKET_BYTES, PLACES, PROBE, TAG_BYTES
 
 MAX_LOAD: Final = 0.7
 """Share of places beyond which a directory is full: one bucket in thirty has no free place then, so that few look-ups
-go on to the next, and processors guess right that none does. Of buckets of 8 places one in four had none."""
+go on to the next, and processors guess right that none does."""
 
 _MAX_BITS: Final = 40
 _CROWDED_BITS: Final = 7

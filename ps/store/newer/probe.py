@@ -5,8 +5,8 @@ positions, each with its word behind it. Beside the buckets lie the tags of all 
 a cache line: a position that is not there costs that line and no other, one that is there one more, and its row. A tag
 has its top bit set, and 0 means that a place is free. A position takes the first free place from its `home_place` on,
 so that those of a bucket lie nearly in order.
-What finds its bucket full goes to the next one, up to `PROBE` from its own; so many spare ones follow the last bucket,
-less one. Places are never freed, so the first bucket that has a free one ends the search.
+What finds its bucket full goes to the next one, up to `PROBE` from its own; so many spare ones follow the last bucket.
+Places are never freed, so the first bucket that has a free one ends the search.
 
 The one writer writes position and word first, then the tag; a row before the word that tells of it. Whoever sees a tag
 sees the position and a word, whoever sees a word the row.

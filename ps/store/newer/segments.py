@@ -320,9 +320,17 @@ class Segments:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def stamps(self, words: UInt64Array) -> UInt64Array:
-        """Return the stamps of words (n,); of those that are `GONE` without one 0."""
+        """Return the stamps of words (n,); of those that are `GONE` without one 0. Under the lock of their tables.
+
+        Raises:
+            KeyError: A word is of a segment that there is no more.
+        """
         words, out = np.ascontiguousarray(words), np.empty(len(words), np.uint64)
         fields = np.zeros((self._highest + 1, STAMP_FIELDS), np.uint64)
+        is_there = np.zeros(self._highest + 1, bool)
+        is_there[[0, *self._segments]] = True
+        if not is_there[segments_of(words).astype(np.intp)].all():
+            raise KeyError("a word of a segment that there is no more")
         for number, each in self._segments.items():
             if isinstance(each.stamps, int):
                 fields[number] = 0, 0, each.stamps

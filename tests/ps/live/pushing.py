@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def confirming(actor: ShardProcess, pushed: set[tuple[str, int, str]]) -> Callab
 def done(reply: object) -> PushReply:
     assert isinstance(reply, PushReply), reply
     return reply
+
+
+def until(wanted: Callable[[], bool], what: str = "") -> None:
+    """Wait for what another thread does soon; `what` says what it means if it never does."""
+    until_s = time.monotonic() + 60
+    while not wanted():
+        assert time.monotonic() < until_s, what
+        time.sleep(0.01)

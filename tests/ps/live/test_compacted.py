@@ -17,7 +17,7 @@ from ringpull.ps.live.settings import Durability, LiveSettings
 from ringpull.ps.placement import VersionPlacement
 from ringpull.ps.wire.newest_messages import NewestRequest
 from tests.deploy.folders import flip_byte
-from tests.ps.live.pushing import EPOCH, LINEAGE, RING, placed, push_of
+from tests.ps.live.pushing import EPOCH, LINEAGE, RING, placed, push_of, until
 from tests.ps.live.test_live_shard import Served, row
 from tests.ps.tables import MODEL, VERSION, rows_request, write_table
 
@@ -59,13 +59,6 @@ def serve(served: Served, *versions: int) -> None:
 def of(served: Served, version: int, key: int) -> np.ndarray:
     request = replace(rows_request("users", np.array([key], np.uint64)), version=version)
     return served.shard.pull(request).values
-
-
-def until(wanted: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 60
-    while not wanted():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("durability", [Durability.SYNC, Durability.MEMORY])

@@ -17,7 +17,7 @@ from ringpull.ps.live import live_shard, target
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
-from tests.ps.live.pushing import EPOCH, LINEAGE, RING, push_of
+from tests.ps.live.pushing import EPOCH, LINEAGE, RING, push_of, until
 from tests.ps.live.served import DIM, Served
 from tests.ps.tables import MODEL, VERSION
 
@@ -27,8 +27,8 @@ def test_a_version_that_is_closed_is_not_kept(served: Callable[..., Served]) -> 
     shard.push(push_of([5], np.ones((1, DIM), np.float32)))
     base = weakref.ref(next(iter(shard.shard.bases(MODEL, VERSION).values())))
     shard.shard.retire(MODEL, VERSION)
-    while base() is not None:  # else its files stay mapped. Who answered a push lets go of it a moment after the answer
-        gc.collect()
+    # Who answered a push lets go of what it looked at a moment after the answer.
+    until(lambda: gc.collect() >= 0 and base() is None, "its files stay mapped")
 
 
 def test_rows_that_are_folded_are_not_kept(served: Callable[..., Served]) -> None:
@@ -38,8 +38,7 @@ def test_rows_that_are_folded_are_not_kept(served: Callable[..., Served]) -> Non
     shard.push(push_of(keys, np.ones((len(keys), DIM), np.float32)))
     while not shard.live.folds:
         time.sleep(0.001)
-    while shard.live.tables.budget.used_bytes:  # else it is not given back before the next push
-        gc.collect()
+    until(lambda: gc.collect() >= 0 and shard.live.tables.budget.used_bytes == 0, "memory is kept until the next push")
 
 
 def test_rows_of_a_lineage_that_is_closed_are_not_kept(
@@ -52,8 +51,7 @@ def test_rows_of_a_lineage_that_is_closed_are_not_kept(
     shard.live.confirm([])
     while shard.live.tables.all():
         time.sleep(0.001)
-    while shard.live.tables.budget.used_bytes:
-        gc.collect()
+    until(lambda: gc.collect() >= 0 and shard.live.tables.budget.used_bytes == 0, "memory is kept")
     with pytest.raises(NotFound):
         shard.push(push_of([5], np.ones((1, DIM), np.float32)))
 

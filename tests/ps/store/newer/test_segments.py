@@ -90,6 +90,16 @@ def test_words_of_all_kinds_of_segments_have_their_stamps(tmp_path: Path) -> Non
     assert np.flatnonzero(segments.is_gone(words)).tolist() == [*range(len(words) - 4, len(words))]
 
 
+def test_a_word_of_a_segment_that_is_gone_has_no_stamp() -> None:
+    segments = Segments(4)
+    words = segments.append(np.zeros((3, 4), np.uint8), 5)
+    for number in segments.seal():
+        segments.drop(number)
+    with pytest.raises(KeyError, match="no more"):
+        segments.stamps(words)
+    assert segments.stamps(np.array([GONE], np.uint64)).tolist() == [0]
+
+
 def test_beyond_the_budget_nothing_is_written() -> None:
     budget = Budget(3 * FIRST_BLOCK_BYTES)
     segments = Segments(256, budget)
