@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -24,15 +24,16 @@ from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from ringpull.loadtest.bench.echo import reply, serving
 
 THREADS: Final = 2
-_BLOCK: Final = bytes(64 << 10)
-"""Bytes of a step of work, some 10 us of it: long enough for zlib to let go of the lock."""
+_STEP: Final = bytes(256 << 10)
+"""Bytes of a step of work, a few tenths of a millisecond of it. hashlib lets go of the lock meanwhile; shorter steps
+would ask for it so often that the event loop had to wait."""
 
 
 def work(cpu_s: float) -> None:
     """Take so much processor time."""
     until_s = time.thread_time() + cpu_s
     while time.thread_time() < until_s:
-        zlib.crc32(_BLOCK)
+        hashlib.sha256(_STEP)
 
 
 class Refusing:
