@@ -23,6 +23,8 @@ def test_work_takes_its_processor_time() -> None:
     assert time.thread_time() - before_s >= 0.02
 
 
+@pytest.mark.medium
+@pytest.mark.net
 def test_calls_beyond_its_capacity_are_refused_and_the_others_answered() -> None:
     with server(MODULE, "--at-a-time", "1", "--service-us", "200000", "--reply-bytes", "7") as (port, process):
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
