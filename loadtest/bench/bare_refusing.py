@@ -24,14 +24,26 @@ from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from ringpull.loadtest.bench.echo import reply, serving
 
 THREADS: Final = 2
-_STEP: Final = bytes(256 << 10)
-"""Bytes of a step of work, a few tenths of a millisecond of it. hashlib lets go of the lock meanwhile; shorter steps
-would ask for it so often that the event loop had to wait."""
+_BYTES: Final = memoryview(bytes(16 << 20))
+"""Bytes that are hashed as work: hashlib lets go of the lock meanwhile."""
+_STEP: Final = _BYTES[: 256 << 10]
+"""Bytes of a step of it, a few tenths of a millisecond."""
+MOST: Final = 0.9
+"""Part of a call's work that is one step, as a dense program is: after each step a thread asks for Python's lock, and
+waits for the event loop, which is never idle under overload."""
 
 
-def work(cpu_s: float) -> None:
-    """Take so much processor time."""
+def bytes_per_s() -> float:
+    """Return how many bytes are hashed in a second of processor time."""
+    began_s = time.thread_time()
+    hashlib.sha256(_BYTES)
+    return len(_BYTES) / (time.thread_time() - began_s)
+
+
+def work(cpu_s: float, rate: float = 0.0) -> None:
+    """Take so much processor time, most of it in one step if `rate` says how many bytes are hashed in a second."""
     until_s = time.thread_time() + cpu_s
+    hashlib.sha256(_BYTES[: int(MOST * cpu_s * rate)])
     while time.thread_time() < until_s:
         hashlib.sha256(_STEP)
 
@@ -45,6 +57,7 @@ class Refusing:
         self._answer = answer
         self._calls = 0
         self._pool = ThreadPoolExecutor(THREADS)
+        self._rate = bytes_per_s()
 
     async def __call__(self, _messages: Any, context: grpc.aio.ServicerContext) -> bytes:
         """Receive and serve a call, or refuse it before it is received."""
@@ -54,7 +67,7 @@ class Refusing:
         try:
             await context.read()
             if self._service_s:
-                await asyncio.get_running_loop().run_in_executor(self._pool, work, self._service_s)
+                await asyncio.get_running_loop().run_in_executor(self._pool, work, self._service_s, self._rate)
             return self._answer
         finally:
             self._calls -= 1

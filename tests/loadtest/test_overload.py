@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from ringpull.inference.client.stubs import PREDICT
-from ringpull.loadtest.bench.bare_refusing import work
+from ringpull.loadtest.bench.bare_refusing import bytes_per_s, work
 from ringpull.loadtest.bench.harness import Report
 from ringpull.loadtest.bench.load import Run
 from ringpull.loadtest.bench.overload import Overload, _report_bare
@@ -17,10 +17,12 @@ from ringpull.loadtest.process import server
 MODULE = "ringpull.loadtest.bench.bare_refusing"
 
 
-def test_work_takes_its_processor_time() -> None:
+@pytest.mark.parametrize("measured", [False, True])
+def test_work_takes_its_processor_time(measured: bool) -> None:
+    rate = bytes_per_s() if measured else 0.0
     before_s = time.thread_time()
-    work(0.02)
-    assert time.thread_time() - before_s >= 0.02
+    work(0.005, rate)
+    assert time.thread_time() - before_s >= 0.005
 
 
 @pytest.mark.medium
