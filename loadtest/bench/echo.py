@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -33,10 +33,14 @@ def reply() -> bytes:
 
 async def serve(path: str, answer: Callable[[bytes, Any], Awaitable[bytes]]) -> None:
     """Serve one method, bytes in and bytes out, on a free port of loopback until told to end; prints `ready PORT`."""
-    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    await serving(path, grpc.unary_unary_rpc_method_handler(answer), CHANNEL_OPTIONS)
+
+
+async def serving(path: str, handler: grpc.RpcMethodHandler, options: Sequence[tuple[str, Any]]) -> None:
+    """Serve one method by its handler, as `serve` does."""
+    server = grpc.aio.server(options=options)
     service, method = path.strip("/").split("/")
-    handlers = {method: grpc.unary_unary_rpc_method_handler(answer)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     stop = asyncio.Event()

@@ -5,6 +5,11 @@ without admission lets its queue grow until every answer is late. The generator 
 three times the rate it takes three times as much of them, and gRPC takes its part to refuse a call. So beside the
 goodput as it is stands what the processors of head and shards still do for an answer: `cpu_per_answer_at_3x`, over that
 at the top rate.
+
+What is left of the goodput where nothing else is done is measured beside it: a bare grpc.aio server that knows its
+capacity and refuses the rest unread (`ringpull.loadtest.bench.bare_refusing`), whose calls take as much processor time
+as ours at the top rate. It serves 4, 8 or 16 calls at a time, whichever answers most. `goodput_at_3x_vs_bare` is our
+goodput over its own, each over its top rate.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -23,10 +28,11 @@ import psutil
 
 from ringpull.loadtest.bench.dlrm_requests import payloads_of
 from ringpull.loadtest.bench.harness import QUICK, Report
-from ringpull.loadtest.bench.load import Run, Server
+from ringpull.loadtest.bench.load import Run, Server, one_reply
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder
 from ringpull.loadtest.generator import arrival_times
+from ringpull.loadtest.process import server
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
@@ -37,6 +43,11 @@ DEADLINE_S = 0.5
 CONNECTIONS = 4
 LOADS: Final = (0.5, 0.9, 3.0)
 """Rates of the open loops, as multiples of the top rate."""
+OVERLOAD: Final = 3.0
+"""The rate of these at which a bare server is measured, too."""
+BARE_AT_A_TIME: Final = (4, 8, IN_FLIGHT)
+"""Calls that a bare server serves at a time: the one that answers most counts. More would do no more: two threads are
+as many as the processors, and what waits is answered no sooner. So many are always answered in time."""
 SETTLED_S = 2.0
 """Time after which an overload is no burst any more, whose queue may be longer."""
 SAMPLE_MEMORY_S = 0.1
@@ -121,24 +132,78 @@ def main() -> None:
     tops: list[Run] = []
     """Closed loops, the first of them to warm up."""
     overloads: dict[float, list[Overload]] = {each: [] for each in LOADS}
-    with deployed(dlrm_folder(ROWS), SHARDS) as ours:
+    bare_overloads: list[tuple[Run, Overload]] = []
+    """Closed loops of the bare servers, and the overload of the one that answered most."""
+    with ExitStack() as stack:
+        ours = stack.enter_context(deployed(dlrm_folder(ROWS), SHARDS))
         patient = Server(ours.target, processes=ours.running(), connections=CONNECTIONS)
         hurried = replace(patient, timeout_s=DEADLINE_S)
         memory = Memory(patient.processes)
         top = partial(patient.closed_loop, payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
         tops.append(top())
         before_bytes = memory.now_bytes()
+        bare = stack.enter_context(_as_costly(patient, top(), payloads))
+        hurried_bare = [replace(each, timeout_s=DEADLINE_S) for each in bare]
         for seed in range(ROUNDS):
             tops.append(top())
             for each in LOADS:
                 with memory.watched():
-                    arrivals = arrival_times(each * tops[-1].calls_per_s, SECONDS, seed)
-                    overloads[each].append(Overload(hurried.open_loop(payloads, arrivals, may_fail=True)))
+                    overloads[each].append(_overload(hurried, payloads, each * tops[-1].calls_per_s, seed))
+            # Of the one that takes all of a closed loop.
+            bare_top = bare[-1].closed_loop(payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
+            rate = OVERLOAD * bare_top.calls_per_s
+            tried = [_overload(each, payloads, rate, seed) for each in hurried_bare]
+            bare_overloads.append((bare_top, max(tried, key=lambda each: each.goodput)))
     _report(report, tops, overloads)
+    _report_bare(report, tops, overloads[OVERLOAD], bare_overloads)
     grown = memory.max_bytes / before_bytes
     report.row("memory of head and shards, MB", f"{memory.max_bytes / 1e6:,.0f}", "before any overload", grown)
     report.key("memory_growth", grown)
     report.finish()
+
+
+def _overload(asked: Server, payloads: Sequence[bytes], rate: float, seed: int) -> Overload:
+    return Overload(asked.open_loop(payloads, arrival_times(rate, SECONDS, seed), may_fail=True))
+
+
+@contextmanager
+def _as_costly(ours: Server, top: Run, payloads: Sequence[bytes]) -> Iterator[list[Server]]:
+    """Serve bare servers, one for each of `BARE_AT_A_TIME`, whose calls take as much processor time as ours at top."""
+    size = len(one_reply(ours, payloads[0]))
+    with _bare(IN_FLIGHT, 0.0, size) as nothing_done:
+        grpc_s = nothing_done.closed_loop(payloads, in_flight=IN_FLIGHT, seconds=SECONDS / 3).server_cpu_per_call_s
+    service_s = max(0.0, top.server_cpu_per_call_s - grpc_s)
+    with ExitStack() as stack:
+        yield [stack.enter_context(_bare(at_a_time, service_s, size)) for at_a_time in BARE_AT_A_TIME]
+
+
+@contextmanager
+def _bare(at_a_time: int, service_s: float, reply_bytes: int) -> Iterator[Server]:
+    options = (
+        "--at-a-time",
+        str(at_a_time),
+        "--service-us",
+        f"{service_s * 1e6:.0f}",
+        "--reply-bytes",
+        str(reply_bytes),
+    )
+    with server("ringpull.loadtest.bench.bare_refusing", *options) as (port, process):
+        yield Server(f"127.0.0.1:{port}", processes=[process], connections=CONNECTIONS)
+
+
+def _report_bare(
+    report: Report, tops: Sequence[Run], ours: Sequence[Overload], bare: Sequence[tuple[Run, Overload]]
+) -> None:
+    shares = [each.goodput / top.calls_per_s for each, top in zip(ours, tops[1:], strict=True)]
+    bare_shares = [each.goodput / top.calls_per_s for top, each in bare]
+    ratio = median(share / bare_share for share, bare_share in zip(shares, bare_shares, strict=True))
+    name = f"at {OVERLOAD:g} x the top rate"
+    row = f"{median(shares):.2f}", f"a bare server that refuses unread {median(bare_shares):.2f}", ratio
+    report.row(f"goodput {name}, over that", *row, key="goodput_at_3x_vs_bare")
+    report.key("bare_goodput_at_3x", median(bare_shares))
+    tops_per_s = [top.calls_per_s for top, _ in bare]
+    report.row("top rate of the bare server, requests/s", f"{median(tops_per_s):,.0f}", f"closed loop of {IN_FLIGHT}")
+    report.row(f"generator beside it {name}, cores", f"{median(each.generator_cores for _, each in bare):.2f}")
 
 
 def _report(report: Report, tops: Sequence[Run], overloads: dict[float, list[Overload]]) -> None:

@@ -75,6 +75,7 @@ TARGETS = (
     Target("din_bytes_vs_unpooled", "DIN with masked means, bytes between head and shards", "unpooled", maximum=0.5),
     Target("din_rate_vs_unpooled", "the same, requests/s", "unpooled"),
     Target("goodput_at_3x", "answers in time/s at 3 x the top rate", "the top rate", minimum=0.9),
+    Target("goodput_at_3x_vs_bare", "the same", "a bare server that refuses unread"),
     Target("settled_p99_ms_at_3x", "p99 of what is accepted there, ms", ""),
     Target("metrics_rate_small", "requests of 1 candidate/s with metrics", "without", minimum=0.97),
     Target("metrics_rate_whole", "the same, of 128 candidates", "without", minimum=0.97),
