@@ -2,15 +2,19 @@
 
 A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
 every operation, and ranked, through shard, wire and router, over a real connection, and pulled from its files; it is
-given a newer row, and compared; and the columns of two requests are read and joined as in the head.
+given a newer row, and compared; and the columns of two requests are read and joined as in the head. Where kernels are
+compiled for all, rows are pushed and folded, too: a shard loads those kernels with its first push.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import queue
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +27,14 @@ from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
 from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.hashing import SLOTS, keys_of_texts
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of_texts
 from ringpull.ps.identity import UNKNOWN
+from ringpull.ps.live.live_shard import LiveShard
+from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.shard import Shard
 from ringpull.ps.spec import Pooling, RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.changed_rows import changed_rows, compared_by_number
@@ -37,6 +44,7 @@ from ringpull.ps.store.newer.segments import Segments
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.push_messages import PushRequest
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup
 from ringpull.router.settings import RouterSettings
@@ -48,6 +56,9 @@ TABLE: Final = "table"
 COMPILE_TIMEOUT_S: Final = 300.0
 """Time allowed for the first pull, which waits for the compiler: minutes on a busy machine."""
 
+LOG_LIMIT_BYTES: Final = 1 << 23
+"""Limit on the log of the pushes: they are a MiB or two at a time."""
+
 BYTES_TABLE: Final = "bytes"
 SPECS: Final = {
     TABLE: TableSpec(name=TABLE, dim=4),
@@ -55,11 +66,23 @@ SPECS: Final = {
 }
 
 
-def warm_up(within: str | None = None) -> None:
-    """Compile every kernel of shards, router and head into the cache, or load it from there.
+def compile_all(within: str | None = None) -> None:
+    """Compile every kernel into the cache.
 
     Args:
-        within: Folder for a tiny table; default: the temporary one.
+        within: Folder for tiny tables; default: the temporary one.
+    """
+    warm_up(within)
+    with tempfile.TemporaryDirectory(prefix="ringpull-", dir=within) as folder:
+        _write_tables(Path(folder))
+        _push_rows(Path(folder))
+
+
+def warm_up(within: str | None = None) -> None:
+    """Compile every kernel but those of pushes into the cache, or load it from there.
+
+    Args:
+        within: Folder for tiny tables; default: the temporary one.
     """
     with tempfile.TemporaryDirectory(prefix="ringpull-", dir=within) as folder:
         _write_tables(Path(folder))
@@ -120,6 +143,49 @@ def _change_rows(folder: Path) -> None:
             compared_by_number(base.sections.rows, base.sections.rows, np.arange(base.rows))
 
 
+def _push_rows(folder: Path) -> None:
+    """Push rows and removals to half of all slots, which is what the shard serves, until all are folded."""
+    shard = Shard(0)
+    live = LiveShard(shard, folder / "live", settings=LiveSettings(log_limit_bytes=LOG_LIMIT_BYTES))
+    try:
+        tables = {
+            table: TablePlacement(str(folder / table), slots=(SlotRange(0, SLOTS),), sources=()) for table in SPECS
+        }
+        placed = VersionPlacement(MODEL, 1, tables, lineage=1, live=frozenset(SPECS))
+        shard.open(MODEL, 1, {table: folder / table for table in SPECS}, placed=placed)
+        shard.assign(1, [ServedRanges(Ring.even([0, 1]), {})], [(MODEL, 1)])
+        numbers = itertools.count(1)
+        while live.log_bytes <= LOG_LIMIT_BYTES // 2:  # from where on rows are folded
+            for table, spec in SPECS.items():
+                mask = shard.owned(MODEL, table)
+                assert mask is not None
+                positions = np.flatnonzero(mask).astype(np.uint64) << np.uint64(SLOT_SHIFT)
+                rows = np.ones(len(positions) * (spec.row_bytes or 1), np.uint8)
+                lengths = np.ones(len(positions) if spec.is_bytes else 0, np.uint32)
+                push = partial(PushRequest, MODEL, table, 1, 1, 1, positions=positions)
+                _pushed(live, push(next(numbers), False, rows=rows, lengths=lengths))
+                _pushed(live, push(next(numbers), True))
+        until_s = time.monotonic() + COMPILE_TIMEOUT_S
+        while not live.folds and time.monotonic() < until_s:  # Without a fold, one that serves compiles its kernels.
+            time.sleep(0.001)
+    finally:
+        live.close()
+
+
+def _pushed(live: LiveShard, push: PushRequest) -> None:
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+    live.push(push, time.monotonic() + COMPILE_TIMEOUT_S, answers.put)
+    while True:
+        try:
+            answer = answers.get(timeout=0.001)
+        except queue.Empty:  # a coordinator confirms first pushes; here there is none
+            live.confirm(live.pushed | live.wanted)
+            continue
+        if isinstance(answer, Exception):
+            raise answer
+        return
+
+
 async def _pull_everything(shard_map: ShardMap) -> None:
     async def connect(address: ShardAddress) -> Connection:
         return await Connection.connect(address.host, address.port)
@@ -153,4 +219,4 @@ async def _pull_everything(shard_map: ShardMap) -> None:
 
 
 if __name__ == "__main__":
-    warm_up(*sys.argv[1:])
+    compile_all(*sys.argv[1:])

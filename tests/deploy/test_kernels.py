@@ -10,8 +10,8 @@ import pytest
 COUNT_COMPILATIONS = """
 import gc
 from numba.core.dispatcher import Dispatcher
-from ringpull.deploy.cluster.kernels import warm_up
-warm_up()
+from ringpull.deploy.cluster.kernels import compile_all
+compile_all()
 gc.unfreeze()  # A shard has told the collector to look away from all of them.
 kernels = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
 ours = [each.stats for each in kernels if each.py_func.__module__.startswith("ringpull.")]
