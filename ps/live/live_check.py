@@ -5,7 +5,8 @@ a file that is damaged since would be answered from. What is found is quarantine
 no look-up reads it any more: whoever pushes these rows again replaces them. Damage of the log where nobody reads it,
 since memory has those rows, would keep the shard from reading it at the next start: a round of folding writes all of it
 anew. Nothing damaged is folded: a fold has checksums of its own, which would call it whole. Nor is what cannot be
-looked at now, as where no more files can be opened; what was found damaged before stays so then.
+looked at now, as where no more files can be opened; what was found damaged before stays so then, also by a shard that
+has gone.
 
 Files are read beside their maps, as `ringpull.ps.store.block_check` does.
 """
@@ -32,7 +33,7 @@ from ringpull.ps.live.log_check import MAX_HEADER_BYTES, Damaged, damaged_in, he
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.segment import segment_path
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.block_check import bad_rows, block_bytes
+from ringpull.ps.store.block_check import as_bad, bad_rows, block_bytes
 from ringpull.ps.store.format import START_BYTES
 from ringpull.ps.store.newer.directory import LAST_POSITION
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -171,6 +172,7 @@ class LiveCheck:
             if base not in blocks:
                 continue
             step = START_BYTES if base.spec.is_bytes else base.spec.row_bytes
+            remembered = self._memory.damaged(base)
             good, bad = [], []
             for block in blocks[base]:
                 pace(block_bytes(base, block))
@@ -178,7 +180,9 @@ class LiveCheck:
                     damage = bad_rows(base, block)
                 except Unavailable as exc:
                     found.unlooked.append(str(exc))
-                    continue
+                    if block not in remembered:
+                        continue
+                    damage = as_bad(base, block)  # as it was: a shard that begins has closed nothing yet
                 if damage is None:
                     good.append(block)
                     continue
@@ -187,7 +191,7 @@ class LiveCheck:
                 found.intervals.setdefault(number, []).append(rows)
                 found.keeps[number] = base
                 found.files.add(str(base.folder / damage.file))
-            if bad or self._memory.damaged(base):
+            if bad or remembered:
                 self._memory.note(base, good=good, bad=bad)
         return found
 

@@ -15,6 +15,7 @@ from ringpull.ps.errors import LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.live import fold as fold_module
 from ringpull.ps.live import folding as folding_module
+from ringpull.ps.live import live_check
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.record import LiveName
@@ -116,6 +117,33 @@ def test_what_was_damaged_stays_closed_while_it_cannot_be_looked_at(
         assert refused(shard) == {1020}
     flip(log, place_of(log, 1019) + (place_of(log, 1019) - place_of(log, 1018)))  # as it was
     assert (look(shard), refused(shard)) == ([], set())
+
+
+def test_what_is_remembered_as_damaged_is_closed_by_a_start_that_cannot_look(
+    served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served()
+    push_all(shard)
+    assert fold(shard) == 1
+    [rows] = (tmp_path / "shard-0.live" / "folds").glob("*/*/users/fold-000001/rows/rows")
+    at = rows.read_bytes().index(row(1020).tobytes())
+    flip(rows, at)
+    look(shard)
+    closed = refused(shard)
+    assert 1020 in closed
+
+    def unavailable(*_: Any) -> Any:
+        raise Unavailable("Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live_check, "bad_rows", unavailable)
+        again = served(memory=shard.live.files._memory)
+        [told] = again.live.warnings()
+        assert "pushed rows are damaged" in told
+        assert refused(again) == closed
+    assert (len(look(again)), refused(again)) == (1, closed)
+    flip(rows, at)  # as it was
+    assert (look(again), refused(again)) == ([], set())
 
 
 class OfTwo(Served):
