@@ -184,15 +184,18 @@ class Folding:
     ) -> None:
         """Have look-ups read a fold, and let go of what they read before.
 
-        Of a fold that fails nothing is left, and nothing names it: log and memory have all of it.
+        Of a fold that fails nothing is left, no memory either, and nothing names it: log and memory have all of it.
         """
+        made: list[int] = []
         try:
             fold = open_fold(folder)
-            new_gone = self._new_gone(table, fold.gone_stamps)  # before anything is flipped, as there may be no memory
+            # Before anything is flipped, as there may be no memory.
+            new_gone = self._new_gone(table, fold.gone_stamps, made)
             with self._tables.lock:
                 before, number = table.folded_rows, table.add_fold(fold.base, fold.stamps)
         except BaseException:
             remove_fold(folder)
+            self._let_go(table, made)
             raise
         try:
             for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
@@ -204,21 +207,28 @@ class Folding:
                     table.flip(positions, words_now, words_then)
             with self._tables.lock:
                 table.forget_fold(number, before)
-                self._tables.count_held()
-            self._renew(table, sorted(table.versions))
+            self._let_go(table, made)
             remove_fold(folder)
             raise
         with self._tables.lock:
-            for each in old:
-                table.segments.drop(each)
             table.fold, table.folded, table.has_waste = number, through, False
+        self._let_go(table, old)
+        remove_folds(folder_of(self._folder, table.name), but=folder)
+
+    def _let_go(self, table: LiveTable, segments: Sequence[int]) -> None:
+        """Drop segments that no word names any more, and have their memory freed."""
+        with self._tables.lock:
+            for each in segments:
+                table.segments.drop(each)
             self._tables.count_held()
             versions = sorted(table.versions)
         self._renew(table, versions)
-        remove_folds(folder_of(self._folder, table.name), but=folder)
 
-    def _new_gone(self, table: LiveTable, stamps: UInt64Array) -> UInt64Array:
+    def _new_gone(self, table: LiveTable, stamps: UInt64Array, made: list[int]) -> UInt64Array:
         """Return words for removals.
+
+        Args:
+            made: Where segments that have them, and nothing else, are noted: also those made before it fails.
 
         Raises:
             LimitExceeded: There is no memory left for them.
@@ -226,7 +236,8 @@ class Folding:
         words = np.empty(len(stamps), np.uint64)
         for some in _pieces(len(stamps)):
             with self._tables.lock:
-                words[some] = table.segments.gone(stamps[some])
+                number, words[some] = table.segments.gone_apart(stamps[some])
+                made.append(number)
         return words
 
     def _shorten(self, number: int) -> int:

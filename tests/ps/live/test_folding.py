@@ -201,7 +201,7 @@ def refusing_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: Any) -> Any:
         raise LimitExceeded("no memory for removals")
 
-    monkeypatch.setattr(Segments, "gone", gone)
+    monkeypatch.setattr(Segments, "gone_apart", gone)
 
 
 def refusing_segments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,3 +284,46 @@ def test_a_fold_for_which_there_is_no_memory_leaves_nothing(
     assert (fold(again), len(folds(tmp_path))) == (1, 1)
     assert has_all(again)
     assert has_all(served())
+
+
+def failing_second_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = Segments.gone_apart, list[int]()
+
+    def gone_apart(segments: Segments, stamps: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            raise LimitExceeded("no memory for removals")
+        return real(segments, stamps)
+
+    monkeypatch.setattr(Segments, "gone_apart", gone_apart)
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        pytest.param(failing_second_gone, id="removals"),
+        pytest.param(refusing_segments, id="segments"),
+        pytest.param(failing_flip(2), id="rows half flipped"),
+        pytest.param(failing_flip(7), id="removals half flipped"),
+    ],
+)
+def test_folds_that_fail_again_and_again_take_no_more_memory(
+    served: Serve, monkeypatch: pytest.MonkeyPatch, refuse: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    monkeypatch.setattr(folding_module, "ROWS_AT_ONCE", 16)
+    shard = served()
+    push_all(shard)
+    shard.push(push_of(GONE, None))
+    [table] = shard.live.tables.all()
+
+    def taken() -> tuple[int, int]:
+        return shard.live.tables.budget.used_bytes, len(table.segments._segments)
+
+    before = taken()
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            refuse(patch)
+            assert (fold(shard), taken()) == (0, before)
+    shard.push(push_of(GONE, None))  # whose words are beside those of the round
+    assert fold(shard) == 1
+    assert all(shard.rows([key]).tolist() == shard.rows([5000]).tolist() for key in GONE)
