@@ -126,12 +126,12 @@ class Folding:
             # What no open version shows goes first: a version that is opened meanwhile must not find it.
             with self._tables.lock:
                 dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
+                table.has_waste |= bool(dropped)  # until it is folded, whatever fails
             if dropped or (table.has_unfolded and not in_vain):
                 try:
                     self._fold(table)
                 except (CorruptData, LimitExceeded, MemoryError, NotLookedAt) as exc:
                     self._check_wanted()
-                    table.has_waste |= bool(dropped)  # so that it is tried again
                     left[table.name] = str(exc) or type(exc).__name__
         return left
 

@@ -327,3 +327,29 @@ def test_folds_that_fail_again_and_again_take_no_more_memory(
     shard.push(push_of(GONE, None))  # whose words are beside those of the round
     assert fold(shard) == 1
     assert all(shard.rows([key]).tolist() == shard.rows([5000]).tolist() for key in GONE)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("?")])
+def test_memory_of_rows_that_nothing_shows_is_asked_for_again_whatever_failed(
+    served: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    shard = served()
+    push_all(shard)
+    assert fold(shard) == 1
+    [table] = shard.live.tables.all()
+    assert not table.has_unfolded
+
+    def fails(*_: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveTable, "drop_unnamed", lambda _: 3)
+        patch.setattr(folding_module, "FoldWriter", fails)
+        if isinstance(error, RuntimeError):
+            with pytest.raises(RuntimeError):
+                fold(shard)
+        else:
+            assert fold(shard) == 1
+    assert table.has_unfolded
+    assert fold(shard) == 2
+    assert not table.has_unfolded
