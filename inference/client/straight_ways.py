@@ -69,7 +69,7 @@ class Way:
         """When the way is tried again; pushes go through heads until then."""
         self.asking = False
         self.failures = 0
-        """Failures in a row."""
+        """Failures in a row; those of pushes that were in flight together are one."""
 
 
 class _Ways:
@@ -161,11 +161,13 @@ class StraightWays:
             if not isinstance(error, _OF_THE_WAY):
                 way.renew_s = float("-inf")  # Of the push alone; or the tables are others by now.
                 return
-            way.failures += 1
-            pause_s = PAUSE_S * 2.0 ** min(way.failures - 1, 5)
+            now_s, pause_s = self.clock(), 0.0
+            if now_s >= way.next_s:  # else it was in flight when the way was found barred
+                way.failures += 1
+                pause_s = min(PAUSE_S * 2.0 ** min(way.failures - 1, 5), LONG_PAUSE_S)
             if not reached or isinstance(error, ProtocolError):
                 pause_s = LONG_PAUSE_S
-            way.next_s = self.clock() + min(pause_s, LONG_PAUSE_S)
+            way.next_s = max(way.next_s, now_s + pause_s)
             way.renew_s = float("-inf")
 
 

@@ -142,6 +142,18 @@ def test_after_a_failure_all_go_through_heads_for_longer_and_longer(
     assert ways.to_ask(LIVE)
 
 
+def test_failures_of_pushes_in_flight_together_are_one(clock: Clock, ways: StraightWays) -> None:
+    for _ in range(6):  # the connection that all of them were on broke
+        ways.failed("m", ConnectionLost("x"), reached=True)
+        clock.now_s += PAUSE_S / 8
+    clock.now_s += PAUSE_S / 4
+    assert ways.to_ask(LIVE)
+    ways.told("m", ROUTE)
+    ways.failed("m", ConnectionLost("x"), reached=True)
+    clock.now_s += 2 * PAUSE_S
+    assert ways.to_ask(LIVE)
+
+
 @pytest.mark.parametrize(("error", "reached"), [(Unavailable("x"), False), (ProtocolError("PUSH: 1 field"), True)])
 def test_where_there_is_no_way_it_is_tried_again_after_half_a_minute(
     clock: Clock, ways: StraightWays, error: RingpullError, reached: bool
