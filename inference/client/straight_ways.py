@@ -127,12 +127,12 @@ class StraightWays:
             way.told_s, way.renew_s = now_s, now_s + RENEW_S
 
     def not_told(self, model: str, pause_s: float = PAUSE_S) -> None:
-        """Note that no head told a route; pushes go through heads for so long."""
+        """Note that no head told a route; pushes go through heads for so long at least."""
         ways = self._here()
         with ways.lock:
             way = ways.by_model[model]
             way.asking, way.route = False, None
-            way.next_s = self.clock() + pause_s
+            way.next_s = max(way.next_s, self.clock() + pause_s)
 
     def route(self, target: PushTarget) -> PushRoute | None:
         """Return the route of a push; None: it goes through a head."""
@@ -148,6 +148,10 @@ class StraightWays:
     def worked(self, model: str) -> None:
         """Note that a push was acknowledged on the straight way."""
         self._here().by_model[model].failures = 0
+
+    def failed_of(self, model: str) -> Callable[[RingpullError, bool], None]:
+        """Return a function that notes, in any thread, that a push of a model failed; see `failed`."""
+        return lambda error, reached: self.failed(model, error, reached=reached)
 
     def failed(self, model: str, error: RingpullError, *, reached: bool) -> None:
         """Note that a push failed on the straight way, and goes through a head now.

@@ -16,7 +16,7 @@ from ringpull.inference.client.straight_hosts import FORGET_S, SURE_S, StraightC
 from ringpull.inference.push_route import PushRoute
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget, SinglePush
-from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotFound, Unavailable
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotFound, RingpullError, Unavailable
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, Reply, Request
@@ -79,10 +79,12 @@ async def test_a_shard_that_takes_bytes_and_says_nothing_is_given_up(monkeypatch
     route = PushRoute(model="m", version=1, lineage="00000000000000aa", specs=specs, shard_map=shard_map)
     keyed = KeyedRows.of([1], np.ones((1, 3), np.float32))
     push = SinglePush(target=PushTarget(model="m", table="user"), keyed=keyed, writer=1, number=1)
-    pushes = StraightPushes()
+    pushes, told = StraightPushes(), list[tuple[type[RingpullError], bool]]()
     with pytest.raises(Unavailable):
-        await pushes.push(route, push, time.monotonic() + LONG_S)
-    assert not pushes.reached
+        await pushes.push(
+            route, push, time.monotonic() + LONG_S, lambda error, reached: told.append((type(error), reached))
+        )
+    assert told == [(Unavailable, False)]
     await ended.wait()  # the connection is closed: the next push makes another one
     await pushes.close()
     server.close()

@@ -154,6 +154,18 @@ def test_failures_of_pushes_in_flight_together_are_one(clock: Clock, ways: Strai
     assert ways.to_ask(LIVE)
 
 
+def test_a_rest_is_not_cut_short(clock: Clock, ways: StraightWays) -> None:
+    clock.now_s += RENEW_S
+    assert ways.to_ask(LIVE)  # one asks, and goes on by its route;
+    ways.failed_of("m")(Unavailable("x"), False)  # another one finds a silent shard,
+    ways.failed("m", ConnectionLost("x"), reached=True)  # whose connection was closed,
+    ways.not_told("m", PAUSE_S)  # and the head that was asked is slow
+    clock.now_s += LONG_PAUSE_S - 1
+    assert not ways.to_ask(LIVE)
+    clock.now_s += 1
+    assert ways.to_ask(LIVE)
+
+
 @pytest.mark.parametrize(("error", "reached"), [(Unavailable("x"), False), (ProtocolError("PUSH: 1 field"), True)])
 def test_where_there_is_no_way_it_is_tried_again_after_half_a_minute(
     clock: Clock, ways: StraightWays, error: RingpullError, reached: bool
