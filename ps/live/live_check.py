@@ -133,11 +133,13 @@ class LiveCheck:
         if told := self._of_tables.get(name):
             raise CorruptData(told)
         if unlooked:
-            self._unlooked[name] = (
+            told = (
                 f"{name}: pushed rows could not be looked at, so they are not folded or compacted; it is tried again:"
                 f" {unlooked[0]}"
             )
-            raise NotLookedAt(self._unlooked[name])
+            with self._tables.lock:
+                self._unlooked[name] = told
+            raise NotLookedAt(told)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,8 @@ class LiveCheck:
                 found.files.add(str(path))
         self._take_in(table, found, turn)
         if not found.unlooked:
-            self._unlooked.pop(table.name, None)
+            with self._tables.lock:
+                self._unlooked.pop(table.name, None)
         return found.unlooked
 
     def _in_folds(self, table: LiveTable, blocks: Mapping[Base, Collection[int]], pace: Pace) -> _Found:
