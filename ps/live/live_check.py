@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -103,17 +103,18 @@ class LiveCheck:
         log = self._log
         if log is None:
             return
-        turns, unlooked = dict(self._taken_in), list[str]()
+        turns, unlooked = dict(self._taken_in), dict[Path, str]()
         damaged = self._damaged_log(log, pace, unlooked)
         for table in self._tables.all():
-            self._look_at(table, damaged, pace, turns.get(table.name, 0), unlooked)
+            self._look_at(table, damaged, pace, turns.get(table.name, 0), unlooked.values())
         there = {segment_path(log.folder, each) for each in log.segments}
         with self._tables.lock:  # which whoever takes in what was found has
             for of_names in (self._of_tables, self._unlooked):
                 for name in [each for each in of_names if self._tables.get(each) is None]:
                     del of_names[name]
             told = set().union(*(self._told_files[name] for name in self._of_tables))
-        self._of_log = {path: _log_warning(path) for path in damaged if path in there and str(path) not in told}
+        known = damaged.keys() | (self._of_log.keys() & unlooked.keys())
+        self._of_log = {path: _log_warning(path) for path in sorted(known & there) if str(path) not in told}
         if self._of_log and not self._of_tables:
             self._tables.wants_new_log = True
 
@@ -127,9 +128,9 @@ class LiveCheck:
         name = table.name
         with self._tables.lock:
             mapped = {self._path_of(rows) for rows in table.segments.logs().values()}
-        turn, unlooked = self._taken_in[name], list[str]()
-        damaged = {} if self._log is None else self._damaged_log(self._log, pace, unlooked, only=mapped)
-        unlooked = self._look_at(table, damaged, pace, turn, unlooked)
+        turn, of_log = self._taken_in[name], dict[Path, str]()
+        damaged = {} if self._log is None else self._damaged_log(self._log, pace, of_log, only=mapped)
+        unlooked = self._look_at(table, damaged, pace, turn, of_log.values())
         if told := self._of_tables.get(name):
             raise CorruptData(told)
         if unlooked:
@@ -144,7 +145,7 @@ class LiveCheck:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _look_at(
-        self, table: LiveTable, damaged: Mapping[Path, list[Damaged]], pace: Pace, turn: int, unlooked: list[str]
+        self, table: LiveTable, damaged: Mapping[Path, list[Damaged]], pace: Pace, turn: int, unlooked: Iterable[str]
     ) -> list[str]:
         """Look at the folds of a table, and take in what is damaged there and in the log.
 
@@ -212,6 +213,8 @@ class LiveCheck:
             before = self._tables.quarantined.get(name, frozenset())
             if found.unlooked or self._taken_in[name] != turn:
                 slots |= before
+                if before:
+                    found.files |= self._told_files.get(name, set())
             self._taken_in[name] += 1
             self._tables.quarantined[name] = slots
             if slots == before:
@@ -229,12 +232,12 @@ class LiveCheck:
         self._renew(name)
 
     def _damaged_log(
-        self, log: Log, pace: Pace, unlooked: list[str], only: Collection[Path] | None = None
+        self, log: Log, pace: Pace, unlooked: dict[Path, str], only: Collection[Path] | None = None
     ) -> dict[Path, list[Damaged]]:
         """Look at the segments of the log that are written to their end; of others at what is mapped.
 
         Args:
-            unlooked: Where it is noted why some cannot be looked at now.
+            unlooked: Where it is noted which cannot be looked at now, and why.
         """
         numbers = log.segments
         mapped: dict[Path, int] = {}
@@ -252,7 +255,7 @@ class LiveCheck:
                 found = [_GONE]
             except OSError as exc:
                 _LOG.warning("%s: it cannot be looked at now: %s", path, exc)
-                unlooked.append(f"{path}: {exc.strerror or exc}")
+                unlooked[path] = f"{path}: {exc.strerror or exc}"
                 continue
             if found:
                 damaged[path] = found

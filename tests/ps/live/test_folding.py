@@ -119,6 +119,80 @@ def test_what_was_damaged_stays_closed_while_it_cannot_be_looked_at(
     assert (look(shard), refused(shard)) == ([], set())
 
 
+@pytest.mark.parametrize("read", [False, True], ids=["in memory", "mapped"])
+def test_files_that_were_told_as_damaged_stay_told_while_they_cannot_be_looked_at(
+    served: Serve, log: Path, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    shard = served()
+    push_all(shard)
+    if read:  # by the next start: the shard answers from it
+        shard = served()
+    else:
+        shard.live._pushes.run(folding_of(shard)._log.roll)
+    flip(log, place_of(log, 1020))
+    [told] = look(shard)
+    assert f"{log}" in told
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, log)
+        assert look(shard) == [told]
+    assert look(shard) == [told]
+    flip(log, place_of(log, 1019) + (place_of(log, 1019) - place_of(log, 1018)))  # as it was
+    assert look(shard) == []
+
+
+def test_a_table_with_damage_in_two_files_is_told_with_both_while_one_cannot_be_looked_at(
+    served: Serve, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served()
+    push_all(shard)
+    assert fold(shard) == 1
+    [rows] = (tmp_path / "shard-0.live" / "folds").glob("*/*/users/fold-000001/rows/rows")
+    for key in range(2000, 2120):
+        shard.push(push_of([key], row(key)))
+    shard = served()
+    log = log.with_name(segment_path(log.parent, 2).name)
+    flip(rows, rows.read_bytes().index(row(1020).tobytes()))
+    [told] = look(shard)
+    assert str(log) not in told
+    flip(log, place_of(log, 2020))
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, rows)
+        [told] = look(shard)
+    assert f"{rows}" in told
+    assert f"{log}" in told
+
+
+def test_why_a_table_was_not_looked_at_changes_under_the_lock_only(
+    served: Serve, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look goes through all of them under it."""
+
+    class Guarded(dict[LiveName, str]):
+        changes = 0
+
+        def __setitem__(self, *args: Any) -> None:
+            self._change()
+            super().__setitem__(*args)
+
+        def pop(self, *args: Any) -> Any:
+            self._change()
+            return super().pop(*args)
+
+        def _change(self) -> None:
+            self.changes += 1
+            assert shard.live.tables.lock._is_owned()  # type: ignore[attr-defined]
+
+    push_all(served())
+    shard = served()
+    guarded = shard.live.files._unlooked = Guarded()
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, log)
+        fold(shard)
+    assert len(guarded) == 1
+    look(shard)
+    assert (len(guarded), guarded.changes) == (0, 2)
+
+
 def test_what_is_remembered_as_damaged_is_closed_by_a_start_that_cannot_look(
     served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
