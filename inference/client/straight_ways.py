@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ringpull.inference.client.numbers import timeout
+from ringpull.inference.client.retry import LATER_BY
 from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.wire.push_codec import PushTarget
 from ringpull.ps.errors import (
@@ -48,8 +49,6 @@ MOST_S: Final = 30.0
 """Longest time that a push is on the straight way; what is left of its timeout after that is for a head."""
 SHARE: Final = 2
 """A push is on the straight way for one part in so many of its timeout at most: a head has the other."""
-LATER_BY: Final = 0.1
-"""Largest delay beyond what a shard asked for, as a part of that: it told others the same."""
 ASK_S: Final = 1.0
 """Time that a head has to tell a route: a push waits for it."""
 

@@ -1,10 +1,11 @@
 """Folding: when the log or memory of newer rows gets long, rows move to files, and the log begins anew.
 
-One round: the log begins another segment; of each table with pushes since its last fold all rows are written to a new
-one; words that still name the old row are flipped to the file; memory and the old fold go; numbers and the stamps of
-opened deltas are written to the log, and the segments before the round's are deleted. Pushes and pulls go on meanwhile.
-A round that is killed anywhere leaves what it found: a fold that is whole is used, with a log that has more than it
-must.
+One round: the log begins another segment; of each table with pushes since its last fold, or rows that nothing shows,
+all other rows are written to a new one; words that still name the old row are flipped to the file; memory and the old
+fold go. Once that is so of all tables, what no fold has is written to the log (which tables have pushed rows, numbers,
+the stamps of opened deltas), and the segments before the round's are deleted. A table that cannot be folded now keeps
+them, and the others are folded. Pushes and pulls go on meanwhile. A round that is killed anywhere leaves what it found:
+a fold that is whole is used, with a log that has more than it must.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Folding:
         self._log_limit_bytes = log_limit_bytes
         self._not_before_s = 0.0
         self._left: dict[LiveName, str] = {}
-        """Tables that the last round could not fold, as they are damaged, and why."""
+        """Tables that the last round could not fold, and why: damage, want of memory, files that cannot be opened."""
         self.rounds = 0
 
     @property
@@ -93,7 +94,8 @@ class Folding:
     def round(self) -> None:
         """Fold all tables that have pushes since their last fold, and shorten the log.
 
-        A table with damaged rows is left as it is, and the others are folded; the log is shortened once all are.
+        A table that cannot be folded now, as rows of it are damaged or memory is short, is left as it is, and the
+        others are folded; the log is shortened once all are.
         """
         try:
             number = self._run(self._log.roll)
@@ -147,7 +149,7 @@ class Folding:
     def _fold(self, table: LiveTable) -> None:
         with self._tables.lock:
             table.let_go_of_old_fold()
-            # Of a round that failed while it flipped words there is one fold more.
+            # Of a round that failed while it flipped words, and then back, there is one fold more.
             through, old = table.last_stamp, [*table.segments.seal(), *table.fold_bases]
             positions, words, _ = table.pushed.walk_between(0, LAST_POSITION)
             stamps, gone = table.segments.stamps(words), table.segments.is_gone(words)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ringpull.inference.client.retry import LATER_BY
 from ringpull.inference.client.straight_ways import (
     ASK_S,
-    LATER_BY,
     LONG_PAUSE_S,
     MOST_S,
     OLDEST_S,
@@ -198,30 +198,18 @@ def test_a_forked_process_asks_anew(ways: StraightWays, monkeypatch: pytest.Monk
 
 
 class Interrupted(int):
-    """Number of a process at whose use, the time that it is told, another thread comes in between."""
+    """Number of a process; when it is looked up, the time that it is told, another thread comes in between."""
 
     def __new__(cls, process: int, at: int, other: Callable[[], None]) -> Interrupted:
         made = super().__new__(cls, process)
         made._left, made._other = at, other
         return made
 
-    def __ne__(self, value: object) -> bool:
-        differs = super().__ne__(value)
-        self._use()
-        return differs
-
-    def __eq__(self, value: object) -> bool:
-        return super().__eq__(value)
-
     def __hash__(self) -> int:
-        number = super().__hash__()
-        self._use()
-        return number
-
-    def _use(self) -> None:
         self._left -= 1
         if self._left == 0:
             self._other()
+        return super().__hash__()
 
 
 @pytest.mark.parametrize("at", [1, 2])
