@@ -133,11 +133,10 @@ class PushCalls(Connections, ABC):
         if route is not None:
             straight = self._straight_here()
             try:
-                answer = straight.push(route, push, until_s)
+                answer = straight.push(route, push, until_s, ways.failed_of(model))
                 ways.worked(model)
                 return answer
             except RingpullError as exc:
-                ways.failed(model, exc, reached=straight.reached)
                 pause_s = pause_before_head_s(exc, self._pushing.retries)
                 if left_of(timeout_s, self.timeout_s, ways.clock() - given_s) <= pause_s:
                     raise
@@ -243,11 +242,10 @@ class AsyncPushCalls(Connections, ABC):
         if route is not None:
             straight = self._straight_here()
             try:
-                answer = await straight.push(route, push, until_s)
+                answer = await straight.push(route, push, until_s, ways.failed_of(model))
                 ways.worked(model)
                 return answer
             except RingpullError as exc:
-                ways.failed(model, exc, reached=straight.reached)
                 pause_s = pause_before_head_s(exc, self._pushing.retries)
                 if left_of(timeout_s, self.timeout_s, ways.clock() - given_s) <= pause_s:
                     raise

@@ -11,6 +11,7 @@ import asyncio
 import random
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Final
 
@@ -42,6 +43,9 @@ BACKOFF_S: Final = (0.1, 1.0)
 COPIES: Final = 1
 """Copies of a row that has been acknowledged: tables of several take no pushes."""
 
+Failed = Callable[[RingpullError, bool], None]
+"""Function that is told why a push failed, and whether all shards could be reached then."""
+
 
 class StraightPushes:
     """Pushes of one client to the shards of a deployment. Belongs to one event loop."""
@@ -63,11 +67,14 @@ class StraightPushes:
         """Whether no host of a shard is known as one that cannot be reached, or says nothing."""
         return self._hosts.all_reached
 
-    async def push(self, route: PushRoute, push: SinglePush, deadline_s: float) -> PushAnswer:
+    async def push(
+        self, route: PushRoute, push: SinglePush, deadline_s: float, failed: Failed = lambda error, reached: None
+    ) -> PushAnswer:
         """Push rows to the shards of a route, once; see `Router.push` for what may come of it.
 
         Args:
             deadline_s: Absolute, `time.monotonic()` seconds.
+            failed: Told of the error, and of `reached` as it is then: others may connect before whoever pushes looks.
 
         Raises:
             RingpullError: Not every shard has acknowledged its part; each of them may have applied it.
@@ -85,7 +92,11 @@ class StraightPushes:
             self._routes = self._new_routes(shard_map.deployment)
             self._pushing = self._new_pushing()
         self._routes.update(shard_map)
-        result = await self._pushing.push(pushed_rows(push, route), deadline_s=deadline_s)
+        try:
+            result = await self._pushing.push(pushed_rows(push, route), deadline_s=deadline_s)
+        except RingpullError as exc:
+            failed(exc, self.reached)
+            raise
         return PushAnswer(
             stamp=PushStamp(result.stamp),
             rows=result.rows,
@@ -184,17 +195,14 @@ class StraightThread:
     def __repr__(self) -> str:
         return f"<StraightThread {self._pushes!r}>"
 
-    @property
-    def reached(self) -> bool:
-        """See `StraightPushes.reached`."""
-        return self._pushes.reached
-
-    def push(self, route: PushRoute, push: SinglePush, deadline_s: float) -> PushAnswer:
-        """See `StraightPushes.push`."""
+    def push(
+        self, route: PushRoute, push: SinglePush, deadline_s: float, failed: Failed = lambda error, reached: None
+    ) -> PushAnswer:
+        """See `StraightPushes.push`; `failed` is told in another thread."""
         with self._lock:
             if self._closed:
                 raise Unavailable("the client was closed")
-            pushed = asyncio.run_coroutine_threadsafe(self._pushes.push(route, push, deadline_s), self._loop)
+            pushed = asyncio.run_coroutine_threadsafe(self._pushes.push(route, push, deadline_s, failed), self._loop)
         try:
             return pushed.result()
         except CancelledError as exc:

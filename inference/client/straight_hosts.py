@@ -14,13 +14,16 @@ from typing import Final
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, RingpullError
 from ringpull.ps.wire.messages import Reply, Request
 from ringpull.router.backoff import Backoff
-from ringpull.router.connections import Connect, Connections, NotReached
+from ringpull.router.connections import Connect, Connections, NotReached, ShardConnection
 from ringpull.router.shard_map import ShardAddress
 
 SILENT_S: Final = 5.0
 """Time without any answer of a shard, to whatever was asked, after which it is given up."""
 SURE_S: Final = 1.0
 """Time that a request must have had, so that no answer to it says something of the shard."""
+TURNS: Final = 2
+"""Turns of the loop before a look: where the loop was blocked, what came meanwhile is taken in the turn of the timer,
+and whoever asked has it in the next."""
 FORGET_S: Final = 30.0
 """Time after which a host is not held for unreached any more: as long as the way rests then."""
 
@@ -67,6 +70,31 @@ class StraightHosts:
         self._unreached = recent | {host: now_s}
 
 
+class _Looks:
+    """Looks at a shard, one after the other for as long as a request is open there."""
+
+    __slots__ = ("_handle", "_look", "_loop")
+
+    def __init__(self, look: Callable[[], float]) -> None:
+        """Have the first one after `SILENT_S`.
+
+        Args:
+            look: Returns the seconds until the next one.
+        """
+        self._look, self._loop = look, asyncio.get_running_loop()
+        self._handle: asyncio.Handle = self._loop.call_later(SILENT_S, self._turn, TURNS)
+
+    def end(self) -> None:
+        """Have no more."""
+        self._handle.cancel()
+
+    def _turn(self, left: int) -> None:
+        if left:
+            self._handle = self._loop.call_soon(self._turn, left - 1)
+        else:
+            self._handle = self._loop.call_later(self._look(), self._turn, TURNS)
+
+
 class StraightConnections(Connections):
     """Connections to shards, of which those are closed that nothing comes back from.
 
@@ -74,31 +102,40 @@ class StraightConnections(Connections):
     """
 
     def __init__(self, connect: Connect, backoff: Backoff, hosts: StraightHosts) -> None:
-        super().__init__(connect, backoff)
+        async def noted(address: ShardAddress) -> ShardConnection:
+            connection = await connect(address)
+            self._made_s[address] = time.monotonic()
+            return connection
+
+        super().__init__(noted, backoff)
         self._hosts = hosts
+        self._made_s: dict[ShardAddress, float] = {}
+        """When the last connection to a shard was made."""
         self._heard_s: dict[ShardAddress, float] = {}
         """When a shard last said something."""
         self._dropping: set[asyncio.Task[None]] = set()
 
     def want(self, addresses: Iterable[ShardAddress]) -> None:
         wanted = frozenset(addresses)
-        self._heard_s = {each: heard_s for each, heard_s in self._heard_s.items() if each in wanted}
+        for noted in (self._made_s, self._heard_s):
+            for each in noted.keys() - wanted:
+                del noted[each]
         super().want(wanted)
 
     async def ask(self, address: ShardAddress, message: Request, *, deadline_s: float) -> Reply:
         asked_s = time.monotonic()
-        timer = asyncio.get_running_loop().call_later(SILENT_S, self._look, address, asked_s)
+        looks = _Looks(lambda: self._look(address, asked_s))
         try:
             reply = await super().ask(address, message, deadline_s=deadline_s)
         except _UNHEARD as exc:
-            if isinstance(exc, DeadlineExceeded) and time.monotonic() >= asked_s + SURE_S:
-                self._look(address, asked_s)
+            if isinstance(exc, DeadlineExceeded):
+                await self._look_back(address, asked_s)
             raise
         except RingpullError:
             self._heard_s[address] = time.monotonic()
             raise
         finally:
-            timer.cancel()
+            looks.end()
         self._heard_s[address] = time.monotonic()
         return reply
 
@@ -106,10 +143,28 @@ class StraightConnections(Connections):
         await super().close()
         await asyncio.gather(*self._dropping)
 
-    def _look(self, address: ShardAddress, asked_s: float) -> None:
-        """Give a shard up if it has said nothing since."""
-        if self._heard_s.get(address, -1.0) >= asked_s:
-            return  # It is slow with this one.
+    def _look(self, address: ShardAddress, asked_s: float) -> float:
+        """Give a shard up if it says nothing to a request; return when to look again, in seconds from now."""
+        line = self._lines.get(address)
+        if line is None or not line.is_open:
+            return SILENT_S  # Nobody has taken it yet.
+        since_s = max(asked_s, self._made_s.get(address, asked_s), self._heard_s.get(address, asked_s))
+        left_s = since_s + SILENT_S - time.monotonic()
+        if left_s > 0:
+            return left_s  # It is slow with this one.
+        self._give_up(address)
+        return SILENT_S
+
+    async def _look_back(self, address: ShardAddress, asked_s: float) -> None:
+        """Give a shard up if it has said nothing by the deadline of a request that had time enough."""
+        if time.monotonic() < max(asked_s, self._made_s.get(address, asked_s)) + SURE_S:
+            return
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        if self._heard_s.get(address, -1.0) < asked_s:
+            self._give_up(address)
+
+    def _give_up(self, address: ShardAddress) -> None:
         self._hosts.silent(address.host)
         task = asyncio.get_running_loop().create_task(self.drop(address))
         self._dropping.add(task)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ringpull.inference.client.numbers import timeout
+from ringpull.inference.client.retry import LATER_BY
 from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.wire.push_codec import PushTarget
 from ringpull.ps.errors import (
@@ -48,8 +49,6 @@ MOST_S: Final = 30.0
 """Longest time that a push is on the straight way; what is left of its timeout after that is for a head."""
 SHARE: Final = 2
 """A push is on the straight way for one part in so many of its timeout at most: a head has the other."""
-LATER_BY: Final = 0.1
-"""Largest delay beyond what a shard asked for, as a part of that: it told others the same."""
 ASK_S: Final = 1.0
 """Time that a head has to tell a route: a push waits for it."""
 
@@ -69,7 +68,7 @@ class Way:
         """When the way is tried again; pushes go through heads until then."""
         self.asking = False
         self.failures = 0
-        """Failures in a row."""
+        """Failures in a row; those of pushes that were in flight together are one."""
 
 
 class _Ways:
@@ -127,12 +126,12 @@ class StraightWays:
             way.told_s, way.renew_s = now_s, now_s + RENEW_S
 
     def not_told(self, model: str, pause_s: float = PAUSE_S) -> None:
-        """Note that no head told a route; pushes go through heads for so long."""
+        """Note that no head told a route; pushes go through heads for so long at least."""
         ways = self._here()
         with ways.lock:
             way = ways.by_model[model]
             way.asking, way.route = False, None
-            way.next_s = self.clock() + pause_s
+            way.next_s = max(way.next_s, self.clock() + pause_s)
 
     def route(self, target: PushTarget) -> PushRoute | None:
         """Return the route of a push; None: it goes through a head."""
@@ -149,6 +148,10 @@ class StraightWays:
         """Note that a push was acknowledged on the straight way."""
         self._here().by_model[model].failures = 0
 
+    def failed_of(self, model: str) -> Callable[[RingpullError, bool], None]:
+        """Return a function that notes, in any thread, that a push of a model failed; see `failed`."""
+        return lambda error, reached: self.failed(model, error, reached=reached)
+
     def failed(self, model: str, error: RingpullError, *, reached: bool) -> None:
         """Note that a push failed on the straight way, and goes through a head now.
 
@@ -161,11 +164,13 @@ class StraightWays:
             if not isinstance(error, _OF_THE_WAY):
                 way.renew_s = float("-inf")  # Of the push alone; or the tables are others by now.
                 return
-            way.failures += 1
-            pause_s = PAUSE_S * 2.0 ** min(way.failures - 1, 5)
+            now_s, pause_s = self.clock(), 0.0
+            if now_s >= way.next_s:  # else it was in flight when the way was found barred
+                way.failures += 1
+                pause_s = min(PAUSE_S * 2.0 ** min(way.failures - 1, 5), LONG_PAUSE_S)
             if not reached or isinstance(error, ProtocolError):
                 pause_s = LONG_PAUSE_S
-            way.next_s = self.clock() + min(pause_s, LONG_PAUSE_S)
+            way.next_s = max(way.next_s, now_s + pause_s)
             way.renew_s = float("-inf")
 
 

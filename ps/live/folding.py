@@ -1,10 +1,11 @@
 """Folding: when the log or memory of newer rows gets long, rows move to files, and the log begins anew.
 
-One round: the log begins another segment; of each table with pushes since its last fold all rows are written to a new
-one; words that still name the old row are flipped to the file; memory and the old fold go; numbers and the stamps of
-opened deltas are written to the log, and the segments before the round's are deleted. Pushes and pulls go on meanwhile.
-A round that is killed anywhere leaves what it found: a fold that is whole is used, with a log that has more than it
-must.
+One round: the log begins another segment; of each table with pushes since its last fold, or rows that nothing shows,
+all other rows are written to a new one; words that still name the old row are flipped to the file; memory and the old
+fold go. Once that is so of all tables, what no fold has is written to the log (which tables have pushed rows, numbers,
+the stamps of opened deltas), and the segments before the round's are deleted. A table that cannot be folded now keeps
+them, and the others are folded. Pushes and pulls go on meanwhile. A round that is killed anywhere leaves what it found:
+a fold that is whole is used, with a log that has more than it must.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Folding:
         self._log_limit_bytes = log_limit_bytes
         self._not_before_s = 0.0
         self._left: dict[LiveName, str] = {}
-        """Tables that the last round could not fold, as they are damaged, and why."""
+        """Tables that the last round could not fold, and why: damage, want of memory, files that cannot be opened."""
         self.rounds = 0
 
     @property
@@ -93,7 +94,8 @@ class Folding:
     def round(self) -> None:
         """Fold all tables that have pushes since their last fold, and shorten the log.
 
-        A table with damaged rows is left as it is, and the others are folded; the log is shortened once all are.
+        A table that cannot be folded now, as rows of it are damaged or memory is short, is left as it is, and the
+        others are folded; the log is shortened once all are.
         """
         try:
             number = self._run(self._log.roll)
@@ -126,12 +128,12 @@ class Folding:
             # What no open version shows goes first: a version that is opened meanwhile must not find it.
             with self._tables.lock:
                 dropped = table.drop_unnamed() if self._all_open(table.name.model) else 0
+                table.has_waste |= bool(dropped)  # until it is folded, whatever fails
             if dropped or (table.has_unfolded and not in_vain):
                 try:
                     self._fold(table)
                 except (CorruptData, LimitExceeded, MemoryError, NotLookedAt) as exc:
                     self._check_wanted()
-                    table.has_waste |= bool(dropped)  # so that it is tried again
                     left[table.name] = str(exc) or type(exc).__name__
         return left
 
@@ -147,7 +149,7 @@ class Folding:
     def _fold(self, table: LiveTable) -> None:
         with self._tables.lock:
             table.let_go_of_old_fold()
-            # Of a round that failed while it flipped words there is one fold more.
+            # Of a round that failed while it flipped words, and then back, there is one fold more.
             through, old = table.last_stamp, [*table.segments.seal(), *table.fold_bases]
             positions, words, _ = table.pushed.walk_between(0, LAST_POSITION)
             stamps, gone = table.segments.stamps(words), table.segments.is_gone(words)
@@ -184,15 +186,18 @@ class Folding:
     ) -> None:
         """Have look-ups read a fold, and let go of what they read before.
 
-        Of a fold that fails nothing is left, and nothing names it: log and memory have all of it.
+        Of a fold that fails nothing is left, no memory either, and nothing names it: log and memory have all of it.
         """
+        made: list[int] = []
         try:
             fold = open_fold(folder)
-            new_gone = self._new_gone(table, fold.gone_stamps)  # before anything is flipped, as there may be no memory
+            # Before anything is flipped, as there may be no memory.
+            new_gone = self._new_gone(table, fold.gone_stamps, made)
             with self._tables.lock:
                 before, number = table.folded_rows, table.add_fold(fold.base, fold.stamps)
         except BaseException:
             remove_fold(folder)
+            self._let_go(table, made)
             raise
         try:
             for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
@@ -204,21 +209,28 @@ class Folding:
                     table.flip(positions, words_now, words_then)
             with self._tables.lock:
                 table.forget_fold(number, before)
-                self._tables.count_held()
-            self._renew(table, sorted(table.versions))
+            self._let_go(table, made)
             remove_fold(folder)
             raise
         with self._tables.lock:
-            for each in old:
-                table.segments.drop(each)
             table.fold, table.folded, table.has_waste = number, through, False
+        self._let_go(table, old)
+        remove_folds(folder_of(self._folder, table.name), but=folder)
+
+    def _let_go(self, table: LiveTable, segments: Sequence[int]) -> None:
+        """Drop segments that no word names any more, and have their memory freed."""
+        with self._tables.lock:
+            for each in segments:
+                table.segments.drop(each)
             self._tables.count_held()
             versions = sorted(table.versions)
         self._renew(table, versions)
-        remove_folds(folder_of(self._folder, table.name), but=folder)
 
-    def _new_gone(self, table: LiveTable, stamps: UInt64Array) -> UInt64Array:
+    def _new_gone(self, table: LiveTable, stamps: UInt64Array, made: list[int]) -> UInt64Array:
         """Return words for removals.
+
+        Args:
+            made: Where segments that have them, and nothing else, are noted: also those made before it fails.
 
         Raises:
             LimitExceeded: There is no memory left for them.
@@ -226,7 +238,8 @@ class Folding:
         words = np.empty(len(stamps), np.uint64)
         for some in _pieces(len(stamps)):
             with self._tables.lock:
-                words[some] = table.segments.gone(stamps[some])
+                number, words[some] = table.segments.gone_apart(stamps[some])
+                made.append(number)
         return words
 
     def _shorten(self, number: int) -> int:

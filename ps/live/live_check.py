@@ -5,7 +5,8 @@ a file that is damaged since would be answered from. What is found is quarantine
 no look-up reads it any more: whoever pushes these rows again replaces them. Damage of the log where nobody reads it,
 since memory has those rows, would keep the shard from reading it at the next start: a round of folding writes all of it
 anew. Nothing damaged is folded: a fold has checksums of its own, which would call it whole. Nor is what cannot be
-looked at now, as where no more files can be opened; what was found damaged before stays so then.
+looked at now, as where no more files can be opened; what was found damaged before stays so then, also by a shard that
+has gone.
 
 Files are read beside their maps, as `ringpull.ps.store.block_check` does.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ from ringpull.ps.live.log_check import MAX_HEADER_BYTES, Damaged, damaged_in, he
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.segment import segment_path
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.block_check import bad_rows, block_bytes
+from ringpull.ps.store.block_check import as_bad, bad_rows, block_bytes
 from ringpull.ps.store.format import START_BYTES
 from ringpull.ps.store.newer.directory import LAST_POSITION
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -102,17 +103,18 @@ class LiveCheck:
         log = self._log
         if log is None:
             return
-        turns, unlooked = dict(self._taken_in), list[str]()
+        turns, unlooked = dict(self._taken_in), dict[Path, str]()
         damaged = self._damaged_log(log, pace, unlooked)
         for table in self._tables.all():
-            self._look_at(table, damaged, pace, turns.get(table.name, 0), unlooked)
+            self._look_at(table, damaged, pace, turns.get(table.name, 0), unlooked.values())
         there = {segment_path(log.folder, each) for each in log.segments}
         with self._tables.lock:  # which whoever takes in what was found has
             for of_names in (self._of_tables, self._unlooked):
                 for name in [each for each in of_names if self._tables.get(each) is None]:
                     del of_names[name]
             told = set().union(*(self._told_files[name] for name in self._of_tables))
-        self._of_log = {path: _log_warning(path) for path in damaged if path in there and str(path) not in told}
+        known = damaged.keys() | (self._of_log.keys() & unlooked.keys())
+        self._of_log = {path: _log_warning(path) for path in sorted(known & there) if str(path) not in told}
         if self._of_log and not self._of_tables:
             self._tables.wants_new_log = True
 
@@ -126,22 +128,24 @@ class LiveCheck:
         name = table.name
         with self._tables.lock:
             mapped = {self._path_of(rows) for rows in table.segments.logs().values()}
-        turn, unlooked = self._taken_in[name], list[str]()
-        damaged = {} if self._log is None else self._damaged_log(self._log, pace, unlooked, only=mapped)
-        unlooked = self._look_at(table, damaged, pace, turn, unlooked)
+        turn, of_log = self._taken_in[name], dict[Path, str]()
+        damaged = {} if self._log is None else self._damaged_log(self._log, pace, of_log, only=mapped)
+        unlooked = self._look_at(table, damaged, pace, turn, of_log.values())
         if told := self._of_tables.get(name):
             raise CorruptData(told)
         if unlooked:
-            self._unlooked[name] = (
+            told = (
                 f"{name}: pushed rows could not be looked at, so they are not folded or compacted; it is tried again:"
                 f" {unlooked[0]}"
             )
-            raise NotLookedAt(self._unlooked[name])
+            with self._tables.lock:
+                self._unlooked[name] = told
+            raise NotLookedAt(told)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _look_at(
-        self, table: LiveTable, damaged: Mapping[Path, list[Damaged]], pace: Pace, turn: int, unlooked: list[str]
+        self, table: LiveTable, damaged: Mapping[Path, list[Damaged]], pace: Pace, turn: int, unlooked: Iterable[str]
     ) -> list[str]:
         """Look at the folds of a table, and take in what is damaged there and in the log.
 
@@ -161,7 +165,8 @@ class LiveCheck:
                 found.files.add(str(path))
         self._take_in(table, found, turn)
         if not found.unlooked:
-            self._unlooked.pop(table.name, None)
+            with self._tables.lock:
+                self._unlooked.pop(table.name, None)
         return found.unlooked
 
     def _in_folds(self, table: LiveTable, blocks: Mapping[Base, Collection[int]], pace: Pace) -> _Found:
@@ -171,6 +176,7 @@ class LiveCheck:
             if base not in blocks:
                 continue
             step = START_BYTES if base.spec.is_bytes else base.spec.row_bytes
+            remembered = self._memory.damaged(base)
             good, bad = [], []
             for block in blocks[base]:
                 pace(block_bytes(base, block))
@@ -178,7 +184,9 @@ class LiveCheck:
                     damage = bad_rows(base, block)
                 except Unavailable as exc:
                     found.unlooked.append(str(exc))
-                    continue
+                    if block not in remembered:
+                        continue
+                    damage = as_bad(base, block)  # as it was: a shard that begins has closed nothing yet
                 if damage is None:
                     good.append(block)
                     continue
@@ -187,7 +195,7 @@ class LiveCheck:
                 found.intervals.setdefault(number, []).append(rows)
                 found.keeps[number] = base
                 found.files.add(str(base.folder / damage.file))
-            if bad or self._memory.damaged(base):
+            if bad or remembered:
                 self._memory.note(base, good=good, bad=bad)
         return found
 
@@ -205,6 +213,8 @@ class LiveCheck:
             before = self._tables.quarantined.get(name, frozenset())
             if found.unlooked or self._taken_in[name] != turn:
                 slots |= before
+                if before:
+                    found.files |= self._told_files.get(name, set())
             self._taken_in[name] += 1
             self._tables.quarantined[name] = slots
             if slots == before:
@@ -222,12 +232,12 @@ class LiveCheck:
         self._renew(name)
 
     def _damaged_log(
-        self, log: Log, pace: Pace, unlooked: list[str], only: Collection[Path] | None = None
+        self, log: Log, pace: Pace, unlooked: dict[Path, str], only: Collection[Path] | None = None
     ) -> dict[Path, list[Damaged]]:
         """Look at the segments of the log that are written to their end; of others at what is mapped.
 
         Args:
-            unlooked: Where it is noted why some cannot be looked at now.
+            unlooked: Where it is noted which cannot be looked at now, and why.
         """
         numbers = log.segments
         mapped: dict[Path, int] = {}
@@ -245,7 +255,7 @@ class LiveCheck:
                 found = [_GONE]
             except OSError as exc:
                 _LOG.warning("%s: it cannot be looked at now: %s", path, exc)
-                unlooked.append(f"{path}: {exc.strerror or exc}")
+                unlooked[path] = f"{path}: {exc.strerror or exc}"
                 continue
             if found:
                 damaged[path] = found

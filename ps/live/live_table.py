@@ -236,7 +236,6 @@ class LiveTable:
         self.segments.drop(number)
         self.fold_bases = {each: base for each, base in self.fold_bases.items() if each != number}
         self.folded_rows = folded_rows
-        self.has_waste = True  # of removals, whose words nothing shows
 
     def named_folds(self) -> dict[int, Base]:
         """Return the files that words may name, by segment: the fold, and others while words are flipped to them.

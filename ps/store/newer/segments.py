@@ -190,6 +190,16 @@ class Segments:
         segment, block = self._open_gone
         return _words_from(segment, block.write(each), len(each))
 
+    def gone_apart(self, stamps: UInt64Array) -> tuple[int, UInt64Array]:
+        """Return words (n,) as `gone` does, n > 0, and the number of a segment that has nothing else.
+
+        Raises:
+            LimitExceeded: There is no memory left for the stamps.
+        """
+        block = GoneBlock(stamps.nbytes, self._budget)
+        segment = self._add(block, block.fields(), block.stamps, block.step, block)
+        return segment.number, _words_from(segment, block.write(stamps), len(stamps))
+
     def is_gone(self, words: UInt64Array) -> NDArray[np.bool_]:
         """Return which words (n,) say that their row is gone."""
         words = np.ascontiguousarray(words)

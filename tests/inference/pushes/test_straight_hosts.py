@@ -16,7 +16,7 @@ from ringpull.inference.client.straight_hosts import FORGET_S, SURE_S, StraightC
 from ringpull.inference.push_route import PushRoute
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget, SinglePush
-from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotFound, Unavailable
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotFound, RingpullError, Unavailable
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, Reply, Request
@@ -63,6 +63,7 @@ def test_one_that_was_reached_is_restarted_perhaps_unless_it_says_nothing() -> N
 @pytest.mark.net
 async def test_a_shard_that_takes_bytes_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(straight_hosts, "SILENT_S", 0.05)
+    monkeypatch.setattr("ringpull.inference.client.straight.CONNECT_S", LONG_S)
     ended = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,10 +79,12 @@ async def test_a_shard_that_takes_bytes_and_says_nothing_is_given_up(monkeypatch
     route = PushRoute(model="m", version=1, lineage="00000000000000aa", specs=specs, shard_map=shard_map)
     keyed = KeyedRows.of([1], np.ones((1, 3), np.float32))
     push = SinglePush(target=PushTarget(model="m", table="user"), keyed=keyed, writer=1, number=1)
-    pushes = StraightPushes()
+    pushes, told = StraightPushes(), list[tuple[type[RingpullError], bool]]()
     with pytest.raises(Unavailable):
-        await pushes.push(route, push, time.monotonic() + LONG_S)
-    assert not pushes.reached
+        await pushes.push(
+            route, push, time.monotonic() + LONG_S, lambda error, reached: told.append((type(error), reached))
+        )
+    assert told == [(Unavailable, False)]
     await ended.wait()  # the connection is closed: the next push makes another one
     await pushes.close()
     server.close()
@@ -112,10 +115,12 @@ class Answering:
         self._ended.set()
 
 
-async def connected() -> tuple[StraightConnections, StraightHosts, Answering]:
+async def connected(gate: asyncio.Event | None = None) -> tuple[StraightConnections, StraightHosts, Answering]:
     connection, hosts = Answering(), StraightHosts()
 
     async def connect(address: ShardAddress) -> Answering:
+        if gate is not None:
+            await gate.wait()
         hosts.reached(address.host)
         return connection
 
@@ -125,7 +130,10 @@ async def connected() -> tuple[StraightConnections, StraightHosts, Answering]:
 
 
 @pytest.mark.parametrize("answer", [DescribeReply(np.empty(0, np.uint8), 1, 0), NotFound("no such table")])
-async def test_a_shard_that_is_slow_with_one_request_and_answers_others_is_not(answer: Any) -> None:
+async def test_a_shard_that_is_slow_with_one_request_and_answers_others_is_not(
+    monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    monkeypatch.setattr(straight_hosts, "SILENT_S", LONG_S)
     connections, hosts, connection = await connected()
     began_s = time.monotonic()
     slow = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=began_s + LONG_S))
@@ -135,11 +143,11 @@ async def test_a_shard_that_is_slow_with_one_request_and_answers_others_is_not(a
     done, waiting = await asyncio.wait([slow, other], return_when=asyncio.FIRST_COMPLETED)
     assert len(done) == len(waiting) == 1
     [each.exception() for each in done]
-    connections._look(ADDRESS, began_s)
+    assert connections._look(ADDRESS, began_s) > 0
     assert not connection.closed
     assert hosts.all_reached
-    after_s = time.monotonic()
-    connections._look(ADDRESS, after_s + 1)
+    monkeypatch.setattr(straight_hosts, "SILENT_S", 0.0)
+    connections._look(ADDRESS, began_s)  # to which it is silent since then
     assert not hosts.all_reached
     with pytest.raises(ConnectionLost):
         await next(iter(waiting))
@@ -159,3 +167,46 @@ async def test_a_request_that_had_hardly_any_time_says_nothing_of_its_shard(
     assert hosts.all_reached is (had_s == 0.0)
     await connections.close()
     assert connection.closed
+
+
+async def test_a_client_whose_loop_was_blocked_takes_no_shard_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came meanwhile is taken in the turn in which timers are late."""
+    connections, hosts, connection = await connected()
+    answer = DescribeReply(np.empty(0, np.uint8), 1, 0)
+    connection.outcomes.put_nowait(answer)
+    await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S)
+    monkeypatch.setattr(straight_hosts, "SILENT_S", 0.05)
+
+    async def request(message: Request, *, deadline_s: float) -> Reply:
+        loop = asyncio.get_running_loop()
+        answered = loop.create_future()
+        time.sleep(0.1)  # the loop is blocked
+        loop.call_soon(answered.set_result, answer)
+        return await answered  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(connection, "request", request)
+    assert await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S) is answer
+    await connections.close()
+    assert hosts.all_reached
+
+
+async def test_a_silent_shard_is_given_up_also_where_it_was_slow_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(straight_hosts, "SILENT_S", 0.01)
+    gate, looked = asyncio.Event(), asyncio.Event()
+    connections, hosts, connection = await connected(gate)
+    real = connections._look
+
+    def look(*args: Any) -> float:
+        looked.set()
+        return real(*args)
+
+    monkeypatch.setattr(connections, "_look", look)
+    asked = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S))
+    await looked.wait()
+    assert hosts.all_reached
+    gate.set()
+    with pytest.raises(ConnectionLost):
+        await asked
+    assert connection.closed
+    assert not hosts.all_reached
+    await connections.close()

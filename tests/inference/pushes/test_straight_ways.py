@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ringpull.inference.client.retry import LATER_BY
 from ringpull.inference.client.straight_ways import (
     ASK_S,
-    LATER_BY,
     LONG_PAUSE_S,
     MOST_S,
     OLDEST_S,
@@ -142,6 +142,30 @@ def test_after_a_failure_all_go_through_heads_for_longer_and_longer(
     assert ways.to_ask(LIVE)
 
 
+def test_failures_of_pushes_in_flight_together_are_one(clock: Clock, ways: StraightWays) -> None:
+    for _ in range(6):  # the connection that all of them were on broke
+        ways.failed("m", ConnectionLost("x"), reached=True)
+        clock.now_s += PAUSE_S / 8
+    clock.now_s += PAUSE_S / 4
+    assert ways.to_ask(LIVE)
+    ways.told("m", ROUTE)
+    ways.failed("m", ConnectionLost("x"), reached=True)
+    clock.now_s += 2 * PAUSE_S
+    assert ways.to_ask(LIVE)
+
+
+def test_a_rest_is_not_cut_short(clock: Clock, ways: StraightWays) -> None:
+    clock.now_s += RENEW_S
+    assert ways.to_ask(LIVE)  # one asks, and goes on by its route;
+    ways.failed_of("m")(Unavailable("x"), False)  # another one finds a silent shard,
+    ways.failed("m", ConnectionLost("x"), reached=True)  # whose connection was closed,
+    ways.not_told("m", PAUSE_S)  # and the head that was asked is slow
+    clock.now_s += LONG_PAUSE_S - 1
+    assert not ways.to_ask(LIVE)
+    clock.now_s += 1
+    assert ways.to_ask(LIVE)
+
+
 @pytest.mark.parametrize(("error", "reached"), [(Unavailable("x"), False), (ProtocolError("PUSH: 1 field"), True)])
 def test_where_there_is_no_way_it_is_tried_again_after_half_a_minute(
     clock: Clock, ways: StraightWays, error: RingpullError, reached: bool
@@ -174,30 +198,18 @@ def test_a_forked_process_asks_anew(ways: StraightWays, monkeypatch: pytest.Monk
 
 
 class Interrupted(int):
-    """Number of a process at whose use, the time that it is told, another thread comes in between."""
+    """Number of a process; when it is looked up, the time that it is told, another thread comes in between."""
 
     def __new__(cls, process: int, at: int, other: Callable[[], None]) -> Interrupted:
         made = super().__new__(cls, process)
         made._left, made._other = at, other
         return made
 
-    def __ne__(self, value: object) -> bool:
-        differs = super().__ne__(value)
-        self._use()
-        return differs
-
-    def __eq__(self, value: object) -> bool:
-        return super().__eq__(value)
-
     def __hash__(self) -> int:
-        number = super().__hash__()
-        self._use()
-        return number
-
-    def _use(self) -> None:
         self._left -= 1
         if self._left == 0:
             self._other()
+        return super().__hash__()
 
 
 @pytest.mark.parametrize("at", [1, 2])

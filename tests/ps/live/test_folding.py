@@ -15,6 +15,7 @@ from ringpull.ps.errors import LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.live import fold as fold_module
 from ringpull.ps.live import folding as folding_module
+from ringpull.ps.live import live_check
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.record import LiveName
@@ -118,6 +119,107 @@ def test_what_was_damaged_stays_closed_while_it_cannot_be_looked_at(
     assert (look(shard), refused(shard)) == ([], set())
 
 
+@pytest.mark.parametrize("read", [False, True], ids=["in memory", "mapped"])
+def test_files_that_were_told_as_damaged_stay_told_while_they_cannot_be_looked_at(
+    served: Serve, log: Path, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    shard = served()
+    push_all(shard)
+    if read:  # by the next start: the shard answers from it
+        shard = served()
+    else:
+        shard.live._pushes.run(folding_of(shard)._log.roll)
+    flip(log, place_of(log, 1020))
+    [told] = look(shard)
+    assert f"{log}" in told
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, log)
+        assert look(shard) == [told]
+    assert look(shard) == [told]
+    flip(log, place_of(log, 1019) + (place_of(log, 1019) - place_of(log, 1018)))  # as it was
+    assert look(shard) == []
+
+
+def test_a_table_with_damage_in_two_files_is_told_with_both_while_one_cannot_be_looked_at(
+    served: Serve, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served()
+    push_all(shard)
+    assert fold(shard) == 1
+    [rows] = (tmp_path / "shard-0.live" / "folds").glob("*/*/users/fold-000001/rows/rows")
+    for key in range(2000, 2120):
+        shard.push(push_of([key], row(key)))
+    shard = served()
+    log = log.with_name(segment_path(log.parent, 2).name)
+    flip(rows, rows.read_bytes().index(row(1020).tobytes()))
+    [told] = look(shard)
+    assert str(log) not in told
+    flip(log, place_of(log, 2020))
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, rows)
+        [told] = look(shard)
+    assert f"{rows}" in told
+    assert f"{log}" in told
+
+
+def test_why_a_table_was_not_looked_at_changes_under_the_lock_only(
+    served: Serve, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look goes through all of them under it."""
+
+    class Guarded(dict[LiveName, str]):
+        changes = 0
+
+        def __setitem__(self, *args: Any) -> None:
+            self._change()
+            super().__setitem__(*args)
+
+        def pop(self, *args: Any) -> Any:
+            self._change()
+            return super().pop(*args)
+
+        def _change(self) -> None:
+            self.changes += 1
+            assert shard.live.tables.lock._is_owned()  # type: ignore[attr-defined]
+
+    push_all(served())
+    shard = served()
+    guarded = shard.live.files._unlooked = Guarded()
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, log)
+        fold(shard)
+    assert len(guarded) == 1
+    look(shard)
+    assert (len(guarded), guarded.changes) == (0, 2)
+
+
+def test_what_is_remembered_as_damaged_is_closed_by_a_start_that_cannot_look(
+    served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served()
+    push_all(shard)
+    assert fold(shard) == 1
+    [rows] = (tmp_path / "shard-0.live" / "folds").glob("*/*/users/fold-000001/rows/rows")
+    at = rows.read_bytes().index(row(1020).tobytes())
+    flip(rows, at)
+    look(shard)
+    closed = refused(shard)
+    assert 1020 in closed
+
+    def unavailable(*_: Any) -> Any:
+        raise Unavailable("Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live_check, "bad_rows", unavailable)
+        again = served(memory=shard.live.files._memory)
+        [told] = again.live.warnings()
+        assert "pushed rows are damaged" in told
+        assert refused(again) == closed
+    assert (len(look(again)), refused(again)) == (1, closed)
+    flip(rows, at)  # as it was
+    assert (look(again), refused(again)) == ([], set())
+
+
 class OfTwo(Served):
     """Shard over two tables that take pushes: users, which are opened first, and items."""
 
@@ -173,7 +275,7 @@ def refusing_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: Any) -> Any:
         raise LimitExceeded("no memory for removals")
 
-    monkeypatch.setattr(Segments, "gone", gone)
+    monkeypatch.setattr(Segments, "gone_apart", gone)
 
 
 def refusing_segments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,3 +358,72 @@ def test_a_fold_for_which_there_is_no_memory_leaves_nothing(
     assert (fold(again), len(folds(tmp_path))) == (1, 1)
     assert has_all(again)
     assert has_all(served())
+
+
+def failing_second_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = Segments.gone_apart, list[int]()
+
+    def gone_apart(segments: Segments, stamps: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            raise LimitExceeded("no memory for removals")
+        return real(segments, stamps)
+
+    monkeypatch.setattr(Segments, "gone_apart", gone_apart)
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        pytest.param(failing_second_gone, id="removals"),
+        pytest.param(refusing_segments, id="segments"),
+        pytest.param(failing_flip(2), id="rows half flipped"),
+        pytest.param(failing_flip(7), id="removals half flipped"),
+    ],
+)
+def test_folds_that_fail_again_and_again_take_no_more_memory(
+    served: Serve, monkeypatch: pytest.MonkeyPatch, refuse: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    monkeypatch.setattr(folding_module, "ROWS_AT_ONCE", 16)
+    shard = served()
+    push_all(shard)
+    shard.push(push_of(GONE, None))
+    [table] = shard.live.tables.all()
+
+    def taken() -> tuple[int, int]:
+        return shard.live.tables.budget.used_bytes, len(table.segments._segments)
+
+    before = taken()
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            refuse(patch)
+            assert (fold(shard), taken()) == (0, before)
+    shard.push(push_of(GONE, None))  # whose words are beside those of the round
+    assert fold(shard) == 1
+    assert all(shard.rows([key]).tolist() == shard.rows([5000]).tolist() for key in GONE)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("?")])
+def test_memory_of_rows_that_nothing_shows_is_asked_for_again_whatever_failed(
+    served: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    shard = served()
+    push_all(shard)
+    assert fold(shard) == 1
+    [table] = shard.live.tables.all()
+    assert not table.has_unfolded
+
+    def fails(*_: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveTable, "drop_unnamed", lambda _: 3)
+        patch.setattr(folding_module, "FoldWriter", fails)
+        if isinstance(error, RuntimeError):
+            with pytest.raises(RuntimeError):
+                fold(shard)
+        else:
+            assert fold(shard) == 1
+    assert table.has_unfolded
+    assert fold(shard) == 2
+    assert not table.has_unfolded

@@ -222,7 +222,7 @@ def test_of_a_round_that_failed_while_words_were_flipped_to_its_fold_nothing_sta
         raise LimitExceeded("no memory for the stamps")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Segments, "gone", full)
+        patch.setattr(Segments, "gone_apart", full)
         folding_round()
     assert shard.live.folds == 1
     assert shard.rows([5]).tolist() == [[1] * DIM]

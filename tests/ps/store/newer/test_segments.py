@@ -67,6 +67,19 @@ def test_removals_have_stamps(tmp_path: Path) -> None:
         segments.rows(words)
 
 
+def test_removals_apart_go_with_their_segment_and_others_do_not() -> None:
+    budget = Budget(1 << 20)
+    segments = Segments(8, budget)
+    before, used = segments.gone(9, 3), budget.used_bytes
+    number, words = segments.gone_apart(np.array([4, 2**63], np.uint64))
+    after = segments.gone(5)
+    assert segments.stamps(np.concatenate([before, words, after])).tolist() == [9, 9, 9, 4, 2**63, 5]
+    assert segments.is_gone(words).all()
+    segments.drop(number)
+    assert segments.stamps(np.concatenate([before, after])).tolist() == [9, 9, 9, 5]
+    assert budget.used_bytes == used
+
+
 def test_words_of_all_kinds_of_segments_have_their_stamps(tmp_path: Path) -> None:
     base, rng = small_base(tmp_path / "table", RowType.FLOAT32, dim=16), np.random.default_rng(2)
     row_bytes = base.spec.row_bytes
