@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.import_run import DIM
+from ringpull.loadtest.process import unwound_by_sigterm
 
 ROWS: Final = 100_000 if QUICK else 1_000_000
 ROUNDS: Final = 1 if QUICK else 3
@@ -172,6 +173,7 @@ def measured(source: Path, warm: Path, out: Path, options: dict[str, Any], reade
     return Figures(rows / took_s, rows / cpu_s, peak_mib)
 
 
+@unwound_by_sigterm()
 def main() -> None:
     report = Report(f"Imports: {ROWS:,} rows x {DIM} float32, from the files to a version")
     rng = np.random.default_rng(0)

@@ -27,6 +27,7 @@ from ringpull.loadtest.bench.beside_runtime import (
     serve_beside,
 )
 from ringpull.loadtest.bench.harness import Report
+from ringpull.loadtest.process import unwound_by_sigterm
 from ringpull.ps.spec import Float32Array
 
 VARIABLE: Final = "RINGPULL_TENSORFLOW"
@@ -36,6 +37,7 @@ RIVAL: Final = Path(__file__).parent / "baselines" / "tensorflow_saved.py"
 KEYS: Final = tuple(f"{MODEL}_{what}" for what in ("vs_inprocess", "requests_per_s", "largest_difference"))
 
 
+@unwound_by_sigterm()
 def main() -> None:
     report = Report(f"SavedModel, a NeuralCF, {CANDIDATES} rows a request, {IN_FLIGHT} in flight")
     if VARIABLE not in os.environ:
