@@ -20,6 +20,7 @@ from typing import Final
 
 import numpy as np
 
+from ringpull.deploy.view.streams import fill_closed_descriptors
 from ringpull.inference.head.local_reads.files import LocalFiles
 from ringpull.inference.head.local_reads.following import Following
 from ringpull.inference.head.request import kernels
@@ -219,4 +220,5 @@ async def _pull_everything(shard_map: ShardMap) -> None:
 
 
 if __name__ == "__main__":
+    fill_closed_descriptors()  # A loop whose socket were standard input would abort.
     compile_all(*sys.argv[1:])
