@@ -96,12 +96,8 @@ def warm_up(within: str | None = None) -> None:
                 ring=Ring.even((0, 1), 1),
                 replicas={(MODEL, table): 1 for table in SPECS},
             )
-            whole_tables = {
-                table: TablePlacement(str(Path(folder) / table), slots=(SlotRange(0, SLOTS),), sources=())
-                for table in SPECS
-            }
             for shard in shards:
-                shard.prepare([VersionPlacement(MODEL, 1, whole_tables)])
+                shard.prepare([VersionPlacement(MODEL, 1, _whole_tables(Path(folder)))])
                 shard.assign(shard_map.epoch, [ServedRanges(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
             asyncio.run(_pull_everything(shard_map))
         finally:
@@ -131,6 +127,11 @@ def _write_tables(folder: Path) -> None:
             writer.finish()
 
 
+def _whole_tables(folder: Path) -> dict[str, TablePlacement]:
+    slots = (SlotRange(0, SLOTS),)
+    return {table: TablePlacement(str(folder / table), slots=slots, sources=()) for table in SPECS}
+
+
 def _change_rows(folder: Path) -> None:
     for table in SPECS:
         base = Base.open(folder / table)
@@ -149,10 +150,7 @@ def _push_rows(folder: Path) -> None:
     shard = Shard(0)
     live = LiveShard(shard, folder / "live", settings=LiveSettings(log_limit_bytes=LOG_LIMIT_BYTES))
     try:
-        tables = {
-            table: TablePlacement(str(folder / table), slots=(SlotRange(0, SLOTS),), sources=()) for table in SPECS
-        }
-        placed = VersionPlacement(MODEL, 1, tables, lineage=1, live=frozenset(SPECS))
+        placed = VersionPlacement(MODEL, 1, _whole_tables(folder), lineage=1, live=frozenset(SPECS))
         shard.open(MODEL, 1, {table: folder / table for table in SPECS}, placed=placed)
         shard.assign(1, [ServedRanges(Ring.even([0, 1]), {})], [(MODEL, 1)])
         numbers = itertools.count(1)

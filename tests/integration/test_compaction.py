@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ringpull.router.control.operations import Publish
 from tests.certificates import Certificates
 from tests.deploy.folders import flip_byte
 from tests.integration.deployed import Deployed
+from tests.ps.live.pushing import until
 
 pytestmark = [pytest.mark.net]
 
@@ -112,13 +112,6 @@ def run(deployed: Deployed, progress: Callable[..., None] = lambda *_: None, **o
     return written
 
 
-def eventually(wanted: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 60
-    while not wanted():
-        assert time.monotonic() < until_s
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     export(tmp_path / "models", 1, tables(1))
@@ -200,7 +193,7 @@ def test_rows_are_the_oracles_before_while_and_after_a_compacted_version_goes_li
     delta_of(models / "3", whole, models / "4")
     rows_before = deployed.newer_rows
     deployed.publish(Publish(model="feed", version=4))  # which closes version 2: all that is open has them
-    eventually(lambda: deployed.newer_rows < rows_before)
+    until(lambda: deployed.newer_rows < rows_before)
     for shard in (0, 1):
         deployed.restart(shard)
         check(deployed, since)
@@ -220,7 +213,7 @@ def test_pushes_that_the_compacted_version_has_go_and_their_files_with_them(depl
     deployed.publish(Publish(model="feed", version=run(deployed).manifest.version))
     check(deployed, content)
     check(deployed, content, as_exported=True)
-    eventually(lambda: deployed.newer_rows == 0)
+    until(lambda: deployed.newer_rows == 0)
     check(deployed, content)
     pushing.some(5)
     newer = deployed.newer_rows
@@ -228,10 +221,10 @@ def test_pushes_that_the_compacted_version_has_go_and_their_files_with_them(depl
     for shard in (0, 1):
         deployed.restart(shard)
     check(deployed, content)
-    eventually(lambda: deployed.newer_rows == newer)
+    until(lambda: deployed.newer_rows == newer)
     second = run(deployed)
     deployed.publish(Publish(model="feed", version=second.manifest.version))
-    eventually(lambda: deployed.newer_rows == 0)
+    until(lambda: deployed.newer_rows == 0)
     check(deployed, content, as_exported=True)
 
 

@@ -339,7 +339,8 @@ class Segments:
         fields = np.zeros((self._highest + 1, STAMP_FIELDS), np.uint64)
         is_there = np.zeros(self._highest + 1, bool)
         is_there[[0, *self._segments]] = True
-        if not is_there[segments_of(words).astype(np.intp)].all():
+        numbers = segments_of(words).astype(np.intp)
+        if not is_there[numbers].all():
             raise KeyError("a word of a segment that there is no more")
         for number, each in self._segments.items():
             if isinstance(each.stamps, int):
@@ -347,8 +348,7 @@ class Segments:
             elif not isinstance(each.stamps, LoggedRows):
                 fields[number] = address(each.stamps), each.step, 0
         stamps_of(address(words), address(fields), out)
-        numbers = segments_of(words) if (logs := self.logs()) else _NO_WORDS
-        for number, rows in logs.items():
+        for number, rows in self.logs().items():
             chosen = np.flatnonzero(numbers == number)
             out[chosen] = rows.stamps(offsets_of(words[chosen]))
         return out
