@@ -77,7 +77,7 @@ lint: $(INSTALLED_DEV) ## Format and style, checked only
 types: $(INSTALLED_DEV) ## mypy, strict
 	$(BIN)/mypy -p ringpull -p examples
 
-bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 30 minutes; QUICK=1 takes a few
+bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 45 minutes; QUICK=1 takes a few
 	QUICK=$(QUICK) $(BIN)/python -m ringpull.loadtest.bench.all
 
 loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS, USERS, WORKERS=2 (distributed), MODEL=folder

@@ -1,8 +1,8 @@
 """The benches, one after the other, each in a process of its own: what `make bench` runs.
 
-Each bench prints its table when it is done; the end is one table of the ratios beside the aims, and one line of JSON
-with all keys. A bench that fails is named, costs the others nothing, and makes the exit status 1. Missing an aim does
-not.
+Each bench prints its table when it is done, and what it took; the end is one table of the ratios beside the aims, one
+of what each bench took, and one line of JSON with all keys. A bench that fails is named, costs the others nothing, and
+makes the exit status 1. Missing an aim does not.
 """
 
 from __future__ import annotations
@@ -59,19 +59,25 @@ def main() -> None:
     chosen = sys.argv[1:] or list(BENCHES)
     keys: dict[str, Any] = {}
     failed = []
-    begin = time.perf_counter()
+    seconds: dict[str, float] = {}
     for number, bench in enumerate(chosen, 1):
-        print(f"\n[{number}/{len(chosen)}] {bench}, after {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"\n[{number}/{len(chosen)}] {bench}, after {sum(seconds.values()):.0f} s", flush=True)
+        begin = time.perf_counter()
         try:
             keys |= run(bench)
         except RuntimeError as exc:
             print(exc, flush=True)
             failed.append(bench)
-    print(f"\nall done after {time.perf_counter() - begin:.0f} s", flush=True)
-    Console(width=160).print(summary(keys))
+        seconds[bench] = seconds.get(bench, 0.0) + time.perf_counter() - begin
+        print(f"{bench} took {seconds[bench]:.0f} s", flush=True)
+    console = Console(width=160)
+    console.print()
+    console.print(durations(seconds))
+    console.print(summary(keys))
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
-    print(json.dumps({**keys, "failed": failed, "machine": machine()}), flush=True)
+    took = {bench: round(each, 1) for bench, each in seconds.items()}
+    print(json.dumps({**keys, "failed": failed, "seconds": took, "machine": machine()}), flush=True)
     sys.exit(1 if failed else 0)
 
 
@@ -115,6 +121,16 @@ def keys_of_line(bench: str, line: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RuntimeError(f"{line}\n{bench} did not end with a line of JSON")
     return {name: value for name, value in found.items() if name != "machine"}
+
+
+def durations(seconds: Mapping[str, float]) -> Table:
+    """Return the table of what each bench took, the longest first, and of what all took."""
+    table = Table("bench", title="seconds", title_justify="left", show_footer=True)
+    table.columns[0].footer = "all"
+    table.add_column("s", footer=f"{sum(seconds.values()):.0f}", justify="right")
+    for bench, each in sorted(seconds.items(), key=lambda item: -item[1]):
+        table.add_row(bench, f"{each:.0f}")
+    return table
 
 
 def summary(keys: Mapping[str, Any], targets: Sequence[Target] = TARGETS) -> Table:

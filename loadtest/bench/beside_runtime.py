@@ -23,7 +23,7 @@ from ringpull.loadtest.deployment import deployed
 CANDIDATES: Final = 128
 REQUESTS: Final = 32
 IN_FLIGHT: Final = 8
-SECONDS: Final = 2.0 if QUICK else 5.0
+SECONDS: Final = 2.0 if QUICK else 3.0
 ROUNDS: Final = 2 if QUICK else 5
 TURNS: Final = 200 if QUICK else 1000
 

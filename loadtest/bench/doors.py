@@ -40,8 +40,8 @@ ROWS: Final = 10_000 if QUICK else 50_000
 SHARDS: Final = 2
 REQUESTS: Final = 16 if QUICK else 64
 IN_FLIGHT: Final = 8
-SECONDS: Final = 2.0 if QUICK else 4.0
-ROUNDS: Final = 4 if QUICK else 6
+SECONDS: Final = 2.0
+ROUNDS: Final = 4 if QUICK else 5
 
 KEYS: Final = 1_000
 """Keys of a look-up."""
@@ -49,7 +49,7 @@ DIM: Final = 64
 BYTES: Final = 400
 """Bytes of a row of bytes."""
 TABLE_ROWS: Final = 50_000 if QUICK else 500_000
-LOOKUPS: Final = 200 if QUICK else 1_000
+LOOKUPS: Final = 200 if QUICK else 500
 """Calls of a round."""
 
 OIP_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"

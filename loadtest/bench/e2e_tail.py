@@ -19,8 +19,8 @@ from ringpull.loadtest.bench.asked_rates import in_drawn_order
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, score_request
 from ringpull.loadtest.bench.e2e_contenders import (
     IN_PROCESS,
+    OPEN_SECONDS,
     ROWS,
-    SECONDS,
     Contender,
     baseline,
     check_scores,
@@ -123,7 +123,7 @@ def _calls_per_s(contender: Contender) -> float:
 
 def open_loop(asked: Server, payloads: Sequence[bytes], calls_per_s: float) -> Run:
     """Ask at Poisson times, the same ones for whoever is asked at this rate."""
-    arrivals = islice(endless_arrivals(calls_per_s, np.random.default_rng(0)), int(calls_per_s * SECONDS))
+    arrivals = islice(endless_arrivals(calls_per_s, np.random.default_rng(0)), int(calls_per_s * OPEN_SECONDS))
     return asked.open_loop(payloads, arrivals)
 
 

@@ -35,15 +35,15 @@ from ringpull.loadtest.process import cpu_seconds, server
 
 SHARDS: Final = 1
 ROWS_PER_S: Final = 20_000
-VISIBLE_S: Final = 5.0 if QUICK else 30.0
+VISIBLE_S: Final = 5.0 if QUICK else 20.0
 LARGE_ROWS: Final = 1_024
 LARGE_IN_FLIGHT: Final = 4
-COST_S: Final = 1.0 if QUICK else 3.0
+COST_S: Final = 1.0 if QUICK else 2.0
 COST_ROUNDS: Final = 2 if QUICK else 7
-CALM_S: Final = 3.0 if QUICK else 8.0
+CALM_S: Final = 3.0 if QUICK else 6.0
 CALM_ROUNDS: Final = 2 if QUICK else 5
 IN_FLIGHT: Final = 8
-TOP_S: Final = 2.0 if QUICK else 5.0
+TOP_S: Final = 2.0 if QUICK else 3.0
 WARM_S: Final = 1.0
 """Time from the first look to the first push that counts: connections, and numbers of the client, are new before it."""
 SETTLE_S: Final = 0.5

@@ -18,7 +18,7 @@ from ringpull.loadtest.dlrm import dlrm_folder
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
 IN_FLIGHT = 64
-SECONDS = 2.0 if QUICK else 5.0
+SECONDS = 2.0 if QUICK else 3.0
 ROUNDS = 2 if QUICK else 5
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.proto import ringpull_pb2
 from ringpull.loadtest.bench.dlrm_requests import make_requests, payload_of
-from ringpull.loadtest.bench.e2e_contenders import IN_FLIGHT, ROWS, SECONDS, SHARDS
+from ringpull.loadtest.bench.e2e_contenders import IN_FLIGHT, OPEN_SECONDS, ROWS, SECONDS, SHARDS
 from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.load import Server, check_answered
 from ringpull.loadtest.deployment import deployed
@@ -69,7 +69,7 @@ async def _open_loop(
 ) -> tuple[list[Outcome], list[int]]:
     """Return how requests ended, and the head of each connection; requests go over connections in turns."""
     outcomes: list[Outcome] = []
-    seconds = SECONDS if QUICK else 3 * SECONDS
+    seconds = OPEN_SECONDS if QUICK else 5 * OPEN_SECONDS
     async with dealt_out(target, heads, connections) as (channels, dealt):
         load = Load(PayloadSender(channels, payloads), outcomes.append)
         await load.open_loop(islice(endless_arrivals(rate, np.random.default_rng(0)), int(rate * seconds)))

@@ -273,6 +273,30 @@ class TestAll:
         last = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (last["failed"], last["small_vs_echo"]) == (["e2e"], 0.5)
 
+    def test_what_each_bench_took_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Also of one that failed; the longest comes first in the table, and the line has them in their order."""
+        now_s = 0.0
+
+        def run(bench: str) -> dict[str, float]:
+            nonlocal now_s
+            now_s += {"kernel": 95.04, "e2e": 300.0, "small": 80.0}[bench]
+            if bench == "e2e":
+                raise RuntimeError("e2e failed with exit status 1")
+            return {}
+
+        monkeypatch.setattr(every_bench, "run", run)
+        monkeypatch.setattr("time.perf_counter", lambda: now_s)
+        monkeypatch.setattr("sys.argv", ["all", "kernel", "e2e", "small"])
+        with pytest.raises(SystemExit):
+            every_bench.main()
+        said = capsys.readouterr().out.splitlines()
+        assert json.loads(said[-1])["seconds"] == {"kernel": 95.0, "e2e": 300.0, "small": 80.0}
+        assert "e2e took 300 s" in said
+        rows = [line.split()[1:4:2] for line in said if line.startswith("│") and len(line.split()) == 5]
+        assert rows == [["e2e", "300"], ["kernel", "95"], ["small", "80"], ["all", "475"]]
+
 
 class TestServer:
     @pytest.mark.medium

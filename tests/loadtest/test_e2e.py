@@ -52,7 +52,7 @@ class TestTail:
         ours, theirs = (each.asked for each in servers.values())
         assert ours == theirs
         rounds = 1 + e2e_tail.ROUNDS
-        rates = [len(times) / e2e_tail.SECONDS for times in ours]
+        rates = [len(times) / e2e_tail.OPEN_SECONDS for times in ours]
         assert rates == pytest.approx([25.0] * rounds + [50.0] * rounds + [75.0] * rounds)
         found = keys(report)
         assert found["e2e_heads_vs_triton"] == pytest.approx(4)
