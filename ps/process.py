@@ -46,6 +46,7 @@ from ringpull.ps.switch_interval import frequent_switches
 from ringpull.ps.tls import NO_TLS, LiveTls, TlsFiles, warnings_of
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
+from ringpull.ps.transfer.pace import Pace
 from ringpull.ps.transfer.peer import Peers
 from ringpull.ps.transfer.row_check import RowCheck
 from ringpull.ps.transfer.throttle import Throttle
@@ -350,6 +351,7 @@ class ShardProcess:
             verify=self._verify,
             row_check=self._row_check,
             damage=self._damage,
+            pace=Pace(lambda: self._server.pulled_s),
         )
 
     def _is_pulling(self) -> bool:

@@ -43,6 +43,7 @@ from ringpull.ps.store.file_errors import is_there
 from ringpull.ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.merge import DamagedBase, Part, base_bytes, merge
+from ringpull.ps.transfer.pace import Pace, PacedSource
 from ringpull.ps.transfer.peer import Peers, PeerSource
 from ringpull.ps.transfer.plan import Plan, plan_table, split_ranges
 from ringpull.ps.transfer.remote import is_url
@@ -78,6 +79,7 @@ class LocalCopies:
         block_bytes: int = BLOCK_BYTES,
         row_check: RowCheck | None = None,
         damage: Damage | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """Lock the folder, and create it when absent.
 
@@ -88,6 +90,7 @@ class LocalCopies:
             block_bytes: Size of rows to request at a time.
             row_check: Checks the rows of copies that are found, where a placement asks for that.
             damage: Knows the bad blocks of copies, and is told of those that are found; None: one of its own.
+            pace: Gives way to pulls; None: there are none.
 
         Raises:
             StartupError: The folder cannot be written, or another process uses it.
@@ -100,6 +103,7 @@ class LocalCopies:
         self._block_bytes = block_bytes
         self._row_check = row_check
         self._damage = Damage(CheckedRows(), copied=True) if damage is None else damage
+        self._pace = pace or Pace()
         self._copies: dict[TableKey, TableCopy] = {}
         self._parts: dict[tuple[str, int], dict[str, TableKey]] = {}
         """Copy of each part of each version, by the part's name."""
@@ -134,7 +138,7 @@ class LocalCopies:
             planned: dict[TableKey, Plan] = {}
             for placement in placements:
                 with refusals.of(placement.model, placement.version):
-                    plans.append((placement, self._plans(placement, planned, serving, peers)))
+                    plans.append((placement, self._plans(placement, planned, serving, peers, job)))
             plans = self._within_limit(plans)
             every = _once(plans)
             job.bytes_to_copy = sum(plan.bytes_fetched + plan.bytes_to_fetch for plan in every)
@@ -196,7 +200,7 @@ class LocalCopies:
     # -- inside, under _work ------------------------------------------------------------------------------------------
 
     def _plans(
-        self, placement: VersionPlacement, planned: dict[TableKey, Plan], serving: Serving, peers: Peers
+        self, placement: VersionPlacement, planned: dict[TableKey, Plan], serving: Serving, peers: Peers, job: Job
     ) -> list[Plan]:
         """Return the plans of a version's tables. A copy that another version has planned already has that plan."""
         tables = placement.tables.items()
@@ -204,11 +208,11 @@ class LocalCopies:
         self._parts[placement.model, placement.version] = parts
         for name, table in tables:
             if parts[name] not in planned:
-                planned[parts[name]] = self._plan(placement, name, table, serving, peers)
+                planned[parts[name]] = self._plan(placement, name, table, serving, peers, job)
         return [planned[key] for key in parts.values()]
 
     def _plan(
-        self, placement: VersionPlacement, name: str, table: TablePlacement, serving: Serving, peers: Peers
+        self, placement: VersionPlacement, name: str, table: TablePlacement, serving: Serving, peers: Peers, job: Job
     ) -> Plan:
         key = placement.model, table.origin or placement.version, name
         copy = self._copy(key)
@@ -228,7 +232,7 @@ class LocalCopies:
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]
             files = stored()
-            return sources if files is None else [*sources, files]
+            return [PacedSource(each, self._pace, job) for each in (*sources, *filter(None, [files]))]
 
         if identity:
             _drop_foreign(copy, identity, is_open)
@@ -353,7 +357,7 @@ class LocalCopies:
         job: Job,
     ) -> Base:
         try:
-            base = merge(copy.new_base_folder(), content.spec, content.identity, parts, job)
+            base = merge(copy.new_base_folder(), content.spec, content.identity, parts, job, self._pace)
         except DamagedBase as exc:
             self._damage.add(serving, key, exc.base, exc.bad)
             raise Unavailable(f"{exc}: prepare again, and they are copied anew") from exc

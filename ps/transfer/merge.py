@@ -20,6 +20,7 @@ from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.base_writer import BaseWriter
 from ringpull.ps.store.raw_rows import RawRows
 from ringpull.ps.transfer.job import Job
+from ringpull.ps.transfer.pace import Pace
 from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.transfer.source import damaged_blocks
 
@@ -59,12 +60,15 @@ class Part:
         return end - begin
 
 
-def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], job: Job) -> Base:
+def merge(
+    folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], job: Job, pace: Pace | None = None
+) -> Base:
     """Write a base with the rows of all parts, and return it opened. It is complete and synced when `folder` appears.
 
     Args:
         identity: Identity of the table.
         parts: Parts in ascending order, disjoint. The base holds exactly the slots that they cover.
+        pace: Gives way to pulls; None: there are none.
 
     Raises:
         DamagedBase: Rows of a base are damaged.
@@ -74,11 +78,15 @@ def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], j
     """
     held = tuple((slots.begin, slots.end) for slots in runs(mask_of(part.slots for part in parts)))
     rows = sum(part.rows for part in parts)
+    pace = pace or Pace()
+    began_s = pace.now_s()
     with BaseWriter(folder, spec, rows, held=held, copied_from=identity, private=True) as writer:
         for part in parts:
             for positions, raw in _rows_of(part):
                 job.check()
                 writer.append(positions, raw)
+                pace.rest(began_s, job)
+                began_s = pace.now_s()
         writer.finish()
     return Base.open(folder)
 

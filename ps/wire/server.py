@@ -123,6 +123,7 @@ class ShardServer:
         self.ledger: Final = self._admission.ledger
         self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
         self._requests = 0
+        self._pulled_s = -math.inf
         self._push_bytes = 0
         """Bytes of pushes that wait or run: they have a limit of their own, so that they hold up no pull."""
         self._room_made_s = 0.0
@@ -152,6 +153,11 @@ class ShardServer:
     def pulls_in_flight(self) -> bool:
         """Whether a pull waits or runs; from any thread."""
         return not self._admission.idle
+
+    @property
+    def pulled_s(self) -> float:
+        """Time at which the last pull came, `time.monotonic()` seconds; from any thread."""
+        return self._pulled_s
 
     @property
     def connections(self) -> int:
@@ -244,6 +250,7 @@ class ShardServer:
             self._take_push(job, request)
             return
         if isinstance(request, PullRequest | TopKRequest):
+            self._pulled_s = job.received_s
             try:
                 job.work = self._admit(job)
             except Unavailable:
