@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,7 +131,12 @@ def linked(*made: Fixed) -> Callable[[], bool]:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_busy_head_has_an_idle_one_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_busy_head_has_an_idle_one_answer(tmp_path: Path, run: Callable[..., None]) -> None:
+    run(_a_busy_head_has_an_idle_one_answer(tmp_path))
+
+
+async def _a_busy_head_has_an_idle_one_answer(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
         await turns(linked(first, second))
         waiting = await first.busy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ringpull.inference.head.neighbours.frames import FrameReader, Header, Part, write_frame
 from ringpull.inference.head.unix_socket import UnixSocket
@@ -96,8 +96,7 @@ class _Visit(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's are, though not by their class
         self._desk._visits.add(self)
 
     def data_received(self, data: bytes) -> None:

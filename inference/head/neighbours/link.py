@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ringpull.inference.head.neighbours.frames import FrameReader, Header, Part, write_frame
 from ringpull.inference.head.neighbours.load_board import LoadBoard
@@ -88,8 +88,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's are, though not by their class
 
     def data_received(self, data: bytes) -> None:
         """Pass on the answers that are whole."""
