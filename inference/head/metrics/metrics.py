@@ -15,6 +15,7 @@ from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.metrics.call_metrics import STAGES, CallMetrics
+from ringpull.inference.head.neighbours.neighbours import OUTCOMES
 from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
 from ringpull.router.client import Router
 from ringpull.router.counters import RouterCounters
@@ -61,7 +62,7 @@ class HeadCollector(Collector):
             "ringpull_handed_over_total",
             "Predict calls handed to another head of the machine, by what came of it; for_others: taken of one.",
             ("outcome",),
-            {(outcome,): count for outcome, count in self._handed.items()},
+            {(outcome,): self._handed.get(outcome, 0) for outcome in OUTCOMES},
         )
         yield from _of_router(self._router.counters())
 

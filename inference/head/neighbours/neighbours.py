@@ -55,6 +55,9 @@ LOOK_S: Final = 1.0
 CONNECT_S: Final = 1.0
 """Time in which a neighbour has to say that it is one."""
 
+OUTCOMES: Final = ("answered", "taken_back", "for_others")
+"""What comes of requests between heads: answered by a neighbour, given no answer there, and answered for a neighbour."""
+
 _DESK, _LOAD = ".desk", ".load"
 
 Answer = tuple[Scores, StageTimes]
@@ -81,8 +84,7 @@ class Neighbours:
         self.warnings: tuple[str, ...] = ()
         """Why it has none, though it may have."""
         self.outcomes: Final[Counter[str]] = Counter()
-        """Requests that were handed over, by what came of it: `answered` there, or `taken_back`; and `for_others`,
-        those of neighbours that were answered here."""
+        """Requests that were handed over, by what came of it: see `OUTCOMES`."""
         self._catalog, self._limits, self._wanted, self._clock = catalog, limits, wanted, clock
         self._in_hand = 0
         self._row_s: WeakKeyDictionary[ServedVersion, float] = WeakKeyDictionary()
