@@ -56,7 +56,7 @@ CONNECT_S: Final = 1.0
 """Time in which a neighbour has to say that it is one."""
 
 OUTCOMES: Final = ("answered", "taken_back", "for_others")
-"""What comes of requests between heads: answered by a neighbour, given no answer there, and answered for a neighbour."""
+"""What comes of requests between heads: answered by a neighbour, not answered there, and answered for a neighbour."""
 
 _DESK, _LOAD = ".desk", ".load"
 
