@@ -268,6 +268,7 @@ class Head:
         watched = [warning for each in watches for warning in each.warnings]
         asked = () if self._tokens is None else self._tokens.warnings
         others = (*asked, *self._local.warnings, *warnings_of(self._tls), *closed, *self._audit.warnings)
+        others += self._predictor.neighbours.warnings
         return (*refused, *unchecked, *watched, *others)
 
     def leader(self) -> LeaderView | None:
@@ -291,6 +292,7 @@ class Head:
             if task is not None:
                 task.cancel()
         self._scripts.stop()
+        await self._predictor.neighbours.close(timeout_s)
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._ways_in is not None:
             await self._ways_in.stop(timeout_s)
@@ -443,6 +445,7 @@ class Head:
             leader=self.leader,
         )
         self._ways_in = opened
+        await self._predictor.neighbours.begin(self._door_folders, self._asker.head, self._router.deployment)
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, opened.grpc_port, opened.http_port, opened.door.address)
 

@@ -39,6 +39,7 @@ from ringpull.inference.head.metrics.call_log import Call, Verb
 from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.missed_deadlines import missed_after_s
+from ringpull.inference.head.neighbours.neighbours import Neighbours
 from ringpull.inference.head.outputs import predicts_nothing, wanted_outputs, with_rows
 from ringpull.inference.head.push_routes import PushRoutes
 from ringpull.inference.head.receiving import Incoming, Receiving
@@ -92,8 +93,8 @@ class Predictor:
             max_in_flight_bytes=config.max_pushing_bytes,
         )
         """Admission of pushes, which wait for disks, and of which no prediction is to hear."""
-        self.receiving: Final = _receiving(config)
-        self.receiving_at_door: Final = _receiving(config)
+        self.receiving: Final = Receiving.of(config)
+        self.receiving_at_door: Final = Receiving.of(config)
         """Calls that are received at the operators' door: of its own, so that no crowd at the port takes its places."""
         self._watch = watch or CallWatch()
         self.counts: Final[CallCounts] = self._watch.tally.calls
@@ -103,6 +104,7 @@ class Predictor:
         )
         self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
         self.push_routes: Final = PushRoutes(catalog, config)
+        self.neighbours: Final = Neighbours(catalog, self.limits, wanted=config.share_port and config.hand_over)
         self._catalog = catalog
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
@@ -167,7 +169,7 @@ class Predictor:
         trace.rows = columns.rows_left
         decoded_s = time.monotonic()
         trace.stage = "batch"
-        scores, times = await served.batcher.submit(columns, columns.rows_left, call.deadline_s)
+        scores, times = await self.neighbours.submit(served, columns, call.deadline_s)
         scored_s = time.monotonic()
         trace.stage = "encode"
         asked.degrader.count(scores.degraded)
@@ -482,14 +484,6 @@ class OpenCall:
 
 def _new_id() -> str:
     return f"{_ids.getrandbits(64):016x}"
-
-
-def _receiving(config: HeadConfig) -> Receiving:
-    return Receiving(
-        timeout_s=config.receive_timeout_s,
-        max_calls=config.max_receiving_requests,
-        max_bytes=config.max_in_flight_bytes,
-    )
 
 
 def _is_no_request(error: BaseException) -> bool:

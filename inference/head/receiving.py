@@ -30,6 +30,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.senders import Sender, Senders
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
 from ringpull.ps.memory import resident_bytes
@@ -141,6 +142,15 @@ class Receiving:
         """Timer of the next look; None: there is no call."""
         self.ended: Final[Counter[str]] = Counter(dict.fromkeys(REASONS, 0))
         """Calls that ended before their message was here, by reason."""
+
+    @classmethod
+    def of(cls, config: HeadConfig) -> Receiving:
+        """Return one with the limits of a head, and no calls."""
+        return cls(
+            timeout_s=config.receive_timeout_s,
+            max_calls=config.max_receiving_requests,
+            max_bytes=config.max_in_flight_bytes,
+        )
 
     def __repr__(self) -> str:
         return f"<Receiving {len(self)} calls, {self._overdue_count} of them overdue; ended: {dict(self.ended)}>"

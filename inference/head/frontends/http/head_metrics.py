@@ -78,7 +78,14 @@ class HeadMetrics:
         """
         registry = registry_of(
             [
-                HeadCollector(self._catalog, self._router, self.calls, predictor.admission, self._leader),
+                HeadCollector(
+                    self._catalog,
+                    self._router,
+                    self.calls,
+                    predictor.admission,
+                    self._leader,
+                    predictor.neighbours.outcomes,
+                ),
                 LimitsCollector((predictor.receiving, predictor.receiving_at_door), self.connections),
             ]
         )
