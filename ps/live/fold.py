@@ -7,12 +7,14 @@
         about     16 hexadecimal digits, xxh3_64 of what follows the line; then JSON: what it is of, and checksums
 
 A fold has all that was pushed up to the stamp `through`, and perhaps later pushes, too: those are in the log. It is
-written in a hidden folder, synced, and renamed. A table has one; the one before it is deleted when the new one is used.
+written in a hidden folder, synced, and renamed. A table has one; when a new one is used, the one before it is deleted,
+or hidden: the next is written over its files then, if nobody reads them any more.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+from weakref import ref
 
 import numpy as np
 import xxhash
@@ -31,12 +34,15 @@ from ringpull.ps.live.segment import sync_folder
 from ringpull.ps.private_files import make_private_folder, open_private
 from ringpull.ps.spec import RowType, TableSpec, UInt64Array
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.store.base_writer import BaseWriter, take_over
+from ringpull.ps.store.mapping import watched
 from ringpull.ps.store.raw_rows import RawRows
 
 FORMAT: Final = 1
 PREFIX: Final = "fold-"
 ROWS, STAMPS, GONE, ABOUT = "rows", "stamps", "gone", "about"
+MIN_SPARE_BYTES: Final = 2 << 20
+"""Bytes of rows from which on a fold is kept to be written over: one write of a file, and one huge page."""
 _DIGEST_CHARS: Final = 16
 _FOLDERS_ABOVE: Final = 5
 """TABLE, LINEAGE, MODEL, the folder of folds, and that of the log."""
@@ -73,6 +79,49 @@ class Fold:
     stamps: UInt64Array
     gone_positions: UInt64Array
     gone_stamps: UInt64Array
+
+
+@dataclass(frozen=True, slots=True)
+class SpareFold:
+    """Fold that another one replaced, kept out of sight for the next one to be written over its files.
+
+    Their pages and their blocks on disk are there, and are no more than those of a fold that is mapped and deleted.
+    """
+
+    folder: Path
+    """A hidden one, which a start deletes."""
+    maps: tuple[ref[mmap.mmap], ...]
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody may read it still: a look-up, a stream or a check that has its table, or its base.
+
+        Once nobody does, nobody can: its files are nowhere but in these maps. Other processes are told of no fold.
+        """
+        return any(each() is not None for each in self.maps)
+
+    def remove(self) -> None:
+        """Delete what is left of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def spared(base: Base) -> SpareFold | None:
+    """Hide a fold that was replaced, and keep it; None: it is not worth that, or cannot be hidden.
+
+    Args:
+        base: Its rows.
+    """
+    folder, sections = base.folder.parent, base.sections
+    if base.rows_bytes < MIN_SPARE_BYTES:
+        return None
+    hidden = folder.with_name(f".{folder.name}.spare.tmp")
+    try:
+        folder.rename(hidden)
+        sync_folder(folder.parent)  # A power cut must not bring back its name once it is written over.
+    except OSError:
+        return None
+    mapped = (sections.index, sections.positions, sections.rows, sections.starts)
+    return SpareFold(hidden, tuple(watched(each) for each in mapped if each.size))
 
 
 def spec_of(name: LiveName, row_bytes: int) -> TableSpec:
@@ -114,8 +163,11 @@ def _number(path: Path) -> int:
 class FoldWriter:
     """Writes one fold: rows in ring order, then what else is of it."""
 
-    def __init__(self, folder: Path, name: LiveName, row_bytes: int, rows: int) -> None:
+    def __init__(self, folder: Path, name: LiveName, row_bytes: int, rows: int, spare: SpareFold | None = None) -> None:
         """Begin a fold of exactly so many rows.
+
+        Args:
+            spare: One that nobody reads, to be written over. Nothing of it is left in the end, whatever fails.
 
         Raises:
             OSError: The disk is full, or fails.
@@ -123,9 +175,15 @@ class FoldWriter:
         """
         self._folder, self._name, self._row_bytes = folder, name, row_bytes
         self._hidden = folder.with_name(f".{folder.name}.tmp")
+        self._spare = spare
         shutil.rmtree(self._hidden, ignore_errors=True)
-        make_private_folder(self._hidden)
-        self._rows = BaseWriter(self._hidden / ROWS, spec_of(name, row_bytes), rows, private=True)
+        over = None if spare is None else spare.folder / ROWS
+        try:
+            make_private_folder(self._hidden)
+            self._rows = BaseWriter(self._hidden / ROWS, spec_of(name, row_bytes), rows, private=True, over=over)
+        except BaseException:
+            self._remove()
+            raise
 
     def append(self, positions: UInt64Array, rows: RawRows) -> None:
         """Write the next rows."""
@@ -151,10 +209,9 @@ class FoldWriter:
         body = json.dumps(asdict(about)).encode()
         content = f"{xxhash.xxh3_64_hexdigest(body)}\n".encode() + body
         for file, data in ((STAMPS, stamps.tobytes()), (GONE, gone.tobytes()), (ABOUT, content)):
-            with open_private(self._hidden / file, "xb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
+            self._write(self._hidden / file, data)
+        if self._spare is not None:
+            self._spare.remove()
         sync_folder(self._hidden)
         os.rename(self._hidden, self._folder)
         for above in self._folder.parents[:_FOLDERS_ABOVE]:  # which may be new themselves
@@ -164,7 +221,20 @@ class FoldWriter:
     def abort(self) -> None:
         """Remove what was written; nothing after `finish`."""
         self._rows.abort()
+        self._remove()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        over = self._spare is not None and take_over(self._spare.folder / path.name, path)
+        with open_private(path, "r+b" if over else "xb") as out:
+            out.write(data)
+            out.truncate()
+            out.flush()
+            os.fsync(out.fileno())
+
+    def _remove(self) -> None:
         shutil.rmtree(self._hidden, ignore_errors=True)
+        if self._spare is not None:
+            self._spare.remove()
 
 
 def open_fold(folder: Path) -> Fold:
@@ -182,13 +252,14 @@ def open_fold(folder: Path) -> Fold:
     return Fold(folder, about, base, stamps, gone[:half], gone[half:])
 
 
-def remove_folds(folder: Path, *, but: Path | None = None) -> None:
-    """Delete the folds of a table, and what was left of unfinished ones."""
+def remove_folds(folder: Path, *, but: Path | None = None, spare: SpareFold | None = None) -> None:
+    """Delete the folds of a table but one, and what was left of unfinished ones, but for a spare one."""
     for path in folder.glob(f"{PREFIX}*"):
         if path != but:
             remove_fold(path)
     for path in folder.glob(f".{PREFIX}*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        if spare is None or path != spare.folder:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_fold(path: Path) -> None:

@@ -21,7 +21,16 @@ import numpy as np
 from ringpull.ps.errors import CorruptData, ExportError, LimitExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.live.commit import mark_of
-from ringpull.ps.live.fold import FoldWriter, folder_of, next_folder, open_fold, remove_fold, remove_folds
+from ringpull.ps.live.fold import (
+    FoldWriter,
+    SpareFold,
+    folder_of,
+    next_folder,
+    open_fold,
+    remove_fold,
+    remove_folds,
+    spared,
+)
 from ringpull.ps.live.live_check import NotLookedAt
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
@@ -77,6 +86,10 @@ class Folding:
         self._not_before_s = 0.0
         self._left: dict[LiveName, str] = {}
         """Tables that the last round could not fold, and why: damage, want of memory, files that cannot be opened."""
+        self._began: int | None = None
+        """Segment of the log that a round began which did not shorten it."""
+        self._spares: dict[LiveName, SpareFold] = {}
+        """The fold before the last of each table, where it was kept."""
         self.rounds = 0
 
     @property
@@ -98,7 +111,7 @@ class Folding:
         others are folded; the log is shortened once all are.
         """
         try:
-            number = self._run(self._log.roll)
+            number = self._run(self._rolled)
             self._left = self._folded_but()
             if self._left:
                 # Memory is there again: if it was not enough, whoever needs it says so once more.
@@ -107,6 +120,7 @@ class Folding:
                 return
             self._run(lambda: self._shorten(number))
             self._tables.wants_fold = self._tables.wants_new_log = False
+            self._began = None
             self.rounds += 1
         except _NotWanted:
             return
@@ -114,7 +128,22 @@ class Folding:
             if self._wanted():
                 self._failed(str(exc) or type(exc).__name__)
 
+    def close(self) -> None:
+        """Delete what is kept for the next round, of which there is none. Idempotent."""
+        while self._spares:
+            self._spares.popitem()[1].remove()
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _rolled(self) -> int:
+        """Return the number of the segment below which a round shortens the log; in the thread of the log.
+
+        A round that failed began one already: while nothing follows that, all that is to go is in the segments before
+        it, and rounds that fail again and again leave no row of short ones.
+        """
+        if self._began is None or self._log.segments[-1] != self._began:
+            self._began = self._log.roll()
+        return self._began
 
     def _folded_but(self) -> dict[LiveName, str]:
         """Fold tables; return those that cannot be folded now for what they are, and why.
@@ -155,7 +184,7 @@ class Folding:
             stamps, gone = table.segments.stamps(words), table.segments.is_gone(words)
         self._check(table)
         folder = next_folder(self._folder, table.name)
-        writer = FoldWriter(folder, table.name, table.row_bytes, int((~gone).sum()))
+        writer = FoldWriter(folder, table.name, table.row_bytes, int((~gone).sum()), self._unread_spare(table.name))
         try:
             kept, kept_words, kept_stamps = positions, words, stamps
             if gone.any():
@@ -174,6 +203,14 @@ class Folding:
                 raise Unavailable(f"{folder}: {exc}") from exc
             raise
         self._use(table, folder, through, old, kept_words, (positions[gone], words[gone]))
+
+    def _unread_spare(self, name: LiveName) -> SpareFold | None:
+        """Return the fold before the last of a table, if it was kept and nobody reads it any more; else it goes."""
+        spare = self._spares.pop(name, None)
+        if spare is not None and spare.is_read:
+            spare.remove()
+            return None
+        return spare
 
     def _use(
         self,
@@ -213,9 +250,13 @@ class Folding:
             remove_fold(folder)
             raise
         with self._tables.lock:
+            replaced = None if table.fold is None else table.fold_bases.get(table.fold)
             table.fold, table.folded, table.has_waste = number, through, False
         self._let_go(table, old)
-        remove_folds(folder_of(self._folder, table.name), but=folder)
+        spare = None if replaced is None else spared(replaced)
+        if spare is not None:
+            self._spares[table.name] = spare
+        remove_folds(folder_of(self._folder, table.name), but=folder, spare=spare)
 
     def _let_go(self, table: LiveTable, segments: Sequence[int]) -> None:
         """Drop segments that no word names any more, and have their memory freed."""

@@ -172,6 +172,8 @@ class LiveShard:
         self._pushes.close()
         if self._rounds is not None:
             self._rounds.join()
+        if self._folding is not None:
+            self._folding.close()
         if self._log is not None:
             self._log.close()
         if self._lock is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class BaseWriter:
         held: SlotRanges = fmt.FULL,
         copied_from: int | None = None,
         private: bool = False,
+        over: Path | None = None,
     ) -> None:
         """Begin a base of exactly `rows` rows.
 
@@ -71,6 +73,8 @@ class BaseWriter:
             held: The slot ranges it has all rows of.
             copied_from: Of a copy: the `identity` of the base whose rows these are.
             private: It is its user's alone; else as the umask has it: another user may serve an export.
+            over: Folder of a base that nobody reads any more: its files are taken, as far as they are there, and
+                written over. Their pages and their blocks on disk need not be found then.
 
         Raises:
             ExportError: The folder exists or cannot be made.
@@ -86,7 +90,7 @@ class BaseWriter:
         self._last_position = -1
         self._blocks = BlockCutter(spec)
         self._row_bytes = 0
-        self._private = private
+        self._private, self._over = private, over
         self._hidden = hidden_folder(folder, private=private)
         self._files: dict[str, _File] = {}
         try:
@@ -176,7 +180,11 @@ class BaseWriter:
         self.abort()
 
     def _file(self, name: str, *, checksum: bool) -> _File:
-        return _File(self._hidden / name, checksum=checksum, private=self._private)
+        path = self._hidden / name
+        over = self._over is not None and take_over(self._over / name, path)
+        if over and name == fmt.ROWS and not self._spec.is_bytes:  # The disk may need the rest before the end.
+            os.truncate(path, min(self._rows_due * self._spec.row_bytes, path.stat().st_size))
+        return _File(path, checksum=checksum, private=self._private, over=over)
 
     def _check_shape(self, rows: RawRows, count: int) -> None:
         if isinstance(rows, BytesRows):
@@ -224,8 +232,9 @@ class _File:
     can (ext4 and xfs of Linux 6.16 and later), and a mapped table costs the processor far fewer page walks.
     """
 
-    def __init__(self, path: Path, *, checksum: bool, private: bool) -> None:
-        self._file = open(path, "xb", buffering=0, opener=opener if private else None)  # noqa: SIM115 - see `close`
+    def __init__(self, path: Path, *, checksum: bool, private: bool, over: bool) -> None:
+        self._over, mode = over, "r+b" if over else "xb"
+        self._file = open(path, mode, buffering=0, opener=opener if private else None)  # noqa: SIM115 - see `close`
         self._hash = xxhash.xxh3_64() if checksum else None
         self._bytes = 0
         self._pending = np.empty(_WRITE_BYTES, np.uint8)
@@ -262,12 +271,29 @@ class _File:
 
     def close(self) -> Section:
         self._flush()
+        if self._over:
+            self._file.truncate()  # what is left of a longer one
         os.fsync(self._file.fileno())
         self._file.close()
         return Section(bytes=self._bytes, checksum=None if self._hash is None else self._hash.intdigest())
 
     def discard(self) -> None:
         self._file.close()
+
+
+def take_over(spare: Path, path: Path) -> bool:
+    """Move a file to where it is to be written over; return whether it is there.
+
+    One that has another name is left: somebody keeps what is in it.
+    """
+    try:
+        found = os.lstat(spare)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            return False
+        os.rename(spare, path)
+    except OSError:
+        return False
+    return True
 
 
 def hidden_folder(folder: Path, *, private: bool = False) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 from functools import lru_cache
 from typing import Any, Final
 
@@ -75,6 +76,15 @@ def advise(array: NDArray[Any], advice: int, begin: int = 0, size_bytes: int | N
     mapping = _mapping_of(array)
     begin += array.__array_interface__["data"][0] - _begin_of(mapping)
     mapping.madvise(advice, begin, array.nbytes if size_bytes is None else size_bytes)
+
+
+def watched(array: NDArray[Any]) -> weakref.ref[mmap.mmap]:
+    """Return what is dead as soon as nobody in this process can read a file any more through its map.
+
+    Args:
+        array: What `mapped_array` returned, in whatever shape, or part of it; not empty.
+    """
+    return weakref.ref(_mapping_of(array))
 
 
 def _mapping_of(array: NDArray[Any]) -> mmap.mmap:

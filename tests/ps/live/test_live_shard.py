@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,10 +196,10 @@ def test_the_fold_before_the_last_goes_before_the_next_is_written(
     shard, folds, gone = served(), list[weakref.ref[Base]](), list[list[bool]]()
 
     class Watched(FoldWriter):
-        def __init__(self, folder: Path, name: LiveName, row_bytes: int, rows: int) -> None:
+        def __init__(self, *args: Any) -> None:
             gc.collect()
             gone.append([each() is None for each in folds])
-            super().__init__(folder, name, row_bytes, rows)
+            super().__init__(*args)
 
     monkeypatch.setattr(folding, "FoldWriter", Watched)
     for number in range(4):
