@@ -154,5 +154,5 @@ def test_a_raw_frame_with_one_is_answered_with_why(served: Callable[..., Served]
 
     assert done(asyncio.run(pushed(ROWS))).rows == len(KEYS)
     with pytest.raises(InvalidInput, match="row 3, of key 10, has a number that is NaN or infinite"):
-        asyncio.run(pushed(np.where(ROWS == ROWS[3, 0], np.inf, ROWS + 1).astype(np.float32)))
+        asyncio.run(pushed(np.where(ROWS[3, 0] == ROWS, np.inf, ROWS + 1).astype(np.float32)))
     np.testing.assert_array_equal(shard.rows(KEYS), ROWS)
