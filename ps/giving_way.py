@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import TypeVar
 
@@ -30,9 +30,24 @@ def take_niceness(nice: int) -> None:
 def giving_way(work: Callable[[], T], nice: int, *, name: str) -> T:
     """Return what `work` returns, called in a thread that gives way to others; raises what it raises.
 
+    What interrupts the caller, such as the exit that a SIGTERM asks for, is raised at once, and the end of the process
+    does not wait for the work either.
+
     Args:
         nice: How much: 0 not at all, 19 most.
         name: Name of the thread.
     """
-    with ThreadPoolExecutor(1, name, take_niceness, (nice,)) as thread:
-        return thread.submit(work).result()
+    outcome: Future[T] = Future()
+
+    def call() -> None:
+        take_niceness(nice)
+        try:
+            outcome.set_result(work())
+        except BaseException as exc:
+            outcome.set_exception(exc)
+
+    thread = threading.Thread(target=call, name=name, daemon=True)  # an executor's would be waited for
+    thread.start()
+    wait([outcome])  # before its error, which would hide that the thread has not ended yet
+    thread.join()
+    return outcome.result()

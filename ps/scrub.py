@@ -1,7 +1,7 @@
 """Scrub: looks for damage in what is served, round after round, and quarantines what it finds.
 
 A round goes through the stored blocks of all served ranges: rows, positions, index (`ringpull.ps.store.block_check`).
-It reads no faster than it is told to, and gives way to pulls. The slots of a bad block are refused at once, so that
+It reads no faster than it is told to, and waits for pulls. The slots of a bad block are refused at once, so that
 another copy answers, or the table's policy does. What is known to be bad is looked at first in every round, and every
 few seconds during it: as soon as it is whole again its slots are answered for. What cannot be looked at stays as it is.
 
@@ -43,7 +43,7 @@ from ringpull.ps.store.block_check import (
 )
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.transfer.job import Cancelled, Job
-from ringpull.ps.transfer.row_check import Busy, give_way
+from ringpull.ps.transfer.row_check import Busy, wait_for_pulls
 from ringpull.ps.transfer.throttle import Throttle
 
 MIN_ROUND_S: Final = 5.0
@@ -176,7 +176,7 @@ class Scrubber:
         if self._clock() >= self._known_due_s:
             self._look_at_known(job)
         self._throttle.take(size, job)
-        give_way(self._busy, job, max_steps=MAX_STEPS)
+        wait_for_pulls(self._busy, job, max_steps=MAX_STEPS)
         self.bytes += size
 
     def _run(self) -> None:
@@ -289,7 +289,7 @@ class Scrubber:
                 if known_too and self._clock() >= self._known_due_s:
                     self._look_at_known(job)
                 self._throttle.take(_cost(self._base(key, which), block), job)
-                give_way(self._busy, job, max_steps=MAX_STEPS)
+                wait_for_pulls(self._busy, job, max_steps=MAX_STEPS)
                 base = self._base(key, which)
                 self._look_at_block(base, block, keys, look)
                 if look.changes and self._is_due(base, look):
@@ -355,7 +355,7 @@ class Scrubber:
 
         def pause(size: int) -> None:
             self._throttle.take(size, job)
-            give_way(self._busy, job, max_steps=MAX_STEPS)
+            wait_for_pulls(self._busy, job, max_steps=MAX_STEPS)
             self._base(key, which)
 
         places = [(file, WHOLE) for file in (fmt.POSITIONS, fmt.POSITION_BLOCKS)]

@@ -28,15 +28,16 @@ from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
 from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of_texts
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, keys_of_texts
 from ringpull.ps.identity import UNKNOWN
+from ringpull.ps.live.finite_rows import first_not_finite
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.shard import Shard
-from ringpull.ps.spec import Pooling, RowType, TableSpec
+from ringpull.ps.spec import AFFINE_BYTES, VECTOR_TYPES, Pooling, RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.changed_rows import changed_rows, compared_by_number
 from ringpull.ps.store.newer.directory import Directory, upserted
@@ -147,6 +148,9 @@ def _change_rows(folder: Path) -> None:
 
 def _push_rows(folder: Path) -> None:
     """Push rows and removals to half of all slots, which is what the shard serves, until all are folded."""
+    for row_type in VECTOR_TYPES:
+        first_not_finite(np.ones((1, 4 * AFFINE_BYTES), np.uint8), row_type)
+    keys_of(np.zeros(1, np.uint64))
     shard = Shard(0)
     live = LiveShard(shard, folder / "live", settings=LiveSettings(log_limit_bytes=LOG_LIMIT_BYTES))
     try:

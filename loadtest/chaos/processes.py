@@ -24,7 +24,7 @@ def listening(processes: Iterable[psutil.Process], port: int) -> int:
     return sum(1 for process in processes if port in _ports(process))
 
 
-def give_way(processes: Iterable[psutil.Process]) -> None:
+def lower_priority(processes: Iterable[psutil.Process]) -> None:
     """Let this program go before the processes from now on: what is overloaded would starve whoever overloads it."""
     for process in processes:
         for thread in process.threads():  # niceness is a thread's; new ones inherit it

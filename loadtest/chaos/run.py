@@ -28,7 +28,7 @@ from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
 from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
 from ringpull.loadtest.chaos.kinds.surroundings import served_among
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle
-from ringpull.loadtest.chaos.processes import Usage, give_way, usage
+from ringpull.loadtest.chaos.processes import Usage, lower_priority, usage
 from ringpull.loadtest.chaos.push_oracle import PushCounts
 from ringpull.loadtest.chaos.pushed_load import PushedLoad
 from ringpull.loadtest.chaos.pushed_model import PUSHED
@@ -183,7 +183,7 @@ class Run:
         requests = make_requests(LARGE_REQUESTS, seed=options.seed, rows=ROWS, **sizes)
         oracle = Oracle(requests, {MODEL: VERSIONS[MODEL]}, ROWS, others=OTHERS, contents=contents)
         # In life the load comes from other machines.
-        await asyncio.to_thread(lambda: give_way(self._ours.running("head", "shard")))
+        await asyncio.to_thread(lambda: lower_priority(self._ours.running("head", "shard")))
         self.goodput = await goodput.measure(
             self._ours.target, oracle, live, seconds=options.overload_s, seed=options.seed
         )

@@ -15,7 +15,10 @@ from typing import Final
 
 import numpy as np
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError, Unavailable
+from ringpull.ps.hashing import keys_of
+from ringpull.ps.live.finite_rows import first_not_finite
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
@@ -183,7 +186,7 @@ class Commits:
     def _accepted(self, place: int, request: PushRequest) -> _Accepted | PushReply:
         """Write the rows of a push that are new, and note its number; nothing shows them yet."""
         table = self._target(request)
-        rows = _rows_in(request, table.row_bytes)
+        rows = _rows_in(request, table)
         positions = request.positions
         if not positions.size:
             return PushReply(self.last_stamp, 0, 0, 0)
@@ -294,14 +297,14 @@ def _no_memory(table: LiveTable, why: object) -> LimitExceeded:
     )
 
 
-def _rows_in(request: PushRequest, row_bytes: int) -> RawRows:
+def _rows_in(request: PushRequest, table: LiveTable) -> RawRows:
     """Return the rows of a push.
 
     Raises:
-        InvalidInput: They are no rows of the table.
+        InvalidInput: They are no rows of the table, or have numbers that are not finite.
         LimitExceeded: There are too many.
     """
-    count, size = len(request.positions), request.rows.size
+    row_bytes, count, size = table.row_bytes, len(request.positions), request.rows.size
     if request.nbytes > MAX_PUSH_BYTES:
         raise LimitExceeded(f"a push has {request.nbytes} bytes; {MAX_PUSH_BYTES} are the most (MAX_PUSH_BYTES)")
     if request.remove:
@@ -317,4 +320,13 @@ def _rows_in(request: PushRequest, row_bytes: int) -> RawRows:
             f"push to {request.model}/{request.table}: {len(request.lengths)} lengths up to"
             f" {int(request.lengths.max(initial=0))} for {count} keys; a row of bytes has {MAX_BYTES_ROW} at most"
         )
-    return rows_of(row_bytes, count, request.rows, request.lengths)
+    rows = rows_of(row_bytes, count, request.rows, request.lengths)
+    if not isinstance(rows, BytesRows) and table.row_type is not None:
+        bad = first_not_finite(rows, table.row_type)
+        if bad is not None:
+            key = int(keys_of(request.positions[bad : bad + 1])[0])
+            raise InvalidInput(
+                f"push to {request.model}/{request.table}: row {bad}, of key {key}, has a number that is NaN or"
+                " infinite"
+            )
+    return rows

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.stamp import NO_STAMP
-from ringpull.ps.spec import UInt64Array
+from ringpull.ps.spec import RowType, UInt64Array
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.arena import STAMP_BYTES
 from ringpull.ps.store.newer.budget import Budget
@@ -71,6 +71,8 @@ class LiveTable:
     def __init__(self, name: LiveName, row_bytes: int, budget: Budget) -> None:
         self.name = name
         self.row_bytes = row_bytes
+        self.row_type: RowType | None = None
+        """Type of its rows, which a log does not say; None: no push has asked what is served since it was made."""
         self.segments = Segments(row_bytes, budget)
         self.pushed = Directory.with_room(FIRST_ROWS)
         self.last_stamp = NO_STAMP

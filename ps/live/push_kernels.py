@@ -14,6 +14,9 @@ from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.store.intrinsics import u8, u64
 
 ALL_SERVED: Final = -1
+_LARGEST: Final = np.finfo(np.float32).max
+_LAST_CODE: Final = 255
+"""Largest code of an int8 row."""
 AT_ONCE: Final = 1 << 16
 """Positions that a kernel is given at a time: some 0.1 ms. None of them releases the interpreter, as what most pushes
 have takes a microsecond or two, and getting it back from another thread ten times as long."""
@@ -51,3 +54,27 @@ def last_numbers(numbers, slots, last):  # type: ignore[no-untyped-def]
         last[k] = found
         largest = max(largest, found)
     return largest
+
+
+@kernel(nogil=False)
+def all_finite(words, exponent):  # type: ignore[no-untyped-def]
+    """Return whether none of these words, uint16 or uint32, has all bits of the exponent, a mask of their type.
+
+    NaN and infinities have them. All words are looked at, as processors do many at a time of a loop that has one end.
+    """
+    largest = np.uint32(0)
+    for k in range(len(words)):
+        largest = max(largest, np.uint32(words[k] & exponent))
+    return largest != exponent
+
+
+@kernel(nogil=False)
+def all_affine_finite(numbers, step):  # type: ignore[no-untyped-def]
+    """Return whether all int8 rows decode to finite numbers: scale and offset are the first of `step` float32 each."""
+    finite = True
+    for k in range(0, len(numbers), step):
+        scale, offset = numbers[k], numbers[k + 1]
+        # Rounded as decoding rounds. All other codes' numbers lie between those of the first and the last.
+        last = np.float32(scale * np.float32(_LAST_CODE)) + offset
+        finite &= abs(offset) <= _LARGEST and abs(last) <= _LARGEST
+    return finite

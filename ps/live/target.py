@@ -50,7 +50,8 @@ class Targets:
         if request.only_live and state.live.get(request.model) != request.lineage:
             raise _not_live(state, self._shard, request)
         table = self._tables.get(name)
-        if table is None or name not in self._masks or not self._tables.answers(name):
+        known = table is not None and table.row_type is not None and name in self._masks
+        if table is None or not known or not self._tables.answers(name):
             table = self._looked_up(state, name, request)
         mask = self._masks[name]
         if mask is not None:
@@ -72,7 +73,7 @@ class Targets:
             )
         spec = served.exported.spec
         table = self._tables.made(name, 0 if spec.is_bytes else spec.row_bytes)
-        self._masks[name] = served.mask
+        table.row_type, self._masks[name] = spec.row_type, served.mask
         return table
 
 

@@ -1,4 +1,4 @@
-"""Row check: rows that a change brings are held against their checksums before they are served, giving way to pulls.
+"""Row check: rows that a change brings are held against their checksums before they are served, between pulls.
 
 Only the blocks that have rows of the shard's own ranges are read, and of those only what is not remembered
 (`ringpull.ps.checked_rows`). Between two blocks it waits while a pull is in flight, for a bounded time: a shard that
@@ -39,7 +39,7 @@ class DamagedRows(CorruptData):
         self.bad = bad
 
 
-def give_way(busy: Busy, job: Job, *, max_steps: int = MAX_STEPS) -> None:
+def wait_for_pulls(busy: Busy, job: Job, *, max_steps: int = MAX_STEPS) -> None:
     """Wait while pulls are in flight, a bounded number of steps.
 
     Raises:
@@ -83,7 +83,7 @@ class RowCheck:
         good: list[int] = []
         try:
             for block in blocks:
-                give_way(self._busy, job)
+                wait_for_pulls(self._busy, job)
                 size = block_bytes(base, block)
                 self._throttle.take(size, job)
                 if bad := bad_rows(base, block):

@@ -22,7 +22,7 @@ from ringpull.loadtest.chaos.checked_model import MODEL
 from ringpull.loadtest.chaos.driver import Driver
 from ringpull.loadtest.chaos.faults import inject, victim
 from ringpull.loadtest.chaos.health import Broken, missing_rows
-from ringpull.loadtest.chaos.processes import give_way, usage
+from ringpull.loadtest.chaos.processes import lower_priority, usage
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.schedule import (
     CALM_S,
@@ -247,7 +247,7 @@ async def test_faults(shards: tuple[Deployment, list[subprocess.Popen[bytes]]]) 
     assert stopped.status() != psutil.STATUS_STOPPED
 
     niceness = stopped.nice()
-    give_way(ours.running("shard"))
+    lower_priority(ours.running("shard"))
     assert stopped.nice() == min(niceness + 5, 19)
 
     await inject(stopped, Fault(Kind.SLOW_SHARD, 0.99, 0.1))

@@ -77,3 +77,26 @@ giving_way(_start_resolver, own + 3, name="start")
 assert set(resolvers()) == {own}, resolvers()
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_sigterm_ends_the_process_while_the_work_goes_on() -> None:
+    """As it ends a shard that still loads what it runs. Work that never ends: who waited for it would never end."""
+    program = """
+import signal, sys, threading
+from ringpull.ps.giving_way import giving_way
+
+def work():
+    print("ready", flush=True)
+    threading.Event().wait()
+
+signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(3))  # what Ray does in its workers
+giving_way(work, 1, name="start")
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.terminate()
+            assert process.wait() == 3
+        finally:
+            process.kill()

@@ -262,7 +262,7 @@ def maps_of(folder: Path) -> int:
     return sum(str(folder) in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
-def test_it_gives_way_to_pulls_and_comes_to_an_end(scrubbed: Scrubbed) -> None:
+def test_it_waits_for_pulls_and_comes_to_an_end(scrubbed: Scrubbed) -> None:
     asked: list[int] = []
     pulls = iter([True] * 7)
 

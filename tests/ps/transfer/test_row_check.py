@@ -21,7 +21,7 @@ from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.block_check import block_bytes, blocks_with
 from ringpull.ps.transfer.job import Cancelled, Job
-from ringpull.ps.transfer.row_check import MAX_STEPS, DamagedRows, RowCheck, give_way
+from ringpull.ps.transfer.row_check import MAX_STEPS, DamagedRows, RowCheck, wait_for_pulls
 from ringpull.ps.transfer.throttle import Throttle
 from tests.ps.damaging import byte_of_block, flip, zero
 from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
@@ -157,7 +157,7 @@ def test_rows_of_every_type_are_checked_to_the_last_byte(tmp_path: Path, row_typ
         check.check(base, [0], Job())
 
 
-# -- giving way --------------------------------------------------------------------------------------------------------
+# -- waiting for pulls -------------------------------------------------------------------------------------------------
 
 
 def test_no_block_is_read_while_a_pull_is_in_flight(folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_it_comes_to_an_end_on_a_shard_that_always_has_pulls() -> None:
         asked.append(None)
         return True
 
-    give_way(busy, Job())
+    wait_for_pulls(busy, Job())
     assert len(asked) == MAX_STEPS
 
 

@@ -1,0 +1,53 @@
+"""Finite rows: whether the rows of a push, as they are stored, have a NaN or an infinity in them.
+
+Clients and heads refuse such rows before they encode them. What comes over a shard's port may be from anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.ps.live.push_kernels import AT_ONCE, all_affine_finite, all_finite
+from ringpull.ps.spec import RowType
+
+_EXPONENTS: Final[Mapping[RowType, np.unsignedinteger[Any]]] = MappingProxyType(
+    {RowType.FLOAT32: np.uint32(0x7F80_0000), RowType.FLOAT16: np.uint16(0x7C00), RowType.BFLOAT16: np.uint16(0x7F80)}
+)
+"""Bits of a number, as a word of its size, that are all set in NaN and infinities alone."""
+
+
+def first_not_finite(rows: NDArray[np.uint8], row_type: RowType) -> int | None:
+    """Return the first row that has a number which is not finite, by its place among them; None: there is none.
+
+    Args:
+        rows: (n, row_bytes), contiguous, of a type of vectors.
+    """
+    at_once = max(1, _BYTES_AT_ONCE // rows.shape[1])
+    for begin in range(0, len(rows), at_once):
+        end = min(begin + at_once, len(rows))
+        if _are_finite(rows[begin:end], row_type):
+            continue
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            if _are_finite(rows[begin:middle], row_type):
+                begin = middle
+            else:
+                end = middle
+        return begin
+    return None
+
+
+_BYTES_AT_ONCE: Final = 4 * AT_ONCE
+
+
+def _are_finite(rows: NDArray[np.uint8], row_type: RowType) -> bool:
+    exponent = _EXPONENTS.get(row_type)
+    if exponent is None:
+        affine = rows.reshape(-1).view(np.float32)
+        return bool(all_affine_finite(affine, rows.shape[1] // affine.itemsize))
+    return bool(all_finite(rows.reshape(-1).view(exponent.dtype), exponent))
