@@ -15,11 +15,6 @@ from numba.extending import intrinsic
 LINE_BYTES: Final = 64
 """Bytes of a cache line."""
 
-PASSES: Final = 8
-"""Positions that `passes` takes at once."""
-FILTER_SHIFTS: Final = (0, 6, 12)
-"""Where in a position the numbers of its bits in a word of a filter begin; each has 6 bits."""
-
 INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _PREFETCH: Final = "llvm.prefetch.p0"
 
@@ -160,28 +155,6 @@ def _generate_tag_matches(_context: Any, tags_at: Any, tag: Any) -> Any:
     return types.int64(types.int64, types.uint16), generate
 
 
-def _generate_passes(_context: Any, filter_at: Any, shift: Any, positions_at: Any) -> Any:
-    # Words are read one by one: LLVM would gather them, which takes longer on AMD, and on an Intel that is mended.
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        filter_at, shift, positions_at = args
-        kind = ir.VectorType(INT64, PASSES)
-        positions = builder.load(builder.inttoptr(positions_at, kind.as_pointer()), align=8)
-        words = ir.Constant(kind, ir.Undefined)
-        for lane in range(PASSES):
-            number = builder.lshr(builder.extract_element(positions, INT32(lane)), shift)
-            pointer = builder.inttoptr(builder.add(filter_at, builder.shl(number, INT64(3))), INT64.as_pointer())
-            words = builder.insert_element(words, builder.load_atomic(pointer, "acquire", 8), INT32(lane))
-        passed = ir.Constant(kind, [1] * PASSES)
-        for lowest in FILTER_SHIFTS:
-            place = builder.lshr(positions, ir.Constant(kind, [lowest] * PASSES))
-            place = builder.and_(place, ir.Constant(kind, [63] * PASSES))
-            passed = builder.and_(passed, builder.lshr(words, place))
-        flags = builder.trunc(passed, ir.VectorType(ir.IntType(1), PASSES))
-        return builder.zext(builder.bitcast(flags, ir.IntType(PASSES)), INT64)
-
-    return types.uint64(types.int64, types.int64, types.int64), generate
-
-
 def _generate_lowest_bit(_context: Any, bits: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.IntType(1)(0))
@@ -210,10 +183,6 @@ lines_differ: Any = intrinsic(_generate_lines_differ)
 
 tag_matches: Any = intrinsic(_generate_tag_matches)
 """`tag_matches(tags_at, tag)` returns which of the 32 uint16 of a line equal `tag`, as bits."""
-
-passes: Any = intrinsic(_generate_passes)
-"""`passes(filter_at, shift, positions_at)` returns which of `PASSES` uint64 pass a filter, as bits: the word of each is
-`position >> shift`, and three bits of it must be set, which the bits of the position from `FILTER_SHIFTS` on number."""
 
 lowest_bit: Any = intrinsic(_generate_lowest_bit)
 """`lowest_bit(bits)` returns the number of the lowest set bit, 64 where none is."""

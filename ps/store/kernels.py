@@ -2,7 +2,7 @@
 
 Bound by memory, not by arithmetic: a key costs one cache miss in the index, one in the positions and one per line of
 its row. So keys go through four steps in blocks of BLOCK, each step starting the loads (prefetches) of the next:
-start -> aim -> locate (`ringpull.ps.store.steps`) -> pool. Tables with newer rows `ask` a filter for them in between.
+start -> aim -> locate (`ringpull.ps.store.steps`) -> pool.
 
 Kernels take addresses, so that one compiled version serves every array, read-only or not. Callers
 (`ringpull.ps.store.pull`, `Base`) check all counts, types and lengths before, and keep the arrays alive. Nothing grows
@@ -144,7 +144,7 @@ _reduce = _reduce_any(VECTOR_TYPES)
 
 def _puller(steps: Steps) -> Any:
     """Return what does one look-up; it returns how that ended, the slot concerned, and how many keys are absent."""
-    start, ask, aim, locate = steps
+    start, aim, locate = steps
 
     @numba.njit
     def pull_lookup(  # type: ignore[no-untyped-def]
@@ -155,17 +155,15 @@ def _puller(steps: Steps) -> Any:
         bag = 0
         left, fresh = np.int64(0), True
         row_at_at = np.int64(row_at.ctypes.data)
-        passed = np.uint64(0)
         for begin in range(0, keys + 3 * BLOCK, BLOCK):
             outcome, slot = start(d, wanted_at, begin, min(begin + BLOCK, keys))
             if outcome != DONE:
                 return outcome, slot, absent
-            aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), aim_at, passed)
+            aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), aim_at)
             first, last = max(0, begin - 2 * BLOCK), min(begin - BLOCK, keys)
             absent += locate(
                 d, wanted_at, first, last, aim_at, row_at, found, found_pos, absents, absents_pos + absent, first_key
             )
-            passed = ask(d, wanted_at, begin, min(begin + BLOCK, keys))
             k, end = max(0, begin - 3 * BLOCK), min(begin - 2 * BLOCK, keys)
             while k < end:
                 if left == 0:
@@ -273,21 +271,19 @@ def _bytes_locator(steps: Steps) -> Any:
 
     It returns how that ended, the bytes of all rows or the slot concerned, and how many keys are absent.
     """
-    start, ask, aim, locate = steps
+    start, aim, locate = steps
 
     @numba.njit
     def locate_all(d, wanted_at, aim_at, row_at, found, found_pos, from_ats, lengths, pos):  # type: ignore[no-untyped-def]
         keys, absents = d[KEYS], np.empty(0, np.uint32)
         absent = total = np.int64(0)
-        passed = np.uint64(0)
         for begin in range(0, keys + 3 * BLOCK, BLOCK):
             outcome, slot = start(d, wanted_at, begin, min(begin + BLOCK, keys))
             if outcome != DONE:
                 return outcome, np.int64(slot), absent
-            aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), aim_at, passed)
+            aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), aim_at)
             first, last = max(0, begin - 2 * BLOCK), min(begin - BLOCK, keys)
             absent += locate(d, wanted_at, first, last, aim_at, row_at, found, found_pos, absents, 0, 0)
-            passed = ask(d, wanted_at, begin, min(begin + BLOCK, keys))
             first, last = max(0, begin - 3 * BLOCK), min(begin - 2 * BLOCK, keys)
             outcome, size = _read_spans(d, wanted_at, first, last, aim_at, row_at, from_ats, lengths, pos)
             if outcome != DONE:

@@ -1,7 +1,7 @@
-"""The first steps of a look-up, for blocks of keys: start, ask, aim, locate. Compiled into the kernels that make them.
+"""The first steps of a look-up, for blocks of keys: start, aim, locate. Compiled into the kernels that make them.
 
-Each step starts the loads of the next. Where a table has newer rows, the filter of their directory is asked first, and
-the directory for the few keys that pass it; a key that it does not have goes on to the base.
+Each step starts the loads of the next. Where a table has newer rows, their directory is aimed at first, and only a key
+that it does not have goes on to the base, at the cost of one more cache miss.
 """
 
 from __future__ import annotations
@@ -42,19 +42,12 @@ from ringpull.ps.store.intrinsics import (
     matches,
     prefetch_far,
     prefetch_near,
+    tag_matches,
     u8,
     u64,
     u64_unaligned,
 )
-from ringpull.ps.store.newer.probe import (
-    WORD_AT,
-    filter_of,
-    filter_passes,
-    filter_word,
-    likely_place,
-    own_tags,
-    word_of,
-)
+from ringpull.ps.store.newer.probe import FREE, WORD_AT, likely_place, own_tags, tag_of, word_of
 from ringpull.ps.store.newer.words import OFFSET_MASK, SEGMENT_SHIFT
 
 BLOCK: Final = 64
@@ -130,52 +123,33 @@ def row_of(index_at, entry_bytes, shift, positions_at, position):  # type: ignor
     return search(positions_at, first, last, guess(first, last, shift, position), position)
 
 
-def _starter(newer: bool) -> Any:
-    """Return what checks the slots of keys [begin, end) and starts loading their index entries, and their words of the
-    filter.
-    """
-
-    @numba.njit(forceinline=True)
-    def start_any(d, wanted_at, begin, end):  # type: ignore[no-untyped-def]
-        index_at, entry_bytes, shift = d[INDEX_AT], d[ENTRY_BYTES], d[SHIFT]
-        owned_at, answered_at = d[OWNED_AT], d[ANSWERED_AT]
-        newer_shift = d[NEWER_SHIFT]
-        filter_at = filter_of(d[TAGS_AT], newer_shift) if newer else np.int64(0)
-        for k in range(begin, end):
-            position = u64(wanted_at + 8 * k)
-            slot = np.int64(position >> np.uint64(SLOT_SHIFT))
-            if owned_at != 0 and u8(owned_at + slot) == 0:
-                return NOT_OWNED, slot
-            if answered_at != 0 and u8(answered_at + slot) == 0:
-                return NOT_ANSWERED, slot
-            prefetch_far(index_at + entry_bytes * np.int64(position >> np.uint64(shift)))
-            if newer:
-                prefetch_far(filter_word(filter_at, newer_shift, position))
-        return DONE, 0
-
-    return start_any
+@numba.njit(forceinline=True)
+def _start(d, wanted_at, begin, end):  # type: ignore[no-untyped-def]
+    """Check the slots of keys [begin, end) and start loading their index entries."""
+    index_at, entry_bytes, shift = d[INDEX_AT], d[ENTRY_BYTES], d[SHIFT]
+    owned_at, answered_at = d[OWNED_AT], d[ANSWERED_AT]
+    for k in range(begin, end):
+        position = u64(wanted_at + 8 * k)
+        slot = np.int64(position >> np.uint64(SLOT_SHIFT))
+        if owned_at != 0 and u8(owned_at + slot) == 0:
+            return NOT_OWNED, slot
+        if answered_at != 0 and u8(answered_at + slot) == 0:
+            return NOT_ANSWERED, slot
+        prefetch_far(index_at + entry_bytes * np.int64(position >> np.uint64(shift)))
+    return DONE, 0
 
 
 @numba.njit
-def _ask_nothing(_d, _wanted_at, _begin, _end):  # type: ignore[no-untyped-def]
-    """Return that no key passes a filter: there is none."""
-    return np.uint64(0)
-
-
-@numba.njit
-def _ask_filter(d, wanted_at, begin, end):  # type: ignore[no-untyped-def]
-    """Return which of keys [begin, end), a block at most, pass the filter, as bits, and start loading their tags."""
+def _start_newer(d, wanted_at, begin, end):  # type: ignore[no-untyped-def]
+    """Do what `_start` does, and start loading the tags of the directory."""
     tags_at, newer_shift = d[TAGS_AT], d[NEWER_SHIFT]
-    passed = filter_passes(tags_at, newer_shift, wanted_at + 8 * begin, end - begin)
-    rest = np.int64(passed)
-    while rest != 0:
-        prefetch_far(own_tags(tags_at, newer_shift, u64(wanted_at + 8 * (begin + lowest_bit(rest)))))
-        rest &= rest - 1
-    return passed
+    for k in range(begin, end):
+        prefetch_far(own_tags(tags_at, newer_shift, u64(wanted_at + 8 * k)))
+    return _start(d, wanted_at, begin, end)
 
 
 @numba.njit
-def _aim_base(d, wanted_at, begin, end, aim_at, _passed):  # type: ignore[no-untyped-def]
+def _aim_base(d, wanted_at, begin, end, aim_at):  # type: ignore[no-untyped-def]
     """Guess in which window of positions each key is, keep that in `aim_at`, and start loading its lines."""
     index_at, entry_bytes, shift, positions_at = d[INDEX_AT], d[ENTRY_BYTES], d[SHIFT], d[POSITIONS_AT]
     last_at = _last_line(d)
@@ -190,30 +164,20 @@ def _aim_base(d, wanted_at, begin, end, aim_at, _passed):  # type: ignore[no-unt
 
 
 @numba.njit
-def _aim_newer(d, wanted_at, begin, end, aim_at, passed):  # type: ignore[no-untyped-def]
+def _aim_newer(d, wanted_at, begin, end, aim_at):  # type: ignore[no-untyped-def]
     """Do what `_aim_base` does, but of keys that the directory may have keep less than 0: where it has them."""
-    tags_at, buckets_at, newer_shift = d[TAGS_AT], d[BUCKETS_AT], d[NEWER_SHIFT]
-    rest, likely = np.int64(passed), np.uint64(0)
-    while rest != 0:
-        number = lowest_bit(rest)
-        rest &= rest - 1
-        k = begin + number
-        place = likely_place(tags_at, buckets_at, newer_shift, u64(wanted_at + 8 * k))
-        if place != 0:
-            prefetch_near(place)
-            aim_at[k & (RING - 1)] = -place
-            likely |= np.uint64(1) << np.uint64(number)
-    if likely == 0:
-        _aim_base(d, wanted_at, begin, end, aim_at, passed)
-        return
     index_at, entry_bytes, shift, positions_at = d[INDEX_AT], d[ENTRY_BYTES], d[SHIFT], d[POSITIONS_AT]
     last_at = _last_line(d)
+    tags_at, buckets_at, newer_shift = d[TAGS_AT], d[BUCKETS_AT], d[NEWER_SHIFT]
     for k in range(begin, end):
-        is_likely = likely & np.uint64(1)
-        likely >>= np.uint64(1)
-        if is_likely != 0:
-            continue
         position = u64(wanted_at + 8 * k)
+        own_at = own_tags(tags_at, newer_shift, position)
+        if tag_matches(own_at, tag_of(position)) != 0 or tag_matches(own_at, FREE) == 0:
+            place = likely_place(tags_at, buckets_at, newer_shift, position)
+            if place != 0:
+                prefetch_near(place)
+                aim_at[k & (RING - 1)] = -place
+                continue
         first, last = bucket(index_at, entry_bytes, shift, position)
         at = positions_at + 8 * guess(first, last, shift, position)
         prefetch_far(at - 16)
@@ -293,11 +257,10 @@ class Steps(NamedTuple):
     """The steps of a look-up, for tables of one kind."""
 
     start: Any
-    ask: Any
     aim: Any
     locate: Any
 
 
-BASE: Final = Steps(_starter(False), _ask_nothing, _aim_base, _locate_base)
-NEWER: Final = Steps(_starter(True), _ask_filter, _aim_newer, _locate_newer)
+BASE: Final = Steps(_start, _aim_base, _locate_base)
+NEWER: Final = Steps(_start_newer, _aim_newer, _locate_newer)
 """Steps of tables without newer rows, at no cost, and with them."""

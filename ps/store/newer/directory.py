@@ -19,7 +19,7 @@ from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.newer import kernels
-from ringpull.ps.store.newer.probe import BUCKET_BYTES, FILTER_BYTES, PLACES, PROBE, TAG_BYTES
+from ringpull.ps.store.newer.probe import BUCKET_BYTES, PLACES, PROBE, TAG_BYTES
 
 MAX_LOAD: Final = 0.7
 """Share of places beyond which a directory is full: one bucket in thirty has no free place then, so that few look-ups
@@ -50,7 +50,7 @@ class Directory:
         self._buckets = 1 << bits
         self._capacity = int(MAX_LOAD * PLACES * self._buckets)
         total = self._buckets + PROBE
-        size = total * (TAG_BYTES + BUCKET_BYTES) + self._buckets * FILTER_BYTES
+        size = total * (TAG_BYTES + BUCKET_BYTES)
         # Pages are taken as they are written to, huge ones where there are: look-ups go anywhere.
         self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= _HUGE_PAGE_BYTES:

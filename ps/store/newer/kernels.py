@@ -31,9 +31,6 @@ from ringpull.ps.store.newer.probe import (
     PROBE,
     TAG_BYTES,
     WORD_AT,
-    filter_bits,
-    filter_of,
-    filter_word,
     home_place,
     own_tags,
     place_of,
@@ -63,7 +60,6 @@ def put(tags_at, buckets_at, shift, positions_at, words_at, count):  # type: ign
         How many could be put, up to the first that has no place, and how many of these positions are new.
     """
     new = 0
-    filter_at = filter_of(tags_at, shift)
     for k in range(count):
         if k + _AHEAD < count:
             bucket = np.int64(u64(positions_at + 8 * (k + _AHEAD)) >> np.uint64(shift))
@@ -90,8 +86,6 @@ def put(tags_at, buckets_at, shift, positions_at, words_at, count):  # type: ign
         at = buckets_at + BUCKET_BYTES * ((tag_at - tags_at) // TAG_BYTES) + PLACE_BYTES * place
         put_int64(at, np.int64(position))
         put_int64(at + WORD_AT, np.int64(word))
-        passed_at = filter_word(filter_at, shift, position)
-        release_u64(passed_at, u64(passed_at) | filter_bits(position))
         release_u16(tag_at + 2 * place, tag_of(position))
         new += 1
     return count, new

@@ -5,14 +5,11 @@ positions, each with its word behind it. Beside the buckets lie the tags of all 
 a cache line: a position that is not there costs that line and no other, one that is there one more, and its row. A tag
 has its top bit set, and 0 means that a place is free. A position takes the first free place from its `home_place` on,
 so that those of a bucket lie nearly in order.
-Behind the tags lies the filter, words of 64 bits in ring order, `FILTER_WORDS` a bucket: a position sets three bits of
-one. A look-up asks it first: where one of the three is not set, the directory does not have the position, and its tags
-are not read. They are 4 times the filter, which caches keep.
 What finds its bucket full goes to the next one, up to `PROBE` from its own; so many spare ones follow the last bucket.
 Places are never freed, so the first bucket that has a free one ends the search.
 
-The one writer writes position and word first, then the bits of the filter and the tag; a row before the word that tells
-of it. Whoever sees a tag sees the position and a word, whoever sees a word the row. Bits are never cleared.
+The one writer writes position and word first, then the tag; a row before the word that tells of it. Whoever sees a tag
+sees the position and a word, whoever sees a word the row.
 """
 
 from __future__ import annotations
@@ -22,16 +19,7 @@ from typing import Final
 import numba
 import numpy as np
 
-from ringpull.ps.store.intrinsics import (
-    FILTER_SHIFTS,
-    PASSES,
-    acquire_u64,
-    fence,
-    lowest_bit,
-    passes,
-    tag_matches,
-    u64,
-)
+from ringpull.ps.store.intrinsics import acquire_u64, fence, lowest_bit, tag_matches, u64
 
 PLACE_BITS: Final = 5
 PLACES: Final = 1 << PLACE_BITS
@@ -41,12 +29,6 @@ PLACE_BYTES: Final = 16
 BUCKET_BYTES: Final = PLACE_BYTES * PLACES
 WORD_AT: Final = 8
 """Bytes from a position to its word."""
-
-_FILTER_BITS: Final = 1
-FILTER_WORDS: Final = 1 << _FILTER_BITS
-"""Words of the filter a bucket: a row has 6 to 11 bits of it. Twice as many let fewer strangers pass, but take twice
-the lines, and cost the same."""
-FILTER_BYTES: Final = 8 * FILTER_WORDS
 
 FREE: Final = np.uint16(0)
 """Tag of a place that is free."""
@@ -64,45 +46,6 @@ def tag_of(position):  # type: ignore[no-untyped-def]
 def home_place(shift, position):  # type: ignore[no-untyped-def]
     """Return which place of its bucket a position has by proportion: positions are uniform."""
     return np.int64((position << np.uint64(64 - shift)) >> np.uint64(64 - PLACE_BITS))
-
-
-@numba.njit
-def filter_of(tags_at, shift):  # type: ignore[no-untyped-def]
-    """Return where the filter of a directory is."""
-    return tags_at + TAG_BYTES * ((np.int64(1) << np.int64(64 - shift)) + PROBE)
-
-
-@numba.njit
-def filter_word(filter_at, shift, position):  # type: ignore[no-untyped-def]
-    """Return where the word of the filter is that tells of a position."""
-    return filter_at + 8 * np.int64(position >> np.uint64(shift - _FILTER_BITS))
-
-
-@numba.njit
-def filter_bits(position):  # type: ignore[no-untyped-def]
-    """Return the bits of its word that a position sets: by its lowest bits, which have nothing to do with the word."""
-    bits = np.uint64(0)
-    for lowest in FILTER_SHIFTS:
-        bits |= np.uint64(1) << (position >> np.uint64(lowest) & np.uint64(63))
-    return bits
-
-
-@numba.njit
-def filter_passes(tags_at, shift, positions_at, count):  # type: ignore[no-untyped-def]
-    """Return which of uint64 positions (count,), 64 at most, pass the filter of a directory, as bits."""
-    filter_at = filter_of(tags_at, shift)
-    passed, number = np.uint64(0), 0
-    while number + PASSES <= count:
-        some = passes(filter_at, shift - _FILTER_BITS, positions_at + 8 * number)
-        passed |= some << np.uint64(number)
-        number += PASSES
-    while number < count:
-        position = u64(positions_at + 8 * number)
-        due = filter_bits(position)
-        is_one = acquire_u64(filter_word(filter_at, shift, position)) & due == due
-        passed |= np.uint64(is_one) << np.uint64(number)
-        number += 1
-    return passed
 
 
 @numba.njit
