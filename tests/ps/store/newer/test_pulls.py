@@ -107,9 +107,42 @@ def test_keys_beyond_their_bucket_and_with_a_strangers_tag_are_found(tmp_path: P
     live.push(crowd[::2], stored_rows(rng, live.base.spec, 100))
     assert live.directory.shift > 50
     merged = Table(write_rows(tmp_path / "merged", live.base.spec, live.rows))
-    keys = keys_of(np.concatenate([crowd, live.base.sections.positions]))
-    for op in (Op.ROWS, Op.SUM):
-        assert same(pulled(live.table, keys, [len(keys)], op, None), pulled(merged, keys, [len(keys)], op, None))
+    mixed, hits = np.concatenate([crowd, live.base.sections.positions]), np.tile(crowd[::2], 3)
+    for keys in (keys_of(mixed), keys_of(hits)):
+        for op in (Op.ROWS, Op.SUM):
+            assert same(pulled(live.table, keys, [len(keys)], op, None), pulled(merged, keys, [len(keys)], op, None))
+
+
+def test_no_row_is_missed_whose_put_has_returned(tmp_path: Path) -> None:
+    """A writer puts new keys, through several growths, beside readers of all that it has put."""
+    rng = np.random.default_rng(1)
+    live = LiveTable.of(small_base(tmp_path / "table"))
+    positions = rng.integers(0, 2**64, 20_000, np.uint64)
+    data = stored_rows(rng, live.base.spec, len(positions))
+    current, missed = [(live.table, 0)], list[int]()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            table, count = current[0]
+            missed.append(int(pulled(table, keys_of(positions[:count]), [], Op.ROWS, None).missing[0]))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        table = live.table
+        for first in range(0, len(positions), 40):
+            before = live.directory
+            live.push(positions[first : first + 40], data[first : first + 40])
+            table = table if live.directory is before else live.table
+            current[0] = table, first + 40
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert missed
+    assert not any(missed)
 
 
 @pytest.mark.parametrize("row_type", [RowType.FLOAT32, RowType.BYTES])
