@@ -90,11 +90,11 @@ class Merge:
             return False
         self._values = values
         self._touched.fill(1)
-        flag = 0
-        for lookup in np.flatnonzero(self._batch.shape[:, OP] == ROWS).tolist():
-            begin, end = self._vector_begins[lookup : lookup + 2].tolist()
-            self._found[begin:end] = reply.found[flag : flag + end - begin]
-            flag += end - begin
+        unpooled = self._batch.shape[:, OP] == ROWS
+        if unpooled.all():
+            self._found[:] = reply.found
+        else:
+            self._found[np.repeat(unpooled, np.diff(self._vector_begins))] = reply.found
         return True
 
     def _add_absent(self, part: Part, numbers: Int64Array) -> None:
