@@ -141,6 +141,7 @@ class Merge:
             self._lost,
             self._absent_by_lookup(),
             self._bytes,
+            self._value_begins,
         )
 
     def _absent_by_lookup(self) -> dict[int, Absent]:
@@ -178,6 +179,8 @@ class FlatResults(Sequence[LookupResult]):
     """Keys of bags for which default vectors stand, by look-up."""
     bytes_rows: list[BytesMerge | None]
     """(L,): rows of tables of bytes."""
+    begins: Int64Array
+    """(L+1,): `value_begins` as an array."""
 
     def rows(self, place: int) -> Float32Array:
         """Return the vectors of a look-up (V, D)."""

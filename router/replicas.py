@@ -51,7 +51,7 @@ class Placement:
         return self._askable[shard]
 
     def replicas(self, model: str, tables: tuple[str, ...]) -> NDArray[np.int64]:
-        """Return how many owners each table of a model uses; 0 for one that every shard has. It is not to be written."""
+        """Return how many owners each table of a model uses; 0 for one that every shard has. Not to be written."""
         found = self._known.get((model, tables))
         if found is None:
             if len(self._known) >= _KINDS_KEPT:
