@@ -85,7 +85,8 @@ class FlatTables:
         op, keys, bags, weighted = lookups.numbers.T
         unpooled = op == descriptor.OP_ROWS
         vectors = np.where(unpooled, keys, bags)
-        size, most = int(vectors @ descriptors[:, descriptor.DIM]), request.max_reply_bytes or MAX_REPLY_BYTES
+        size = int(vectors @ descriptors[:, descriptor.DIM])
+        most = min(MAX_REPLY_BYTES, request.max_reply_bytes or MAX_REPLY_BYTES)
         due = int(keys.sum()), int(bags.sum()), int(keys @ weighted)
         if due != (request.positions.size, request.lengths.size, request.weights.size) or 4 * size > most:
             return None
