@@ -117,8 +117,8 @@ def _receive_columns() -> None:
         kernels.direct_keys(received.words, begins, counts, np.zeros((1, 3), np.int64))
         kernels.direct_offsets(received.words, begins, counts)
         kernels.all_within(received.words, begins, counts, np.zeros(1, np.int64), np.zeros(1, np.int64))
-    one = np.zeros(1, np.int64)
-    lay_side_by_side(np.ones(1, np.float32), one, one + 1, one, one, np.empty((1, 1), np.float32))
+    zero = np.zeros(1, np.int64)
+    lay_side_by_side(np.ones(1, np.float32), zero, zero + 1, zero, zero, np.empty((1, 1), np.float32))
 
 
 def _write_tables(folder: Path) -> None:
