@@ -93,7 +93,7 @@ class Merge:
         unpooled = self._batch.shape[:, OP] == ROWS
         if unpooled.all():
             self._found[:] = reply.found
-        else:
+        elif unpooled.any():
             self._found[np.repeat(unpooled, np.diff(self._vector_begins))] = reply.found
         return True
 
