@@ -90,11 +90,11 @@ class Merge:
             return False
         self._values = values
         self._touched.fill(1)
-        flag = 0
-        for lookup in np.flatnonzero(self._batch.shape[:, OP] == ROWS).tolist():
-            begin, end = self._vector_begins[lookup : lookup + 2].tolist()
-            self._found[begin:end] = reply.found[flag : flag + end - begin]
-            flag += end - begin
+        unpooled = self._batch.shape[:, OP] == ROWS
+        if unpooled.all():
+            self._found[:] = reply.found
+        elif unpooled.any():
+            self._found[np.repeat(unpooled, np.diff(self._vector_begins))] = reply.found
         return True
 
     def _add_absent(self, part: Part, numbers: Int64Array) -> None:
@@ -141,6 +141,7 @@ class Merge:
             self._lost,
             self._absent_by_lookup(),
             self._bytes,
+            self._value_begins,
         )
 
     def _absent_by_lookup(self) -> dict[int, Absent]:
@@ -178,6 +179,8 @@ class FlatResults(Sequence[LookupResult]):
     """Keys of bags for which default vectors stand, by look-up."""
     bytes_rows: list[BytesMerge | None]
     """(L,): rows of tables of bytes."""
+    begins: Int64Array
+    """(L+1,): `value_begins` as an array."""
 
     def rows(self, place: int) -> Float32Array:
         """Return the vectors of a look-up (V, D)."""

@@ -23,11 +23,12 @@ from ringpull.ps.compiled import kernel
 from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.hash_kernels import fmix64
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.local.flat_pull import FlatLookups
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
-from ringpull.router.here import NOWHERE, Here, layer_id, named
+from ringpull.router.here import NOWHERE, Here, is_here, layer_id, named
 from ringpull.router.replicas import DOWN
 
 STICKINESS_KEYS: Final = 256
@@ -85,19 +86,11 @@ class Part:
             max_reply_bytes: Most bytes of the answer; 0: any.
             as_exported: Whether rows that were pushed since are left out.
         """
-        shape, tables = self.batch.shape.tolist(), self.batch.tables
-        lookups = tuple(
-            [
-                SubLookup(tables[i], _OPS[shape[i][OP]], keys, bags, shape[i][WEIGHTED] != 0)
-                for i, (keys, bags) in enumerate(zip(self.keys.tolist(), self.bags.tolist(), strict=True))
-                if keys
-            ]
-        )
         return PullRequest(
             model,
             version,
             epoch,
-            lookups,
+            self._flat_lookups() if is_here(self.shard) else self._sub_lookups(),
             self.positions,
             self.lengths,
             self.weights,
@@ -106,6 +99,23 @@ class Part:
             tell_absent=self.lengths.size > 0,
             as_exported=as_exported,
         )
+
+    def _sub_lookups(self) -> tuple[SubLookup, ...]:
+        shape, tables = self.batch.shape.tolist(), self.batch.tables
+        return tuple(
+            [
+                SubLookup(tables[i], _OPS[shape[i][OP]], keys, bags, shape[i][WEIGHTED] != 0)
+                for i, (keys, bags) in enumerate(zip(self.keys.tolist(), self.bags.tolist(), strict=True))
+                if keys
+            ]
+        )
+
+    def _flat_lookups(self) -> FlatLookups:
+        """Return what `_sub_lookups` does, without an object for each: nothing of it is put on a wire."""
+        places = np.flatnonzero(self.keys)
+        shape = self.batch.shape
+        numbers = np.stack([shape[:, OP], self.keys, self.bags, shape[:, WEIGHTED]], axis=1)
+        return FlatLookups(self.batch.tables, places, numbers[places])
 
     def check_reply(self, reply: PullReply, dims: Int64Array) -> None:
         """Check that an answer fits what was asked.

@@ -6,7 +6,7 @@ is decided in `scatter_gather`, and which ones all pulls leave out in `health`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,9 @@ from ringpull.ps.rank_fill import OwnerTable, run_starts
 from ringpull.ps.spec import ALL
 from ringpull.router.here import LAYERS, layer_id
 from ringpull.router.shard_map import ShardAddress, ShardMap
+
+_KINDS_KEPT: Final = 64
+"""Lists of tables whose numbers of owners are remembered: as many as there are kinds of requests, mostly."""
 
 DOWN: Final = 1 << 60
 """Number of keys in flight that means: this shard cannot be asked."""
@@ -37,6 +40,7 @@ class Placement:
         self.idle = np.full(shard_map.shards[-1].shard + 2, DOWN, np.int64)
         """(S+1,): what `Loads.waiting` returns while no key is in flight."""
         self.idle[list(self.addresses)] = 0
+        self._known: dict[tuple[str, tuple[str, ...]], NDArray[np.int64]] = {}
         self._replicas = {
             name: 0 if wanted == ALL else shard_map.effective_replicas(*name)
             for name, wanted in shard_map.replicas.items()
@@ -46,9 +50,15 @@ class Placement:
         """Return the address of a shard, or of a layer of what is here."""
         return self._askable[shard]
 
-    def replicas(self, model: str, tables: Iterable[str]) -> NDArray[np.int64]:
-        """Return how many owners each table of a model uses; 0 for one that every shard has."""
-        return np.array([self._replicas.get((model, table), 1) for table in tables], np.int64)
+    def replicas(self, model: str, tables: tuple[str, ...]) -> NDArray[np.int64]:
+        """Return how many owners each table of a model uses; 0 for one that every shard has. Not to be written."""
+        found = self._known.get((model, tables))
+        if found is None:
+            if len(self._known) >= _KINDS_KEPT:
+                self._known.clear()
+            found = np.array([self._replicas.get((model, table), 1) for table in tables], np.int64)
+            self._known[model, tables] = found
+        return found
 
 
 class Loads:

@@ -142,7 +142,7 @@ class Scan:
 
     def _chosen(self, placement: Placement, waiting: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return the first slot of each of some runs, and the shard to ask about it, the last id where none is up."""
-        copies = int(placement.replicas(self.model, [self.spec.name])[0])
+        copies = int(placement.replicas(self.model, (self.spec.name,))[0])
         unowned = waiting.size - 1
         if not copies:
             up = np.flatnonzero(waiting < DOWN)

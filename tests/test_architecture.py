@@ -66,6 +66,7 @@ ONLY_IN = {
         "router/merge.py",
         "router/top_k_merge.py",
         "inference/head/request/kernels.py",
+        "inference/model/input_kernels.py",
         "inference/importers/tables/text_kernels.py",
         "tests/ps/test_compiled.py",
     ),

@@ -2,8 +2,9 @@
 
 A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
 every operation, and ranked, through shard, wire and router, over a real connection, and pulled from its files; it is
-given a newer row, and compared; and the columns of two requests are read and joined as in the head. Where kernels are
-compiled for all, rows are pushed and folded, too: a shard loads those kernels with its first push.
+given a newer row, and compared; and the columns of two requests are read and joined, and vectors laid side by side, as
+in the head. Where kernels are compiled for all, rows are pushed and folded, too: a shard loads those kernels with its
+first push.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ringpull.inference.head.local_reads.files import LocalFiles
 from ringpull.inference.head.local_reads.following import Following
 from ringpull.inference.head.request import kernels
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.model.input_kernels import lay_side_by_side
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
 from ringpull.ps.bytes_rows import BytesRows
@@ -116,6 +118,8 @@ def _receive_columns() -> None:
         kernels.direct_keys(received.words, begins, counts, np.zeros((1, 3), np.int64))
         kernels.direct_offsets(received.words, begins, counts)
         kernels.all_within(received.words, begins, counts, np.zeros(1, np.int64), np.zeros(1, np.int64))
+    zero = np.zeros(1, np.int64)
+    lay_side_by_side(np.ones(1, np.float32), zero, zero + 1, zero, zero, np.empty((1, 1), np.float32))
 
 
 def _write_tables(folder: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.request.batch import BatchFeature, RequestBatch
 from ringpull.inference.head.request.direct_ids import DirectFeatures, DirectIds, DirectPlan
+from ringpull.inference.head.request.flat_plan import FlatPlan
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.head.request.partial_lookup import PartialLookup
 from ringpull.inference.head.request.pulled import Pulled
 from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
 from ringpull.inference.model.dense_program import ProgramTensor
+from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.program_errors import last_words, newer_torch
 from ringpull.inference.prediction import Filled
@@ -70,7 +72,7 @@ class PulledBatch:
     """A batch whose vectors are here: all the dense program needs."""
 
     batch: RequestBatch
-    inputs: list[ProgramTensor]
+    inputs: Sequence[ProgramTensor]
     unavailable: tuple[Filled, ...]
     """Features whose rows no live shard had."""
     unknown: Mapping[str, Int64Array]
@@ -139,6 +141,8 @@ class Pipeline:
             keeper = None if spec.kept_by is None else schema.get(spec.kept_by.feature)
             self._lookups.append(FeatureLookup(spec, feature, tables[spec.table].spec, keeper))
         self._plans: WeakKeyDictionary[DirectFeatures, DirectPlan] = WeakKeyDictionary()
+        self._flat_plans: WeakKeyDictionary[DirectFeatures, FlatPlan] = WeakKeyDictionary()
+        self._takes_flat = bool(getattr(self._program, "takes_flat", False))
         known = schema.argument_names()
         self._inputs: list[int | Argument] = []
         for source in manifest.inputs:
@@ -280,8 +284,10 @@ class Pipeline:
         pairs = [(bound, *_looked_up(batch, bound)) for bound in bounds]
         return [bound.lookup(feature.prepared, keeper) for bound, feature, keeper in pairs]
 
-    def _inputs_of(self, batch: RequestBatch, pulled: Pulled) -> list[ProgramTensor]:
+    def _inputs_of(self, batch: RequestBatch, pulled: Pulled) -> Sequence[ProgramTensor]:
         plan = pulled.plan
+        if plan is not None and self._takes_flat and (flat := self._flat_inputs_of(batch, pulled, plan)) is not None:
+            return flat
         if plan is None:
             return [
                 self._argument(batch, source) if isinstance(source, Argument) else self._vectors(batch, source, pulled)
@@ -297,6 +303,24 @@ class Pipeline:
             else self._vectors(batch, source, pulled)
             for source in self._inputs
         ]
+
+    def _flat_inputs_of(self, batch: RequestBatch, pulled: Pulled, plan: DirectPlan) -> FlatInputs | None:
+        """Return the inputs with those of direct ids as they were pulled; None: they were not pulled end to end."""
+        results, direct = pulled.flat, batch.direct
+        if results is None or direct is None:
+            return None
+        layout = self._flat_plans.get(direct.features)
+        if layout is None:
+            layout = self._flat_plans[direct.features] = FlatPlan.of(plan, self._inputs, self._lookups)
+        others: dict[int, ProgramTensor] = {}
+        for place in layout.others:
+            source = self._inputs[place]
+            own = self._argument(batch, source) if isinstance(source, Argument) else None
+            others[place] = own or self._vectors(batch, cast("int", source), pulled)
+        begins = np.where(layout.direct, results.begins[layout.places], -1)
+        index = batch.row_index(context=True)
+        requests = len(batch.row_counts)
+        return FlatInputs(results.values, begins, layout.dims, layout.context, requests, index, batch.rows, others)
 
     def _unavailable(self, pulled: Pulled, lacking: Sequence[int]) -> tuple[Filled, ...]:
         lost: dict[str, int] = {}

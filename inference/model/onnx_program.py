@@ -9,6 +9,7 @@ tables in one thread: 4,096 rows at 85,500 a second in one run, at 108,100 in si
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +20,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ringpull.inference.model.dense_program import ProgramTensor, RuntimeFacts, described
+from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.onnx_check import CheckedGraph, check_graph
 from ringpull.inference.model.onnx_inputs import GraphInput, as_float32, graph_inputs
+from ringpull.inference.model.onnx_packing import PackedInput, packed_graph
 from ringpull.inference.model.onnx_session import device_of, open_session
 from ringpull.inference.model.program_errors import last_words
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -33,6 +36,9 @@ DATA_FILE: Final = "dense.onnx.data"
 
 CPU_ROWS: Final = 256
 """Largest number of rows of one run on the CPU."""
+
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class OnnxProgram:
@@ -48,8 +54,14 @@ class OnnxProgram:
         threads: int | None,
         *,
         squeezes: bool,
+        packed: Sequence[PackedInput] = (),
     ) -> None:
-        """Use `OnnxProgram.load`."""
+        """Use `OnnxProgram.load`.
+
+        Args:
+            inputs: Inputs of the graph as it is in its file.
+            packed: Inputs that the session has in place of some of these.
+        """
         self.device, provider = device_of(session)
         self.outputs = manifest.outputs
         self.runtime: Final = RuntimeFacts(
@@ -61,6 +73,11 @@ class OnnxProgram:
         self._least = 2 if squeezes else 1
         """Rows that the graph is given at least: one that drops dimensions of size 1 would drop a single row's."""
         self._names = [each.name for each in session.get_outputs()]
+        self._packed = packed
+        in_packed = {place for each in packed for place in each.places.tolist()}
+        self._single = [place for place in range(len(inputs)) if place not in in_packed]
+        self.takes_flat: Final = bool(packed)
+        """Whether `FlatInputs` cost it less than as many tensors."""
 
     @classmethod
     def load(
@@ -92,11 +109,24 @@ class OnnxProgram:
         except InvalidInput as exc:
             raise CorruptData(f"{file}: {exc}") from exc
         _check_inputs(file, session, inputs, manifest)
-        return cls(session, inputs, manifest, threads, squeezes=graph.squeezes)
+        whole = cls(session, inputs, manifest, threads, squeezes=graph.squeezes)
+        if whole.device != "cpu":
+            return whole
+        lookups = [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
+        packed = packed_graph(content, inputs, lookups)
+        if packed is None:
+            return whole
+        try:
+            session = open_session(packed.content, version_dir, graph.external, device, threads)
+            made = cls(session, inputs, manifest, threads, squeezes=graph.squeezes, packed=packed.inputs)
+            return made if _agree(made, whole) else whole
+        except Exception as exc:  # of any root; the graph runs as it is
+            _LOG.warning("%s: its inputs are not packed: %s", file, last_words(exc))
+            return whole
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         """Run the program on a batch; see `DenseProgram.run`."""
-        given = self.given(inputs, rows)
+        given = self._given_packed(inputs, rows) if self._packed else self.given(inputs, rows)
         filled = max(rows, self._least)
         if filled > rows:
             given = {name: np.concatenate([values, values]) for name, values in given.items()}
@@ -123,15 +153,31 @@ class OnnxProgram:
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def given(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[Any]]:
-        """Return what the graph is given for a batch, by the names of its inputs."""
-        if len(inputs) != len(self._inputs) or rows < 1:
-            raise InvalidInput(
-                f"{len(inputs)} inputs of {rows} rows; the dense program takes {len(self._inputs)} of 1 or more"
-            )
+        """Return what the graph of the file is given for a batch, by the names of its inputs."""
+        self._check(inputs, rows)
         return {
             entry.name: self._values(each, place, rows)
             for place, (each, entry) in enumerate(zip(inputs, self._inputs, strict=True))
         }
+
+    def _given_packed(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[Any]]:
+        """Return what the session is given for a batch, some of whose inputs are packed."""
+        self._check(inputs, rows)
+        given = {self._inputs[place].name: self._values(inputs[place], place, rows) for place in self._single}
+        for each in self._packed:
+            values = None
+            if isinstance(inputs, FlatInputs) and inputs.rows == rows:
+                values = inputs.side_by_side(each.places, each.dims)
+            if values is None:
+                values = np.concatenate([self._values(inputs[at], at, rows) for at in each.places.tolist()], axis=1)
+            given[each.name] = values
+        return given
+
+    def _check(self, inputs: Sequence[ProgramTensor], rows: int) -> None:
+        if len(inputs) != len(self._inputs) or rows < 1:
+            raise InvalidInput(
+                f"{len(inputs)} inputs of {rows} rows; the dense program takes {len(self._inputs)} of 1 or more"
+            )
 
     def _values(self, given: ProgramTensor, place: int, rows: int) -> NDArray[Any]:
         values = self._inputs[place].fit(given.values)
@@ -146,6 +192,21 @@ class OnnxProgram:
 
     def __repr__(self) -> str:
         return f"<OnnxProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
+
+
+def _agree(one: OnnxProgram, other: OnnxProgram) -> bool:
+    """Whether two programs of the same inputs give the same bits for some rows; ids and other integers are zeros."""
+    random = np.random.default_rng(0)
+    rows = 3
+    tensors = []
+    for each, entry in zip(other._inputs, other._entries, strict=True):
+        shape = (rows, *[each.last or 1] * (each.rank - 1))
+        floats = entry.lookup is not None or each.dtype.kind == "f"
+        tensors.append(
+            ProgramTensor(random.standard_normal(shape).astype(np.float32) if floats else np.zeros(shape, np.int64))
+        )
+    found, expected = one.run(tensors, rows), other.run(tensors, rows)
+    return all(found[name].tobytes() == values.tobytes() for name, values in expected.items())
 
 
 def _not_run(graph: CheckedGraph) -> str:

@@ -9,6 +9,7 @@ end to end in a few flat arrays, so that neither side loops over keys in Python.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -91,7 +92,7 @@ class PullRequest:
     version: int
     epoch: int
     """Epoch of the map that the sender routed with."""
-    lookups: tuple[SubLookup, ...]
+    lookups: Sequence[SubLookup]
     positions: NDArray[np.uint64]
     """(sum of keys,): all look-ups end to end."""
     lengths: NDArray[np.uint32]

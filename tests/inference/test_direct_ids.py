@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ringpull.inference.head.pipeline import Pipeline, Scores
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
+from ringpull.inference.model.dense_program import ProgramTensor
+from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import IdLimit, LookupSpec, Manifest, ProgramInput, TableEntry
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.key_expressions import KeyExpression
@@ -112,11 +115,32 @@ def requests(draw: st.DrawFn) -> ReceivedColumns:
     )
 
 
+class FlatProgram(EchoProgram):
+    """Takes vectors where they were put, and holds them side by side against what each is alone."""
+
+    takes_flat = True
+
+    def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
+        outputs = super().run(inputs, rows)
+        if isinstance(inputs, FlatInputs):
+            places = np.flatnonzero(inputs.begins >= 0)[::-1].copy()
+            found = inputs.side_by_side(places, inputs.dims[places])
+            assert found is not None
+            assert found.tobytes() == np.concatenate([outputs[f"input{at}"] for at in places], axis=1).tobytes()
+            assert inputs.side_by_side(places, inputs.dims[places] + 1) is None
+            assert [each.values.tobytes() for each in inputs[:3]] == [inputs[at].values.tobytes() for at in range(3)]
+        return outputs
+
+
 async def answers_of(
-    cluster: FakeCluster, manifest: Manifest, preparation: Preparation, received: Sequence[ReceivedColumns]
+    cluster: FakeCluster,
+    manifest: Manifest,
+    preparation: Preparation,
+    received: Sequence[ReceivedColumns],
+    program: EchoProgram,
 ) -> tuple[dict[int, Scores], dict[int, str]]:
     """Return the answers, and what is said to those who get none."""
-    pipeline = Pipeline(manifest, SCHEMA, EchoProgram(), cluster.router)
+    pipeline = Pipeline(manifest, SCHEMA, program, cluster.router)
     ready = preparation.prepare(received)
     refused = {place: str(error) for place, error in ready.refused.items()}
     if len(refused) == len(received):
@@ -146,18 +170,34 @@ async def test_direct_ids_get_what_they_would_get_one_by_one(batch, alike, down)
     if alike:
         batch = [batch[0]] * len(batch)
     answers, counted = [], []
-    for preparation in preparations(manifest):
+    direct_way, one_by_one = preparations(manifest)
+    ways = ((direct_way, EchoProgram()), (direct_way, FlatProgram()), (one_by_one, EchoProgram()))
+    for preparation, program in ways:
         cluster = FakeCluster(Ring.even((0, 1), 1), made)
         cluster.shards[1].up = not down
-        answers.append(await answers_of(cluster, manifest, preparation, batch))
+        answers.append(await answers_of(cluster, manifest, preparation, batch, program))
         counted.append(cluster.router.counters().tables)
         await cluster.router.close()
-    assert counted[0] == counted[1]
-    (direct, refused), (expected, also_refused) = answers
-    assert refused == also_refused
-    assert direct.keys() == expected.keys() == set(range(len(batch))) - refused.keys()
-    for place, scores in expected.items():
-        same(direct[place], scores)
+    assert counted[0] == counted[1] == counted[2]
+    *others, (expected, refused) = answers
+    for direct, also_refused in others:
+        assert refused == also_refused
+        assert direct.keys() == expected.keys() == set(range(len(batch))) - refused.keys()
+        for place, scores in expected.items():
+            same(direct[place], scores)
+
+
+async def test_vectors_stay_where_they_were_put_for_a_program_that_takes_them_so():
+    made = tables(DIMS)
+    manifest = manifest_of(made)
+    preparation, _ = preparations(manifest)
+    program, cluster = FlatProgram(), FakeCluster(Ring.even((0, 1), 1), made)
+    await answers_of(cluster, manifest, preparation, [sent(), sent()], program)
+    [(inputs, rows)] = program.runs
+    assert isinstance(inputs, FlatInputs)
+    assert (rows, len(inputs)) == (4, len(LOOKUPS) + len(ARGUMENTS))
+    assert 0 < len(inputs.others) < len(inputs)
+    await cluster.router.close()
 
 
 def sent(**other: Column) -> ReceivedColumns:

@@ -14,11 +14,13 @@ from contextlib import suppress
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.inference.head.metrics.call_tally import KeysHere
 from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import differ
+from ringpull.ps.local.flat_pull import FlatLookups, FlatTables
 from ringpull.ps.local.open_files import OpenFiles
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.pull import SlotNotOwned
@@ -34,6 +36,8 @@ MAX_WAITING: Final = 64
 """Pulls that wait for a thread at most; what comes then is asked of shards. So many wait only where files are read
 slowly, or not at all: each keeps its keys in memory, and one that nobody waits for any more is dropped when its turn
 comes."""
+
+Int64Array = NDArray[np.int64]
 
 VersionName = tuple[str, int]
 """Model and version."""
@@ -52,7 +56,10 @@ class LocalFiles:
         self._open: Mapping[VersionName, OpenFiles] = {}
         self._counting = threading.Lock()
         self._counts: dict[VersionName, dict[str, tuple[int, int]]] = {}
+        self._flat_counts: dict[tuple[VersionName, tuple[str, ...]], Int64Array] = {}
+        """Keys and missing ones (2, T) of the tables of a layout that are not in `_counts` yet."""
         self._layouts: dict[tuple[VersionName, tuple[str, ...]], tuple[OpenFiles, Here | None]] = {}
+        self._flat_tables: dict[tuple[VersionName, int, tuple[str, ...]], tuple[OpenFiles, FlatTables]] = {}
 
     def __repr__(self) -> str:
         return f"<LocalFiles of {len(self._open)} versions>"
@@ -70,10 +77,12 @@ class LocalFiles:
         self._forget_layouts((model, version))
         with self._counting:
             self._counts.pop((model, version), None)
+            self._flat_counts = {key: each for key, each in self._flat_counts.items() if key[0] != (model, version)}
 
     def _forget_layouts(self, name: VersionName) -> None:
         # At once: each keeps the files mapped that it was made of, and the disk keeps what is mapped.
         self._layouts = {key: layout for key, layout in self._layouts.items() if key[0] != name}
+        self._flat_tables = {key: each for key, each in self._flat_tables.items() if key[0] != name}
 
     def opened(self) -> Mapping[VersionName, OpenFiles]:
         """Return the files of each version."""
@@ -82,6 +91,7 @@ class LocalFiles:
     def keys(self) -> KeysHere:
         """Return how many keys of each table were answered, and how many of these were missing, by version."""
         with self._counting:
+            self._count_flat()
             return {key: dict(tables) for key, tables in self._counts.items()}
 
     def here(self, model: str, version: int, identity: int, tables: Sequence[str]) -> Here | None:
@@ -107,6 +117,7 @@ class LocalFiles:
         self._threads.close()
         self._open = {}
         self._layouts = {}
+        self._flat_tables = {}
 
     def submit(self, request: PullRequest, layer: int, answer: asyncio.Future[Reply]) -> None:
         """Have a thread pull from a layer.
@@ -119,7 +130,19 @@ class LocalFiles:
             raise Unavailable(f"{request.model}/{request.version} is not read here any more")
         if self._threads.waiting >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} pulls wait to be read here")
-        self._threads.submit(self._pull, files, layer, request, answer)
+        flat = None
+        if isinstance(request.lookups, FlatLookups):
+            flat = self._flat(files, layer, (request.model, request.version), request.lookups.tables)
+        self._threads.submit(self._pull, files, layer, request, answer, flat)
+
+    def _flat(self, files: OpenFiles, layer: int, name: VersionName, tables: tuple[str, ...]) -> FlatTables:
+        key = name, layer, tables
+        made = self._flat_tables.get(key)
+        if made is None or made[0] is not files:
+            if len(self._flat_tables) >= LAYOUTS_KEPT:
+                self._flat_tables.clear()
+            made = self._flat_tables[key] = files, FlatTables(tables, files.layers[layer])
+        return made[1]
 
     def submit_ping(self, layer: int, answer: asyncio.Future[Reply]) -> None:
         """Have a thread answer that it is alive: one that hangs in a read of a file does not."""
@@ -127,12 +150,22 @@ class LocalFiles:
 
     # -- in one of the threads -----------------------------------------------------------------------------------------
 
-    def _pull(self, files: OpenFiles, layer: int, request: PullRequest, answer: asyncio.Future[Reply]) -> None:
+    def _pull(
+        self,
+        files: OpenFiles,
+        layer: int,
+        request: PullRequest,
+        answer: asyncio.Future[Reply],
+        flat: FlatTables | None,
+    ) -> None:
         if answer.done():  # Nobody waits for it any more.
             return
         outcome: PullReply | RingpullError
         try:
-            outcome = _pulled(files, layer, request)
+            found = None
+            if flat is not None and isinstance(request.lookups, FlatLookups):
+                found = flat.pull(request, request.lookups)
+            outcome = _pulled(files, layer, request) if found is None else found
             self._count(request, outcome)
         except RingpullError as exc:
             outcome = exc
@@ -145,9 +178,32 @@ class LocalFiles:
             counts = self._counts.get((request.model, request.version))
             if counts is None:  # let go of meanwhile
                 return
+            if isinstance(request.lookups, FlatLookups):
+                self._count_together((request.model, request.version), request.lookups, reply)
+                return
             for lookup, missing in zip(request.lookups, reply.missing.tolist(), strict=True):
                 keys, absent = counts.get(lookup.table, (0, 0))
                 counts[lookup.table] = keys + lookup.keys, absent + missing
+
+    def _count_together(self, name: VersionName, lookups: FlatLookups, reply: PullReply) -> None:
+        key = name, lookups.tables
+        if key not in self._flat_counts:
+            if len(self._flat_counts) >= LAYOUTS_KEPT:
+                self._count_flat()
+            self._flat_counts[key] = np.zeros((2, len(lookups.tables)), np.int64)
+        counted = self._flat_counts[key]
+        counted[0, lookups.places] += lookups.numbers[:, 1]
+        counted[1, lookups.places] += reply.missing
+
+    def _count_flat(self) -> None:
+        """Count by table what look-ups of a layout were counted for together; under the lock."""
+        for (name, tables), counted in self._flat_counts.items():
+            counts = self._counts[name]
+            for table, (keys, missing) in zip(tables, counted.T.tolist(), strict=True):
+                if keys:
+                    before = counts.get(table, (0, 0))
+                    counts[table] = before[0] + keys, before[1] + missing
+        self._flat_counts.clear()
 
 
 class LocalConnection:

@@ -21,6 +21,11 @@ class Pulled:
     def __getitem__(self, lookup: int) -> LookupResult:
         return self._results[lookup if self.plan is None else self.plan.places[lookup]]
 
+    @property
+    def flat(self) -> FlatResults | None:
+        """The results end to end, if they are."""
+        return self._results if isinstance(self._results, FlatResults) else None
+
     def rows(self, place: int) -> Float32Array:
         """Return the vectors at a place of the order in which they were pulled."""
         results = self._results

@@ -1,0 +1,79 @@
+"""Flat inputs: the vectors of a batch's look-ups where a pull has put them, end to end, and no object for each input.
+
+A program that takes them as they are (`takes_flat`) lays out columns of many look-ups by one kernel; to any other, they
+are a list of `ProgramTensor`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.model.dense_program import ProgramTensor
+from ringpull.inference.model.input_kernels import lay_side_by_side
+from ringpull.ps.spec import Float32Array
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatInputs(Sequence[ProgramTensor]):
+    """The I inputs of a dense program for one batch of B rows."""
+
+    vectors: Float32Array
+    """Vectors of all look-ups, flat."""
+    begins: Int64Array
+    """(I,): where those of each input begin; -1 of an input that is among `others`."""
+    dims: Int64Array
+    """(I,): numbers of each vector."""
+    context: Int64Array
+    """(I,): 1 where there is one vector per request, 0 where there is one per row."""
+    requests: int
+    """Number of requests."""
+    row_index: Int64Array | None
+    """(B,): the request of each row; None: each has one row."""
+    rows: int
+    """B."""
+    others: Mapping[int, ProgramTensor]
+    """Inputs that are not flat, by their places."""
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    @overload
+    def __getitem__(self, place: int) -> ProgramTensor: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[ProgramTensor]: ...
+
+    def __getitem__(self, place: int | slice) -> ProgramTensor | list[ProgramTensor]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        begin, dim = int(self.begins[place]), int(self.dims[place])
+        if begin < 0:
+            return self.others[place]
+        rows, index = (self.requests, self.row_index) if self.context[place] else (self.rows, None)
+        return ProgramTensor(self.vectors[begin : begin + rows * dim].reshape(rows, dim), index)
+
+    def __iter__(self) -> Iterator[ProgramTensor]:
+        return (self[place] for place in range(len(self)))
+
+    def side_by_side(self, places: Int64Array, dims: Int64Array) -> Float32Array | None:
+        """Return the vectors of some inputs, row by row: (B, sum of `dims`), new; None: some are not flat, or of
+        another width.
+
+        Args:
+            places: (P,): the inputs.
+            dims: (P,): numbers of the vectors of each, as they must be.
+        """
+        begins = self.begins[places]
+        if (begins < 0).any() or not np.array_equal(self.dims[places], dims):
+            return None
+        out = np.empty((self.rows, int(dims.sum())), np.float32)
+        index = np.arange(self.rows) if self.row_index is None else self.row_index
+        lay_side_by_side(self.vectors, begins, dims, self.context[places], index, out)
+        return out
