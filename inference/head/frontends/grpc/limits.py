@@ -16,6 +16,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from ringpull.inference.head.frontends.grpc.direct_calls import is_direct
 from ringpull.inference.head.frontends.grpc.methods import end_call
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
@@ -77,13 +78,14 @@ class CallLimits:
         self._server.add_generic_rpc_handlers([_Limited(self, each, admit, admits) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        """Serve the probes among these, limited, each with a queue of its own within gRPC.
+        """Serve those among these that shall have a queue of their own within gRPC, limited: probes, and methods that
+        receive their message themselves (`ringpull.inference.head.frontends.grpc.direct_calls`).
 
         The others are among the generic handlers, which whoever registers methods adds, too.
         """
-        probes = {name: self.limited(each) for name, each in handlers.items() if name in PROBES}
-        if probes:
-            self._server.add_registered_method_handlers(service, probes)
+        own = {name: self.limited(each) for name, each in handlers.items() if name in PROBES or is_direct(each)}
+        if own:
+            self._server.add_registered_method_handlers(service, own)
 
     def limited(self, handler: grpc.RpcMethodHandler, admit: Admit | None = None) -> grpc.RpcMethodHandler:
         """Return a method that is the same within the limits.

@@ -96,7 +96,14 @@ def parse(message_type: type[M], body: bytes) -> M:
 def service_handler(
     service: ServiceDescriptor, methods: object, receiving: Collection[str] = ()
 ) -> grpc.GenericRpcHandler:
-    """Return the handler of all unary methods of `service`, each served by the coroutine of `methods` of that name.
+    """Return the handler of all of `method_handlers`."""
+    return grpc.method_handlers_generic_handler(service.full_name, method_handlers(service, methods, receiving))
+
+
+def method_handlers(
+    service: ServiceDescriptor, methods: object, receiving: Collection[str] = ()
+) -> dict[str, grpc.RpcMethodHandler]:
+    """Return the unary methods of `service` by name, each served by the coroutine of `methods` of that name.
 
     Args:
         receiving: Names of those that receive their message themselves: they are given a `Receive` for the bytes.
@@ -113,9 +120,7 @@ def service_handler(
             _guarded(full_name, method, _receive_of), response_serializer=serialize
         )
 
-    return grpc.method_handlers_generic_handler(
-        service.full_name, {method.name: handler(method.name, method.output_type) for method in service.methods}
-    )
+    return {method.name: handler(method.name, method.output_type) for method in service.methods}
 
 
 def _serializer(message_type: type[Message]) -> Callable[[Message | bytes], bytes]:

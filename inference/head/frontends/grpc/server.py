@@ -19,7 +19,12 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.limits import CallLimits
-from ringpull.inference.head.frontends.grpc.methods import Service, keep_headers_out_of_logs, service_handler
+from ringpull.inference.head.frontends.grpc.methods import (
+    Service,
+    keep_headers_out_of_logs,
+    method_handlers,
+    service_handler,
+)
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.secure_port import add_port
@@ -99,13 +104,13 @@ class GrpcServer:
             max_calls=config.max_concurrent_requests,
             max_streams=config.max_receiving_requests,
         )
+        receiving = ("Predict", "Lookup", "TopK")
         self._limits.add_generic_rpc_handlers(
-            (
-                service_handler(PREDICTOR, predictor, receiving=("Predict", "Lookup", "TopK")),
-                service_handler(ADMIN, admin),
-            ),
-            predictor.admit,
+            (service_handler(PREDICTOR, predictor, receiving), service_handler(ADMIN, admin)), predictor.admit
         )
+        # Most calls are of Predict, those that are refused too: the others are not worth a queue of their own.
+        most_calls = method_handlers(PREDICTOR, predictor, receiving)["Predict"]
+        self._limits.add_registered_method_handlers(PREDICTOR.full_name, {"Predict": most_calls})
         self._limits.add_generic_rpc_handlers(
             (service_handler(OPERATIONS, served), MethodsOfOtherBuilds(predictor.access)),
             served.admit,

@@ -16,11 +16,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from threading import Lock
 from typing import Any, Final
 
 import grpc.aio
 from grpc._cython import cygrpc
+
+from ringpull.inference.head.frontends.grpc.direct_calls import DirectCalls, available, is_direct
 
 logger: Final = logging.getLogger(__name__)
 
@@ -61,6 +64,17 @@ def _many_at_once(plain: Any) -> type:
             """Future that is done when one comes; None: nobody waits for that."""
             self._stopping = self._stopped = False
             """Whether it is told to stop; and whether what comes is handed to nobody any more."""
+            self._direct: dict[bytes, DirectCalls] = {}
+            """Methods whose calls are served past grpc.aio's loop, by their names."""
+
+        def add_registered_method_handlers(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
+            """Serve methods with a queue of their own; those for which `is_direct` directly."""
+            super().add_registered_method_handlers(handlers)
+            for name, handler in handlers.items():
+                if available(plain) and is_direct(handler):
+                    method = name.encode()
+                    ask = partial(super()._request_registered_call, method)
+                    self._direct[method] = DirectCalls(name, handler, ask, AHEAD)
 
         async def _server_main_loop(self, *arguments: Any) -> None:
             try:
@@ -71,6 +85,9 @@ def _many_at_once(plain: Any) -> type:
 
         def _make_request_call_future(self, method: bytes | None) -> Any:
             """Return the next call as a future; older builds of gRPC await `_request_call` instead."""
+            if method in self._direct:
+                self._direct[method].begin()
+                return asyncio.get_running_loop().create_future()  # for nothing, until grpc.aio's loop ends it
             if method is not None:  # one with a queue of its own
                 return super()._make_request_call_future(method)
             self._ask_ahead()

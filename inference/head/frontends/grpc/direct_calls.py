@@ -1,0 +1,103 @@
+"""Calls of chosen methods, taken straight from gRPC's core to the method.
+
+grpc.aio takes a call in through one loop for all methods: a task that asks for it, a wait for that task and those of
+all other queues, a search for the method among all handlers, a tuple of the headers that the search might want. That is
+a third of what the event loop does for a call that is refused. A method that is registered with the core has a queue of
+its own; here as many calls of it as shall be taken at once are asked for, and each becomes the task that grpc.aio would
+make of it, when it comes.
+
+It builds on what grpc.aio does not promise: `NEEDED`. Where one of these is not found, such methods are served as all
+others are. Tried with grpcio 1.85.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import grpc
+from grpc._cython import cygrpc
+
+logger: Final = logging.getLogger(__name__)
+
+NEEDED: Final = ("_schedule_rpc_coro", "_finish_handler_with_unary_response", "_ServicerContext", "_RequestCallError")
+"""Names of grpc.aio's core that a call is served by."""
+NEEDED_OF_SERVER: Final = ("_make_request_call_future", "_request_registered_call", "add_registered_method_handlers")
+"""Methods of its server by which it is taken in."""
+
+Ask = Callable[[], Coroutine[Any, Any, Any]]
+"""Function that returns a coroutine for the next call, which ends with it."""
+
+
+def available(server: type) -> bool:
+    """Whether this build of grpc.aio has what is needed."""
+    return all(hasattr(cygrpc, each) for each in NEEDED) and all(hasattr(server, each) for each in NEEDED_OF_SERVER)
+
+
+def is_direct(handler: grpc.RpcMethodHandler) -> bool:
+    """Whether a method can be served here: one that receives its message itself, and answers with one."""
+    return bool(handler.request_streaming and not handler.response_streaming)
+
+
+class DirectCalls:
+    """Calls of one method, asked for and served. Owned by the event loop."""
+
+    def __init__(self, name: str, handler: grpc.RpcMethodHandler, ask: Ask, ahead: int) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            name: Full name of the method, for gRPC's logs.
+            handler: A method for which `is_direct`.
+            ask: Asks the core for the next call of it.
+            ahead: Calls that are asked for at a time.
+        """
+        self._name = name
+        self._method = handler.stream_unary
+        self._serialize = handler.response_serializer
+        self._ask = ask
+        self._ahead = ahead
+        self._asked = 0
+        self._served: set[asyncio.Task[Any]] = set()
+        """Tasks of calls that are being served: the event loop itself holds none."""
+
+    def __repr__(self) -> str:
+        return f"<DirectCalls of {self._name}: {self._asked} asked for, {len(self._served)} being served>"
+
+    @property
+    def asked(self) -> int:
+        """Calls that are asked for and have not come."""
+        return self._asked
+
+    def begin(self) -> None:
+        """Ask for calls, until the server stops: what is asked for then fails, and is not asked for again."""
+        while self._asked < self._ahead:
+            self._asked += 1
+            self._step(self._ask())
+
+    def _step(self, asking: Coroutine[Any, Any, Any]) -> None:
+        """Go on with asking for a call until it waits, or the call is here.
+
+        By hand, as a task would: a task for each call that is asked for is another turn of the loop until it begins,
+        and one until whoever waits for it hears of the call.
+        """
+        try:
+            waited_for = asking.send(None)
+        except StopIteration as end:
+            self._asked -= 1
+            self._serve(end.value)
+            self.begin()
+        except cygrpc._RequestCallError:
+            self._asked -= 1
+        else:
+            waited_for._asyncio_future_blocking = False
+            waited_for.add_done_callback(lambda _: self._step(asking))
+
+    def _serve(self, state: Any) -> None:
+        loop = asyncio.get_running_loop()
+        context = cygrpc._ServicerContext(state, None, None, loop)
+        answered = cygrpc._finish_handler_with_unary_response(state, self._method, None, context, self._serialize, loop)
+        task = loop.create_task(cygrpc._schedule_rpc_coro(answered, state, loop, self._name))
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
