@@ -205,8 +205,8 @@ class Admission:
         Raises:
             LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
         """
-        longest_s = self._longest_s(self._clock())
         wait_s = self.queue_s()
+        longest_s = self._longest_s(self._clock(), wait_s)
         if wait_s > longest_s:
             raise self._refusal(f"requests wait {_ms(wait_s)} ms here; the most is {_ms(longest_s)} ms")
         nbytes = round(self._mean_bytes)
@@ -306,9 +306,13 @@ class Admission:
             self._deviation_s += WEIGHT * (abs(took_s - ticket.predicted_s) - self._deviation_s)
         self._longest_s(ended_s)
 
-    def _longest_s(self, now: float) -> float:
-        """Return the longest queue there may be now; to be asked whenever work comes or goes."""
-        if self._rate.queue_s() == 0.0:
+    def _longest_s(self, now: float, queue_s: float | None = None) -> float:
+        """Return the longest queue there may be now; to be asked whenever work comes or goes.
+
+        Args:
+            queue_s: The queue that there is; None: it is asked for.
+        """
+        if (self.queue_s() if queue_s is None else queue_s) == 0.0:
             self._unqueued_s = now
         if now - self._unqueued_s <= self._max_queue_s:
             return self._max_queue_s

@@ -109,10 +109,15 @@ class CallLimits:
     def _among_calls(self, behavior: Behavior) -> Behavior:
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
             if self._calls - self._receiving.overdue >= self._max_calls:
-                await end_call(context, _refusal("calls are in flight", self._max_calls, "max_concurrent_requests"))
+                refusal = _refusal("calls are in flight", self._max_calls, "max_concurrent_requests")
+                ending = end_call(context, refusal)
+                del messages, context  # see `end_call`
+                await ending
             self._calls += 1
             try:
-                return await behavior(messages, context)
+                called = behavior(messages, context)
+                del messages, context  # see `end_call`
+                return await called
             finally:
                 self._calls -= 1
 
