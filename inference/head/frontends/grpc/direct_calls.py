@@ -22,7 +22,13 @@ from grpc._cython import cygrpc
 
 logger: Final = logging.getLogger(__name__)
 
-NEEDED: Final = ("_schedule_rpc_coro", "_finish_handler_with_unary_response", "_ServicerContext", "_RequestCallError")
+NEEDED: Final = (
+    "_RequestCallError",
+    "_ServicerContext",
+    "_finish_handler_with_unary_response",
+    "_handle_cancellation_from_core",
+    "_handle_exceptions",
+)
 """Names of grpc.aio's core that a call is served by."""
 NEEDED_OF_SERVER: Final = ("_make_request_call_future", "_request_registered_call", "add_registered_method_handlers")
 """Methods of its server by which it is taken in."""
@@ -74,30 +80,50 @@ class DirectCalls:
         """Ask for calls, until the server stops: what is asked for then fails, and is not asked for again."""
         while self._asked < self._ahead:
             self._asked += 1
-            self._step(self._ask())
+            _go_on(self._ask(), self._come, self._none_comes)
 
-    def _step(self, asking: Coroutine[Any, Any, Any]) -> None:
-        """Go on with asking for a call until it waits, or the call is here.
+    def _come(self, state: Any) -> None:
+        self._asked -= 1
+        self._serve(state)
+        self.begin()
 
-        By hand, as a task would: a task for each call that is asked for is another turn of the loop until it begins,
-        and one until whoever waits for it hears of the call.
-        """
-        try:
-            waited_for = asking.send(None)
-        except StopIteration as end:
-            self._asked -= 1
-            self._serve(end.value)
-            self.begin()
-        except cygrpc._RequestCallError:
-            self._asked -= 1
-        else:
-            waited_for._asyncio_future_blocking = False
-            waited_for.add_done_callback(lambda _: self._step(asking))
+    def _none_comes(self, error: Exception) -> None:
+        self._asked -= 1
+        if not isinstance(error, cygrpc._RequestCallError):
+            logger.error("%s: gRPC's core cannot be asked for a call: %r", self._name, error, exc_info=error)
 
     def _serve(self, state: Any) -> None:
         loop = asyncio.get_running_loop()
         context = cygrpc._ServicerContext(state, None, None, loop)
         answered = cygrpc._finish_handler_with_unary_response(state, self._method, None, context, self._serialize, loop)
-        task = loop.create_task(cygrpc._schedule_rpc_coro(answered, state, loop, self._name))
+        task = loop.create_task(cygrpc._handle_exceptions(state, answered, loop, self._name))
         self._served.add(task)
         task.add_done_callback(self._served.discard)
+        # It hears of a caller who went away before the task has begun.
+        _go_on(cygrpc._handle_cancellation_from_core(task, state, loop), _ended, _never_told)
+
+
+def _go_on(
+    coroutine: Coroutine[Any, Any, Any], ended: Callable[[Any], None], failed: Callable[[Exception], None]
+) -> None:
+    """Run a coroutine until it waits for a future, and go on with it when that is done, in the same turn of the loop.
+
+    As a task does, but a task begins a turn later, and whoever waits for it hears of its end another turn later.
+    """
+    try:
+        waited_for = coroutine.send(None)
+    except StopIteration as end:
+        ended(end.value)
+    except Exception as exc:  # of gRPC
+        failed(exc)
+    else:
+        waited_for._asyncio_future_blocking = False  # as a task says that it has seen what is waited for
+        waited_for.add_done_callback(lambda _: _go_on(coroutine, ended, failed))
+
+
+def _ended(_: object) -> None:
+    """Do nothing with what a coroutine returned."""
+
+
+def _never_told(error: Exception) -> None:
+    logger.warning("gRPC's core does not tell when a caller goes away: %r", error)
