@@ -30,21 +30,27 @@ NEEDED: Final = (
     "_handle_exceptions",
 )
 """Names of grpc.aio's core that a call is served by."""
-NEEDED_OF_SERVER: Final = ("_make_request_call_future", "_request_registered_call", "add_registered_method_handlers")
+NEEDED_OF_SERVER: Final = (
+    "_make_request_call_future",
+    "_request_call",
+    "_request_registered_call",
+    "add_registered_method_handlers",
+)
 """Methods of its server by which it is taken in."""
 
 Ask = Callable[[], Coroutine[Any, Any, Any]]
 """Function that returns a coroutine for the next call, which ends with it."""
 
 
-def available(server: type) -> bool:
+def available() -> bool:
     """Whether this build of grpc.aio has what is needed."""
+    server = getattr(cygrpc, "AioServer", None)
     return all(hasattr(cygrpc, each) for each in NEEDED) and all(hasattr(server, each) for each in NEEDED_OF_SERVER)
 
 
 def is_direct(handler: grpc.RpcMethodHandler) -> bool:
-    """Whether a method can be served here: one that receives its message itself, and answers with one."""
-    return bool(handler.request_streaming and not handler.response_streaming)
+    """Whether a method is served here: one that receives its message itself, and answers with one, if that can be."""
+    return bool(handler.request_streaming and not handler.response_streaming) and available()
 
 
 class DirectCalls:
@@ -77,10 +83,14 @@ class DirectCalls:
         return self._asked
 
     def begin(self) -> None:
-        """Ask for calls, until the server stops: what is asked for then fails, and is not asked for again."""
-        while self._asked < self._ahead:
+        """Ask for calls, until `end`."""
+        for _ in range(self._ahead - self._asked):
             self._asked += 1
             _go_on(self._ask(), self._come, self._none_comes)
+
+    def end(self) -> None:
+        """Ask for no more. What is asked for fails when the server stops, and what comes until then is served."""
+        self._ahead = 0
 
     def _come(self, state: Any) -> None:
         self._asked -= 1

@@ -25,8 +25,7 @@ RETRY_AFTER_S: Final = 0.05
 """Hint to whoever is one too many: by then some of so many calls have ended."""
 
 PROBES: Final = ("Check",)
-"""Methods that wait behind no crowd of other calls. No more than that: grpc.aio waits for the next call of each queue
-anew whenever a call comes in any."""
+"""Methods of one message that wait behind no crowd of other calls."""
 
 Behavior = Callable[[Any, grpc.aio.ServicerContext], Any]
 

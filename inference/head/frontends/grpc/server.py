@@ -108,9 +108,9 @@ class GrpcServer:
         self._limits.add_generic_rpc_handlers(
             (service_handler(PREDICTOR, predictor, receiving), service_handler(ADMIN, admin)), predictor.admit
         )
-        # Most calls are of Predict, those that are refused too: the others are not worth a queue of their own.
-        most_calls = method_handlers(PREDICTOR, predictor, receiving)["Predict"]
-        self._limits.add_registered_method_handlers(PREDICTOR.full_name, {"Predict": most_calls})
+        self._limits.add_registered_method_handlers(
+            PREDICTOR.full_name, method_handlers(PREDICTOR, predictor, receiving)
+        )
         self._limits.add_generic_rpc_handlers(
             (service_handler(OPERATIONS, served), MethodsOfOtherBuilds(predictor.access)),
             served.admit,
@@ -118,6 +118,9 @@ class GrpcServer:
         for each in others:
             self._limits.add_generic_rpc_handlers(
                 (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free, each.own
+            )
+            self._limits.add_registered_method_handlers(
+                each.descriptor.full_name, method_handlers(each.descriptor, each.methods, each.receiving)
             )
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])

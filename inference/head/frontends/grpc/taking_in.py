@@ -7,7 +7,8 @@ have come one by one, as before.
 
 It builds on what grpc.aio does not promise: a class of its own with a coroutine `_request_call`. Where that is not
 found, the server is grpc.aio's as it is. Tried with grpcio 1.70, 1.76, 1.80, 1.83 and 1.85; a test fails where one
-asks for calls in another way.
+asks for calls in another way. Methods that most calls are of take a shorter way still
+(`ringpull.inference.head.frontends.grpc.direct_calls`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Final
 import grpc.aio
 from grpc._cython import cygrpc
 
-from ringpull.inference.head.frontends.grpc.direct_calls import DirectCalls, available, is_direct
+from ringpull.inference.head.frontends.grpc.direct_calls import DirectCalls, is_direct
 
 logger: Final = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def _many_at_once(plain: Any) -> type:
             """Serve methods with a queue of their own; those for which `is_direct` directly."""
             super().add_registered_method_handlers(handlers)
             for name, handler in handlers.items():
-                if available(plain) and is_direct(handler):
+                if is_direct(handler):
                     method = name.encode()
                     ask = partial(super()._request_registered_call, method)
                     self._direct[method] = DirectCalls(name, handler, ask, AHEAD)
@@ -130,6 +131,8 @@ def _many_at_once(plain: Any) -> type:
             while self._come and not self._stopped:
                 await asyncio.sleep(0)
             self._stopped = True
+            for direct in self._direct.values():
+                direct.end()
             await super().shutdown(grace)
             self._come.clear()
 
