@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -111,6 +112,42 @@ class DirectCalls:
         task.add_done_callback(self._served.discard)
         # It hears of a caller who went away before the task has begun.
         _go_on(cygrpc._handle_cancellation_from_core(task, state, loop), _ended, _never_told)
+
+
+def takes_directly(plain: Any, ahead: int) -> Any:
+    """Return a server of gRPC's core, built on `plain`, that serves registered methods for which `is_direct` here.
+
+    Args:
+        ahead: Calls of each that are asked for at a time.
+    """
+
+    class TakesDirectly(plain):  # type: ignore[misc]
+        """Server of gRPC's core whose loop some calls pass by. Owned by the event loop."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._direct: dict[bytes, DirectCalls] = {}
+            """Methods that are served directly, by their names."""
+
+        def add_registered_method_handlers(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
+            super().add_registered_method_handlers(handlers)
+            for name, handler in handlers.items():
+                if is_direct(handler):
+                    ask = partial(super()._request_registered_call, name.encode())
+                    self._direct[name.encode()] = DirectCalls(name, handler, ask, ahead)
+
+        def _make_request_call_future(self, method: bytes | None) -> Any:
+            if method in self._direct:
+                self._direct[method].begin()
+                return asyncio.get_running_loop().create_future()  # for nothing, until grpc.aio's loop ends it
+            return super()._make_request_call_future(method)
+
+        async def shutdown(self, grace: float | None) -> None:
+            for direct in self._direct.values():
+                direct.end()
+            await super().shutdown(grace)
+
+    return TakesDirectly
 
 
 def _go_on(

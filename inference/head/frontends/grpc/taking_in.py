@@ -17,14 +17,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from threading import Lock
 from typing import Any, Final
 
 import grpc.aio
 from grpc._cython import cygrpc
 
-from ringpull.inference.head.frontends.grpc.direct_calls import DirectCalls, is_direct
+from ringpull.inference.head.frontends.grpc.direct_calls import takes_directly
 
 logger: Final = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def server(options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
         return grpc.aio.server(options=options)
     with _making:
         # grpc.aio takes no server to build on; that it makes one of this class is all that is changed.
-        cygrpc.AioServer = _many_at_once(plain)
+        cygrpc.AioServer = _many_at_once(takes_directly(plain, AHEAD))
         try:
             return grpc.aio.server(options=options)
         finally:
@@ -65,17 +64,6 @@ def _many_at_once(plain: Any) -> type:
             """Future that is done when one comes; None: nobody waits for that."""
             self._stopping = self._stopped = False
             """Whether it is told to stop; and whether what comes is handed to nobody any more."""
-            self._direct: dict[bytes, DirectCalls] = {}
-            """Methods whose calls are served past grpc.aio's loop, by their names."""
-
-        def add_registered_method_handlers(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
-            """Serve methods with a queue of their own; those for which `is_direct` directly."""
-            super().add_registered_method_handlers(handlers)
-            for name, handler in handlers.items():
-                if is_direct(handler):
-                    method = name.encode()
-                    ask = partial(super()._request_registered_call, method)
-                    self._direct[method] = DirectCalls(name, handler, ask, AHEAD)
 
         async def _server_main_loop(self, *arguments: Any) -> None:
             try:
@@ -86,9 +74,6 @@ def _many_at_once(plain: Any) -> type:
 
         def _make_request_call_future(self, method: bytes | None) -> Any:
             """Return the next call as a future; older builds of gRPC await `_request_call` instead."""
-            if method in self._direct:
-                self._direct[method].begin()
-                return asyncio.get_running_loop().create_future()  # for nothing, until grpc.aio's loop ends it
             if method is not None:  # one with a queue of its own
                 return super()._make_request_call_future(method)
             self._ask_ahead()
@@ -131,8 +116,6 @@ def _many_at_once(plain: Any) -> type:
             while self._come and not self._stopped:
                 await asyncio.sleep(0)
             self._stopped = True
-            for direct in self._direct.values():
-                direct.end()
             await super().shutdown(grace)
             self._come.clear()
 
