@@ -66,11 +66,19 @@ it comes. TensorFlow Serving answers it by 429, Triton by 400; but whoever gets 
 looks for what is wrong within the request."""
 
 
+_known: Final[dict[type[BaseException], Status]] = {}
+"""Rows by the classes of errors that were asked for: a head under overload asks for thousands a second."""
+
+
 def status_of(error: BaseException) -> Status:
     """Return how a call ends that raised `error`."""
     if isinstance(error, LimitExceeded) and error.retry_after_s is None:
         return TOO_LARGE
-    return next(status for status in STATUSES if isinstance(error, status.error))
+    kind = type(error)
+    status = _known.get(kind)
+    if status is None:
+        status = _known[kind] = next(status for status in STATUSES if issubclass(kind, status.error))
+    return status
 
 
 def http_headers(error: BaseException) -> dict[str, str]:

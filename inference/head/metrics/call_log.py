@@ -80,7 +80,10 @@ class CallLog:
         level = logging.INFO if too_large else LEVELS.get(code, logging.WARNING)
         if not logger.isEnabledFor(level):
             return
-        left_out = self._limits.setdefault((code, level), _Limit(self._clock())).left_out(self._clock())
+        limit, now_s = self._limits.get((code, level)), self._clock()
+        if limit is None:
+            limit = self._limits[code, level] = _Limit(now_s)
+        left_out = limit.left_out(now_s)
         if left_out is None:
             return
         facts = {**self._facts(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}

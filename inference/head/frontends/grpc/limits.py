@@ -16,6 +16,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from ringpull.inference.head.frontends.grpc.direct_calls import is_direct
 from ringpull.inference.head.frontends.grpc.methods import end_call
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
@@ -24,8 +25,7 @@ RETRY_AFTER_S: Final = 0.05
 """Hint to whoever is one too many: by then some of so many calls have ended."""
 
 PROBES: Final = ("Check",)
-"""Methods that wait behind no crowd of other calls. No more than that: grpc.aio waits for the next call of each queue
-anew whenever a call comes in any."""
+"""Methods of one message that wait behind no crowd of other calls."""
 
 Behavior = Callable[[Any, grpc.aio.ServicerContext], Any]
 
@@ -77,13 +77,14 @@ class CallLimits:
         self._server.add_generic_rpc_handlers([_Limited(self, each, admit, admits) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        """Serve the probes among these, limited, each with a queue of its own within gRPC.
+        """Serve those among these that shall have a queue of their own within gRPC, limited: probes, and methods that
+        receive their message themselves (`ringpull.inference.head.frontends.grpc.direct_calls`).
 
         The others are among the generic handlers, which whoever registers methods adds, too.
         """
-        probes = {name: self.limited(each) for name, each in handlers.items() if name in PROBES}
-        if probes:
-            self._server.add_registered_method_handlers(service, probes)
+        own = {name: self.limited(each) for name, each in handlers.items() if name in PROBES or is_direct(each)}
+        if own:
+            self._server.add_registered_method_handlers(service, own)
 
     def limited(self, handler: grpc.RpcMethodHandler, admit: Admit | None = None) -> grpc.RpcMethodHandler:
         """Return a method that is the same within the limits.
@@ -107,10 +108,15 @@ class CallLimits:
     def _among_calls(self, behavior: Behavior) -> Behavior:
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
             if self._calls - self._receiving.overdue >= self._max_calls:
-                await end_call(context, _refusal("calls are in flight", self._max_calls, "max_concurrent_requests"))
+                refusal = _refusal("calls are in flight", self._max_calls, "max_concurrent_requests")
+                ending = end_call(context, refusal)
+                del messages, context  # see `end_call`
+                await ending
             self._calls += 1
             try:
-                return await behavior(messages, context)
+                called = behavior(messages, context)
+                del messages, context  # see `end_call`
+                return await called
             finally:
                 self._calls -= 1
 

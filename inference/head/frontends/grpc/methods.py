@@ -76,9 +76,12 @@ def _is_of_no_header(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Invalid encoding on")
 
 
+_CODES: Final = {code.name: code for code in grpc.StatusCode}
+
+
 def code_of(error: BaseException) -> grpc.StatusCode:
     """Return the status code that a call ends with when `error` is raised."""
-    return grpc.StatusCode[status_of(error).grpc]
+    return _CODES[status_of(error).grpc]
 
 
 def parse(message_type: type[M], body: bytes) -> M:
@@ -96,7 +99,14 @@ def parse(message_type: type[M], body: bytes) -> M:
 def service_handler(
     service: ServiceDescriptor, methods: object, receiving: Collection[str] = ()
 ) -> grpc.GenericRpcHandler:
-    """Return the handler of all unary methods of `service`, each served by the coroutine of `methods` of that name.
+    """Return the handler of all of `method_handlers`."""
+    return grpc.method_handlers_generic_handler(service.full_name, method_handlers(service, methods, receiving))
+
+
+def method_handlers(
+    service: ServiceDescriptor, methods: object, receiving: Collection[str] = ()
+) -> dict[str, grpc.RpcMethodHandler]:
+    """Return the unary methods of `service` by name, each served by the coroutine of `methods` of that name.
 
     Args:
         receiving: Names of those that receive their message themselves: they are given a `Receive` for the bytes.
@@ -113,9 +123,7 @@ def service_handler(
             _guarded(full_name, method, _receive_of), response_serializer=serialize
         )
 
-    return grpc.method_handlers_generic_handler(
-        service.full_name, {method.name: handler(method.name, method.output_type) for method in service.methods}
-    )
+    return {method.name: handler(method.name, method.output_type) for method in service.methods}
 
 
 def _serializer(message_type: type[Message]) -> Callable[[Message | bytes], bytes]:
@@ -155,19 +163,30 @@ def _guarded(
         except RingpullError as exc:
             if code_of(exc) is grpc.StatusCode.INTERNAL:
                 logger.error("%s: %s", name, exc, exc_info=exc)
-            await end_call(context, exc)
+            ending = end_call(context, exc)
         except Exception as exc:
             logger.exception("%s failed", name)  # a bug here, not the caller's doing
-            await end_call(context, exc)
+            ending = end_call(context, exc)
+        del request, context  # see `end_call`
+        await ending
+        raise AssertionError("abort always raises")
 
     return call
 
 
 async def end_call(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
-    """End a call with an error, as its status, and with the hint when to come back if it has one."""
+    """End a call with an error, as its status, and with the hint when to come back if it has one.
+
+    gRPC ends a call by an exception that the call itself keeps. If a frame that it comes through still has the call's
+    context, or it is raised while one is handled that came through such a frame, they hold each other: the call, and
+    all that has come of a message that nobody read, would stay until garbage is collected, thousands of refusals later.
+    So whoever awaits this lets go of its context before, and outside an `except`.
+    """
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
-    await context.abort(code_of(error), public_text(error), metadata)
+    aborting = context.abort(code_of(error), public_text(error), metadata)
+    del context, error
+    await aborting
     raise AssertionError("abort always raises")
 
 

@@ -19,7 +19,12 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.limits import CallLimits
-from ringpull.inference.head.frontends.grpc.methods import Service, keep_headers_out_of_logs, service_handler
+from ringpull.inference.head.frontends.grpc.methods import (
+    Service,
+    keep_headers_out_of_logs,
+    method_handlers,
+    service_handler,
+)
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.secure_port import add_port
@@ -99,12 +104,12 @@ class GrpcServer:
             max_calls=config.max_concurrent_requests,
             max_streams=config.max_receiving_requests,
         )
+        receiving = ("Predict", "Lookup", "TopK")
         self._limits.add_generic_rpc_handlers(
-            (
-                service_handler(PREDICTOR, predictor, receiving=("Predict", "Lookup", "TopK")),
-                service_handler(ADMIN, admin),
-            ),
-            predictor.admit,
+            (service_handler(PREDICTOR, predictor, receiving), service_handler(ADMIN, admin)), predictor.admit
+        )
+        self._limits.add_registered_method_handlers(
+            PREDICTOR.full_name, method_handlers(PREDICTOR, predictor, receiving)
         )
         self._limits.add_generic_rpc_handlers(
             (service_handler(OPERATIONS, served), MethodsOfOtherBuilds(predictor.access)),
@@ -113,6 +118,9 @@ class GrpcServer:
         for each in others:
             self._limits.add_generic_rpc_handlers(
                 (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free, each.own
+            )
+            self._limits.add_registered_method_handlers(
+                each.descriptor.full_name, method_handlers(each.descriptor, each.methods, each.receiving)
             )
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])

@@ -7,7 +7,8 @@ have come one by one, as before.
 
 It builds on what grpc.aio does not promise: a class of its own with a coroutine `_request_call`. Where that is not
 found, the server is grpc.aio's as it is. Tried with grpcio 1.70, 1.76, 1.80, 1.83 and 1.85; a test fails where one
-asks for calls in another way.
+asks for calls in another way. Methods that most calls are of take a shorter way still
+(`ringpull.inference.head.frontends.grpc.direct_calls`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any, Final
 
 import grpc.aio
 from grpc._cython import cygrpc
+
+from ringpull.inference.head.frontends.grpc.direct_calls import takes_directly
 
 logger: Final = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def server(options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
         return grpc.aio.server(options=options)
     with _making:
         # grpc.aio takes no server to build on; that it makes one of this class is all that is changed.
-        cygrpc.AioServer = _many_at_once(plain)
+        cygrpc.AioServer = _many_at_once(takes_directly(plain, AHEAD))
         try:
             return grpc.aio.server(options=options)
         finally:

@@ -1,0 +1,176 @@
+"""Calls of chosen methods, taken straight from gRPC's core to the method.
+
+grpc.aio takes a call in through one loop for all methods: a task that asks for it, a wait for that task and those of
+all other queues, a search for the method among all handlers, a tuple of the headers that the search might want. That is
+a third of what the event loop does for a call that is refused. A method that is registered with the core has a queue of
+its own; here as many calls of it as shall be taken at once are asked for, and each becomes the task that grpc.aio would
+make of it, when it comes.
+
+It builds on what grpc.aio does not promise: `NEEDED`. Where one of these is not found, such methods are served as all
+others are. Tried with grpcio 1.85.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+import grpc
+from grpc._cython import cygrpc
+
+logger: Final = logging.getLogger(__name__)
+
+NEEDED: Final = (
+    "_RequestCallError",
+    "_ServicerContext",
+    "_finish_handler_with_unary_response",
+    "_handle_cancellation_from_core",
+    "_handle_exceptions",
+)
+"""Names of grpc.aio's core that a call is served by."""
+NEEDED_OF_SERVER: Final = (
+    "_make_request_call_future",
+    "_request_call",
+    "_request_registered_call",
+    "add_registered_method_handlers",
+)
+"""Methods of its server by which it is taken in."""
+
+Ask = Callable[[], Coroutine[Any, Any, Any]]
+"""Function that returns a coroutine for the next call, which ends with it."""
+
+
+def available() -> bool:
+    """Whether this build of grpc.aio has what is needed."""
+    server = getattr(cygrpc, "AioServer", None)
+    return all(hasattr(cygrpc, each) for each in NEEDED) and all(hasattr(server, each) for each in NEEDED_OF_SERVER)
+
+
+def is_direct(handler: grpc.RpcMethodHandler) -> bool:
+    """Whether a method is served here: one that receives its message itself, and answers with one, if that can be."""
+    return bool(handler.request_streaming and not handler.response_streaming) and available()
+
+
+class DirectCalls:
+    """Calls of one method, asked for and served. Owned by the event loop."""
+
+    def __init__(self, name: str, handler: grpc.RpcMethodHandler, ask: Ask, ahead: int) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            name: Full name of the method, for gRPC's logs.
+            handler: A method for which `is_direct`.
+            ask: Asks the core for the next call of it.
+            ahead: Calls that are asked for at a time.
+        """
+        self._name = name
+        self._method = handler.stream_unary
+        self._serialize = handler.response_serializer
+        self._ask = ask
+        self._ahead = ahead
+        self._asked = 0
+        self._served: set[asyncio.Task[Any]] = set()
+        """Tasks of calls that are being served: the event loop itself holds none."""
+
+    def __repr__(self) -> str:
+        return f"<DirectCalls of {self._name}: {self._asked} asked for, {len(self._served)} being served>"
+
+    @property
+    def asked(self) -> int:
+        """Calls that are asked for and have not come."""
+        return self._asked
+
+    def begin(self) -> None:
+        """Ask for calls, until `end`."""
+        for _ in range(self._ahead - self._asked):
+            self._asked += 1
+            _go_on(self._ask(), self._come, self._none_comes)
+
+    def end(self) -> None:
+        """Ask for no more. What is asked for fails when the server stops, and what comes until then is served."""
+        self._ahead = 0
+
+    def _come(self, state: Any) -> None:
+        self._asked -= 1
+        self._serve(state)
+        self.begin()
+
+    def _none_comes(self, error: Exception) -> None:
+        self._asked -= 1
+        if not isinstance(error, cygrpc._RequestCallError):
+            logger.error("%s: gRPC's core cannot be asked for a call: %r", self._name, error, exc_info=error)
+
+    def _serve(self, state: Any) -> None:
+        loop = asyncio.get_running_loop()
+        context = cygrpc._ServicerContext(state, None, None, loop)
+        answered = cygrpc._finish_handler_with_unary_response(state, self._method, None, context, self._serialize, loop)
+        task = loop.create_task(cygrpc._handle_exceptions(state, answered, loop, self._name))
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
+        # It hears of a caller who went away before the task has begun.
+        _go_on(cygrpc._handle_cancellation_from_core(task, state, loop), _ended, _never_told)
+
+
+def takes_directly(plain: Any, ahead: int) -> Any:
+    """Return a server of gRPC's core, built on `plain`, that serves registered methods for which `is_direct` here.
+
+    Args:
+        ahead: Calls of each that are asked for at a time.
+    """
+
+    class TakesDirectly(plain):  # type: ignore[misc]
+        """Server of gRPC's core whose loop some calls pass by. Owned by the event loop."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._direct: dict[bytes, DirectCalls] = {}
+            """Methods that are served directly, by their names."""
+
+        def add_registered_method_handlers(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
+            super().add_registered_method_handlers(handlers)
+            for name, handler in handlers.items():
+                if is_direct(handler):
+                    ask = partial(super()._request_registered_call, name.encode())
+                    self._direct[name.encode()] = DirectCalls(name, handler, ask, ahead)
+
+        def _make_request_call_future(self, method: bytes | None) -> Any:
+            if method in self._direct:
+                self._direct[method].begin()
+                return asyncio.get_running_loop().create_future()  # for nothing, until grpc.aio's loop ends it
+            return super()._make_request_call_future(method)
+
+        async def shutdown(self, grace: float | None) -> None:
+            for direct in self._direct.values():
+                direct.end()
+            await super().shutdown(grace)
+
+    return TakesDirectly
+
+
+def _go_on(
+    coroutine: Coroutine[Any, Any, Any], ended: Callable[[Any], None], failed: Callable[[Exception], None]
+) -> None:
+    """Run a coroutine until it waits for a future, and go on with it when that is done, in the same turn of the loop.
+
+    As a task does, but a task begins a turn later, and whoever waits for it hears of its end another turn later.
+    """
+    try:
+        waited_for = coroutine.send(None)
+    except StopIteration as end:
+        ended(end.value)
+    except Exception as exc:  # of gRPC
+        failed(exc)
+    else:
+        waited_for._asyncio_future_blocking = False  # as a task says that it has seen what is waited for
+        waited_for.add_done_callback(lambda _: _go_on(coroutine, ended, failed))
+
+
+def _ended(_: object) -> None:
+    """Do nothing with what a coroutine returned."""
+
+
+def _never_told(error: Exception) -> None:
+    logger.warning("gRPC's core does not tell when a caller goes away: %r", error)

@@ -1,0 +1,155 @@
+"""Calls that are taken straight from gRPC's core: all that is promised of calls holds for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc._cython import cygrpc
+
+from ringpull.inference.client import stubs
+from ringpull.inference.head.frontends.grpc import direct_calls, taking_in
+from ringpull.inference.head.frontends.grpc.direct_calls import DirectCalls
+from ringpull.inference.head.frontends.grpc.taking_in import AHEAD
+from tests.inference.served import Served
+from tests.inference.test_overload import BODY
+
+pytestmark = pytest.mark.net
+
+Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[bytes]]
+PATH = "/test.Echo/Say"
+
+
+class Serving:
+    """A server of one method, and a way to call it."""
+
+    def __init__(self, method: Method) -> None:
+        self.server = taking_in.server(())
+        handlers = {"Say": grpc.stream_unary_rpc_method_handler(method)}
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
+        if direct_calls.available():
+            self.server.add_registered_method_handlers("test.Echo", handlers)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    @property
+    def direct(self) -> dict[bytes, DirectCalls]:
+        direct: dict[bytes, DirectCalls] = self.server._server._direct
+        return direct
+
+
+@asynccontextmanager
+async def serving(method: Method) -> AsyncIterator[tuple[Serving, Any]]:
+    served = Serving(method)
+    await served.server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        yield served, channel.unary_unary(PATH)
+        await served.server.stop(None)
+
+
+async def echo(_messages: Any, context: grpc.aio.ServicerContext) -> bytes:
+    return bytes(await context.read())
+
+
+async def test_predict_is_taken_directly_in_this_build_of_grpc(served: Served) -> None:
+    assert direct_calls.available(), "or grpc.aio is another one by now"
+    taken = served.server._server._server._direct
+    assert {"/grpc.health.v1.Health/Check", stubs.LOOKUP.path, stubs.TOP_K.path} < {each.decode() for each in taken}
+    direct = taken[stubs.PREDICT.path.encode()]
+    assert direct.asked == AHEAD
+    await served.raw(stubs.PREDICT.path, BODY)
+    assert direct.asked == AHEAD
+    assert repr(direct).startswith(f"<DirectCalls of {stubs.PREDICT.path}: {AHEAD} asked for, ")
+
+
+async def test_a_crowd_is_answered_call_by_call() -> None:
+    sent = [str(number).encode() for number in range(5 * AHEAD)]
+    async with serving(echo) as (served, say):
+        assert await asyncio.gather(*[say(each) for each in sent]) == sent
+        assert served.direct[PATH.encode()].asked == AHEAD
+
+
+async def test_a_method_hears_that_its_caller_went_away() -> None:
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def wait(_messages: Any, _context: grpc.aio.ServicerContext) -> bytes:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+        raise AssertionError("nobody ends it otherwise")
+
+    async with serving(wait) as (_, say):
+        call = say(b"")
+        await begun.wait()
+        call.cancel()
+        await gone.wait()
+
+
+async def test_statuses_errors_and_deadlines_are_told() -> None:
+    async def fail(_messages: Any, context: grpc.aio.ServicerContext) -> bytes:
+        body = await context.read()
+        if body == b"abort":
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("hint", "7"),))
+        if body == b"wait":
+            await asyncio.Event().wait()
+        raise RuntimeError("a mistake")
+
+    async with serving(fail) as (_, say):
+        ended = {}
+        for body in (b"abort", b"wait", b"break"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await say(body, timeout=0.2 if body == b"wait" else 30.0)
+            ended[body] = caught.value
+    assert [ended[each].code().name for each in ended] == ["RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNKNOWN"]
+    assert dict(ended[b"abort"].trailing_metadata() or ())["hint"] == "7"
+    assert ended[b"abort"].details() == "full"
+
+
+async def test_a_stop_waits_for_calls_and_asks_for_none() -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_messages: Any, _context: grpc.aio.ServicerContext) -> bytes:
+        begun.set()
+        await goes_on.wait()
+        return b"done"
+
+    async with serving(slow) as (served, say):
+        call = asyncio.ensure_future(say(b""))
+        await begun.wait()
+        stopping = asyncio.create_task(served.server.stop(30.0))
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+        goes_on.set()
+        assert await call == b"done"
+        await stopping
+        assert served.direct[PATH.encode()].asked == 0
+
+
+async def test_a_grpc_that_is_built_otherwise_serves_such_methods_as_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(direct_calls, "NEEDED", ("_not_there",))
+    async with serving(echo) as (served, say):
+        assert not served.direct
+        assert await say(b"as before") == b"as before"
+
+
+async def test_a_mistake_in_asking_is_logged_and_ends_that_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask() -> object:
+        raise ValueError("no such method")
+
+    direct = DirectCalls("/a/method", grpc.stream_unary_rpc_method_handler(echo), ask, 1)
+    direct.begin()
+    assert direct.asked == 0
+    assert "cannot be asked for a call" in caplog.text
+
+
+def test_what_is_needed_is_there() -> None:
+    assert [each for each in direct_calls.NEEDED if not hasattr(cygrpc, each)] == []

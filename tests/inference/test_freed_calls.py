@@ -1,0 +1,71 @@
+"""Calls leave nothing behind that only a collection of garbage would free: it comes thousands of calls later."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import grpc
+import grpc.aio
+import pytest
+from grpc._cython import cygrpc
+
+from ringpull.inference.client import stubs
+from tests.inference.served import Served
+from tests.inference.test_overload import BODY, learnt
+
+pytestmark = pytest.mark.net
+
+CALLS = 20
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def contexts() -> int:
+    return sum(type(each) is cygrpc._ServicerContext for each in gc.get_objects())
+
+
+async def ended(target: str, body: bytes = BODY) -> list[str]:
+    """Make calls one after the other, and return the names of their statuses."""
+    statuses = []
+    async with grpc.aio.insecure_channel(target) as channel:
+        predict = channel.unary_unary(stubs.PREDICT.path)
+        for _ in range(CALLS):
+            try:
+                await predict(body, timeout=30.0)
+                statuses.append("OK")
+            except grpc.aio.AioRpcError as exc:
+                statuses.append(exc.code().name)
+        await asyncio.sleep(0.05)  # the last one may be told of before it ended
+    return statuses
+
+
+async def full(served: Served) -> None:
+    served.predictor.admission = admission = learnt(1.0)
+    for _ in range(7):
+        admission.expect(asyncio.get_running_loop().time() + 60.0)
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("status", ["OK", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"])
+async def test_a_call_is_freed_when_it_ends(served: Served, status: str) -> None:
+    if status == "RESOURCE_EXHAUSTED":
+        await full(served)
+    before = contexts()
+    assert await ended(served.target, b"\xff" * 100 if status == "INVALID_ARGUMENT" else BODY) == [status] * CALLS
+    assert contexts() - before <= 1
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_a_call_that_is_one_too_many_is_freed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.server._limits, "_max_calls", 0)
+    before = contexts()
+    assert await ended(served.target) == ["RESOURCE_EXHAUSTED"] * CALLS
+    assert contexts() - before <= 1
