@@ -5,8 +5,7 @@ What is in flight, over the rate at which it is being answered, is how long a ne
 
 - when the queue is longer than any request shall wait: `max_queue_s` for a burst, `standing_queue_s` once there has
   been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more;
-- when its own deadline comes before its turn, by as much as such predictions usually err, and at least by a part of the
-  time it has (`HEADROOM`);
+- when its own deadline comes before its turn, by as much as such predictions usually err;
 - when the bytes in flight would be more than `max_in_flight_bytes`.
 
 Until its length is known, a request counts as much as requests of late: those that are being received are work, too,
@@ -39,11 +38,6 @@ REQUEST_COST_BYTES: Final = 4096
 """Cost of a request besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""
 MARGIN: Final = 2.0
 """Mean deviations that a prediction is taken to be short by."""
-HEADROOM: Final = 0.25
-MAX_HEADROOM_S: Final = 0.15
-"""Part of the time that a request has left which its answer is not predicted to take, and the most that this is. Where
-a queue stands for as long as deadlines let it, all answers come just before them, and whatever holds the machine up for
-a moment makes a whole queue late: work in vain."""
 WEIGHT: Final = 0.05
 """Weight of the newest sample in the moving averages of deviations, lengths and times that requests may wait."""
 ASIDE_SHARE: Final = 0.5
@@ -281,7 +275,7 @@ class Admission:
         """Refuse what would be answered after its deadline."""
         left_s = deadline_s - self._clock()
         # However wrong predictions were of late, twice the time is enough: after a fault they are all wrong.
-        late_s = min(max(MARGIN * self._deviation_s, min(HEADROOM * left_s, MAX_HEADROOM_S)), predicted_s)
+        late_s = min(MARGIN * self._deviation_s, predicted_s)
         self._allow(left_s - late_s - self._rate.lone_s)
         if predicted_s + late_s > left_s:
             raise self._refusal(

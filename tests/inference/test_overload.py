@@ -117,7 +117,7 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_without_decoding(
     served.predictor.admission = learnt(1.0)
     calls = await in_flight(served, channel, 3)
     details, _ = await refused(channel, GARBAGE, timeout_s=2.0)
-    assert "the answer would take 4150 ms" in details, "all four, and the headroom"
+    assert "the answer would take 4000 ms" in details
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await predict(channel, GARBAGE, timeout_s=30.0)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, "there is time for it, so it is looked at"
