@@ -292,10 +292,9 @@ class Head:
             if task is not None:
                 task.cancel()
         self._scripts.stop()
-        await self._predictor.neighbours.close(timeout_s)
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
-        if self._ways_in is not None:
-            await self._ways_in.stop(timeout_s)
+        ways = (self._predictor.neighbours, *(() if self._ways_in is None else (self._ways_in,)))
+        await asyncio.gather(*(each.stop(timeout_s) for each in ways))
         await asyncio.gather(*(served.close(0) for served in self._catalog.loaded()))
         if self._ways_in is not None:
             await self._ways_in.http.stop()

@@ -104,7 +104,9 @@ class Predictor:
         )
         self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
         self.push_routes: Final = PushRoutes(catalog, config)
-        self.neighbours: Final = Neighbours(catalog, self.limits, wanted=config.share_port and config.hand_over)
+        self.neighbours: Final = Neighbours(
+            catalog, self.limits, self.admission, wanted=config.share_port and config.hand_over
+        )
         self._catalog = catalog
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s

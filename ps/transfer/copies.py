@@ -232,7 +232,7 @@ class LocalCopies:
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]
             files = stored()
-            return [PacedSource(each, self._pace, job) for each in (*sources, *filter(None, [files]))]
+            return [PacedSource(each, self._pace, job) for each in (*sources, *(() if files is None else (files,)))]
 
         if identity:
             _drop_foreign(copy, identity, is_open)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.neighbours import neighbours as module
@@ -72,7 +74,8 @@ class Fixed:
             _Served(key=("m", 1), batcher=self.batcher, loaded=SimpleNamespace(manifest=manifest)),
         )
         catalog = SimpleNamespace(find=lambda key: self.served if key == ("m", 1) else None)
-        self.neighbours = Neighbours(cast(Catalog, catalog), LIMITS)
+        self.admission = Admission(max_queue_s=60.0, standing_queue_s=60.0, max_in_flight_bytes=1 << 20)
+        self.neighbours = Neighbours(cast(Catalog, catalog), LIMITS, self.admission)
         self._begin = (folder, number, deployment)
 
     async def begin(self) -> None:
@@ -117,13 +120,15 @@ async def heads(folder: Path, *options: dict[str, Any]) -> AsyncIterator[list[Fi
     async with AsyncExitStack() as stack:
         for each in made:
             await each.begin()
-            stack.push_async_callback(each.neighbours.close, 10)
+            stack.push_async_callback(each.neighbours.stop, 10)
         yield made
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads find each other soon, and wait for each other on however busy a machine."""
     monkeypatch.setattr(module, "LOOK_S", 0.01)
+    monkeypatch.setattr(module, "PATIENCE_S", 60.0)
 
 
 def linked(*made: Fixed) -> Callable[[], bool]:
@@ -199,7 +204,9 @@ async def test_other_content_and_other_deployments_answer_nothing(tmp_path: Path
         if "identity" in other:
             await turns(linked(first, second))
         else:
-            await asyncio.sleep(0.1)
+            for each, number in ((first, 1), (second, 0)):  # whoever connects is answered nothing
+                await each.neighbours._connect(tmp_path / "d" / f"head-{number}.desk")
+                assert not each.neighbours._links
         waiting = await first.busy()
         asked = asyncio.create_task(first.ask(4))
         await turns(lambda: first.neighbours._in_hand == 2)
@@ -250,7 +257,7 @@ async def test_a_neighbour_that_goes_costs_nothing(tmp_path: Path, how: str) -> 
         asked = asyncio.create_task(first.ask(4))
         await turns(lambda: second.batcher.taken == 1)
         if how == "closes":
-            closing = asyncio.create_task(second.neighbours.close(10))
+            closing = asyncio.create_task(second.neighbours.stop(10))
             await turns(lambda: second.neighbours._board is not None and second.neighbours._board.load == BUSY)
             second.batcher.gate.set()
             await closing
@@ -271,7 +278,7 @@ async def test_a_neighbour_that_goes_costs_nothing(tmp_path: Path, how: str) -> 
 async def test_a_head_that_comes_back_is_found_at_its_new_board(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
         await turns(linked(first, second))
-        await second.neighbours.close(10)
+        await second.neighbours.stop(10)
         await turns(lambda: not first.neighbours._links)
         assert not list((tmp_path / "d").glob("head-1*"))
         again = Fixed(tmp_path / "d", 1)
@@ -283,7 +290,7 @@ async def test_a_head_that_comes_back_is_found_at_its_new_board(tmp_path: Path) 
             first.batcher.gate.set()
             await waiting
         finally:
-            await again.neighbours.close(10)
+            await again.neighbours.stop(10)
 
 
 @pytest.mark.usefixtures("quick")
@@ -295,6 +302,8 @@ async def test_a_deadline_that_passes_there_is_missed_here(tmp_path: Path) -> No
         first.batcher.error = DeadlineExceeded("the deadline had passed")
         asked = asyncio.create_task(first.ask(4, left_s=0.02))
         await turns(lambda: first.neighbours._in_hand == 2)
+        assert second.batcher.taken == 1
+        assert first.neighbours.outcomes == {"taken_back": 1}
         first.batcher.gate.set()
         second.batcher.gate.set()
         for each in (asked, waiting):
@@ -314,10 +323,74 @@ async def test_a_caller_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
         asked.cancel()
         second.batcher.gate.set()
         await turns(lambda: second.neighbours._in_hand == 0)
-        await turns(lambda: all(link.idle for link in first.neighbours._links.values()))
+        await turns(lambda: all(link.idle(None) for link in first.neighbours._links.values()))
         assert await first.ask(5) == [1005.0]
         first.batcher.gate.set()
         await waiting
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_a_neighbour_refuses_it_is_not_asked_again_soon(tmp_path: Path) -> None:
+    async with heads(tmp_path / "d", {}, {"identity": "b"}) as (first, second):
+        await turns(linked(first, second))
+        waiting = await first.busy()
+        asked = [asyncio.create_task(first.ask(number)) for number in range(20)]
+        await turns(lambda: first.neighbours._in_hand == 21)
+        first.batcher.gate.set()
+        assert await asyncio.gather(waiting, *asked) == [[1.0], *([float(number)] for number in range(20))]
+        assert first.neighbours.outcomes == {"taken_back": 1}
+        [link] = first.neighbours._links.values()
+        link._clock = lambda: math.inf
+        assert link.idle(("m", 1))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_neighbour_admits_what_it_takes(tmp_path: Path) -> None:
+    async with heads(tmp_path / "d", {}, {}) as (first, second):
+        await turns(linked(first, second))
+        waiting = await first.busy()
+        second.batcher.gate.clear()
+        asked = asyncio.create_task(first.ask(4))
+        await turns(lambda: second.batcher.taken == 1)
+        assert second.admission.in_flight_bytes > 0
+        second.batcher.gate.set()
+        assert await asked == [1004.0]
+        assert second.admission.in_flight_bytes == 0
+        first.batcher.gate.set()
+        await waiting
+
+
+@pytest.mark.usefixtures("quick")
+async def test_looking_for_others_survives_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with heads(tmp_path / "d", {}, {}) as (first, second):
+        await turns(linked(first, second))
+        tried = 0
+
+        async def fails(_: Path) -> None:
+            nonlocal tried
+            tried += 1
+            raise OSError("no descriptors")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(first.neighbours, "_connect", fails)
+            for link in list(first.neighbours._links.values()):
+                link.close()
+            await turns(lambda: tried >= 2)
+        await turns(linked(first, second))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_name_that_cannot_be_told_is_answered_here(tmp_path: Path) -> None:
+    async with heads(tmp_path / "d", {}, {}) as (first, second):
+        await turns(linked(first, second))
+        waiting = await first.busy()
+        columns = ReceivedColumns.of_columns({"item": np.array([3]), "\ud800": np.array([3])}, {}, LIMITS)
+        asked = asyncio.create_task(first.neighbours.submit(first.served, columns, math.inf))
+        await turns(lambda: first.neighbours._in_hand == 2)
+        first.batcher.gate.set()
+        assert (await asked)[0].outputs["score"].tolist() == [3.0]
+        await waiting
+        assert second.batcher.taken == 0
 
 
 async def test_without_a_place_all_is_answered_here_and_said(tmp_path: Path) -> None:
@@ -327,7 +400,7 @@ async def test_without_a_place_all_is_answered_here_and_said(tmp_path: Path) -> 
     await head.begin()
     assert await head.ask(3) == [3.0]
     assert "hands no requests to others" in head.neighbours.warnings[0]
-    await head.neighbours.close(10)
+    await head.neighbours.stop(10)
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
@@ -416,14 +489,24 @@ def test_what_is_no_frame_is_refused(data: bytes) -> None:
         FrameReader().feed(data)
 
 
-def test_a_board_is_seen_by_whoever_has_mapped_it(tmp_path: Path) -> None:
-    own = LoadBoard.make(tmp_path / "head-0.load")
-    seen = LoadBoard(tmp_path / "head-0.load")
+def test_a_board_is_seen_by_whoever_has_mapped_it() -> None:
+    own = LoadBoard.make()
+    seen = LoadBoard.of(*own.place)
     own.load = 3
     assert seen.load == 3
     own.load = BUSY
     assert seen.load == BUSY
-    assert (tmp_path / "head-0.load").stat().st_mode & 0o777 == 0o600
-    own.remove()
+    with pytest.raises(TypeError):
+        seen.load = 1  # it is another head's
+    place = own.place
     for each in (own, seen):
         each.close()
+        each.close()
+        assert repr(each) == "<LoadBoard closed>"
+    with pytest.raises(FileNotFoundError):
+        LoadBoard.of(*place)
+
+
+def test_what_is_no_board_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with open(tmp_path / "empty", "xb") as empty, pytest.raises(OSError, match="has no board"):
+        LoadBoard.of(os.getpid(), empty.fileno())

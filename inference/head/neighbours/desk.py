@@ -20,15 +20,16 @@ Handed = Callable[[Header, bytes], Awaitable[tuple[list[Any], list[Part]]]]
 class Desk:
     """Listens from `open` to `close`. Owned by the event loop."""
 
-    def __init__(self, socket: UnixSocket, hello: Sequence[Any], answer: Handed) -> None:
+    def __init__(self, socket: UnixSocket, hello: Sequence[Any], board: Sequence[int], answer: Handed) -> None:
         """Take the place of a socket.
 
         Args:
             hello: What a connection begins with; see `Link.open`.
+            board: Where the head's board is, which is told then.
             answer: Answers a request; what it raises is told to the neighbour as a refusal.
         """
         self.socket = socket
-        self._hello, self._answer = list(hello), answer
+        self._hello, self._board, self._answer = list(hello), list(board), answer
         self._server: asyncio.Server | None = None
         self._visits: set[_Visit] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -44,21 +45,27 @@ class Desk:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _Visit(self), str(self.socket.path_to_bind))
-        self.socket.show()
+        try:
+            self.socket.show()
+        except BaseException:
+            self._server.close()
+            raise
 
     async def close(self, timeout_s: float) -> None:
         """Take nothing more, answer what is here within `timeout_s`, and hang up. Idempotent."""
         if self._server is not None:
             self._server.close()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
         for visit in list(self._visits):
             visit.hang_up()
         self.socket.remove()
 
-    def greets(self, header: Header) -> bool:
-        """Whether a connection begins as one of a neighbour does."""
-        return header[1:] == self._hello
+    def greeting(self, header: Header) -> list[Any] | None:
+        """Return what a connection is answered that begins as one of a neighbour does; None: it does not."""
+        return [*header, *self._board] if header[1:] == self._hello else None
 
     def answer(self, visit: _Visit, header: Header, payload: bytes) -> None:
         """Answer a request of a neighbour when its answer is made."""
@@ -70,12 +77,11 @@ class Desk:
         number, *rest = header
         try:
             told, parts = await self._answer(rest, payload)
-        except RingpullError as exc:
-            told, parts = [str(exc)], []
+            visit.write([number, *told], parts)
         except Exception as exc:
-            logger.exception("what a neighbour handed over failed")  # a bug here; it answers by itself
-            told, parts = [str(exc)], []
-        visit.write([number, *told], parts)
+            if not isinstance(exc, RingpullError):
+                logger.exception("what a neighbour handed over failed")  # a bug here; it answers by itself
+            visit.write([number, f"{type(exc).__name__}: {exc}"])
 
 
 class _Visit(asyncio.Protocol):
@@ -102,15 +108,15 @@ class _Visit(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for header, payload in self._reader.feed(data):
-                if self._greeted:
+                if self._greeted and header:
                     self._desk.answer(self, header, payload)
-                elif self._desk.greets(header):
+                elif (greeting := self._desk.greeting(header)) is not None:
                     self._greeted = True
-                    self.write(header)
+                    self.write(greeting)
                 else:
                     raise ProtocolError("whoever connects is no neighbour")
         except ProtocolError as exc:
-            logger.warning("a connection to the desk of this head was ended: %s", exc)
+            logger.debug("a connection to the desk of this head was ended: %s", exc)  # who is no neighbour asks again
             self.hang_up()
 
     def connection_lost(self, exc: Exception | None) -> None:

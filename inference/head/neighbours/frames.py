@@ -6,7 +6,7 @@
     8            the header, a msgpack list
                  the payload
 
-Both ends are processes of one build and one user; what does not begin like a frame of theirs ends the connection.
+Both ends are processes of one user; what does not begin like a frame of theirs ends the connection.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import msgpack
 from ringpull.ps.errors import ProtocolError
 
 PRELUDE: Final = struct.Struct("<II")
-MAX_HEADER_BYTES: Final = 16 << 20
+MAX_HEADER_BYTES: Final = 4 << 20
 """Bytes of the longest header: names of columns are in it."""
+MAX_PAYLOAD_BYTES: Final = 512 << 20
+"""Bytes of the longest payload: several of the longest messages that a head takes by default."""
 
 Header = list[Any]
 Part = bytes | memoryview
@@ -31,8 +33,8 @@ Part = bytes | memoryview
 def write_frame(transport: asyncio.WriteTransport, header: Sequence[Any], payload: Sequence[Part] = ()) -> None:
     """Send a frame whose payload is these parts, end to end."""
     packed: bytes = msgpack.packb(header)
-    size = sum(len(each) for each in payload)
-    transport.writelines([PRELUDE.pack(len(packed), size) + packed, *payload])
+    parts = [each for each in payload if len(each)]  # some loops keep an empty one for ever
+    transport.writelines([PRELUDE.pack(len(packed), sum(map(len, parts))) + packed, *parts])
 
 
 class FrameReader:
@@ -57,8 +59,10 @@ class FrameReader:
         if len(self._held) < PRELUDE.size:
             return None
         header_bytes, payload_bytes = PRELUDE.unpack_from(self._held)
-        if header_bytes > MAX_HEADER_BYTES:
-            raise ProtocolError(f"a frame of a neighbour has a header of {header_bytes} bytes")
+        if header_bytes > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
+            raise ProtocolError(
+                f"a frame of a neighbour has {header_bytes} bytes of header and {payload_bytes} of others"
+            )
         begin, end = PRELUDE.size + header_bytes, PRELUDE.size + header_bytes + payload_bytes
         if len(self._held) < end:
             return None

@@ -1,18 +1,17 @@
-"""Load board: how many requests a head has in hand, in a page that the other heads of its machine have mapped.
+"""Load board: how many requests a head has in hand, in a page of memory that other heads of its machine have mapped.
 
 To look at it costs them no message and wakes nobody. A number is written at once, by its head alone; one that is a
 moment old does no harm: who is handed a request and has others by then answers it after these.
+
+It is memory and no file of a disk, whose pages may wait to be written, and has no name that is left behind: the others
+open it by the process that has it, which only its user may.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from contextlib import suppress
-from pathlib import Path
-from typing import Final
-
-from ringpull.ps.private_files import open_private
+from typing import Final, Self
 
 BUSY: Final = 1 << 62
 """Load of a head that takes no requests of others any more."""
@@ -20,34 +19,52 @@ _BYTES: Final = 8
 
 
 class LoadBoard:
-    """A board that is mapped."""
+    """Board that is mapped."""
 
-    def __init__(self, path: Path) -> None:
-        """Map the board that is there; see also `make`.
-
-        Raises:
-            OSError: It is not.
-        """
-        with open(path, "r+b") as file:
-            self._mapping = mmap.mmap(file.fileno(), _BYTES)
+    def __init__(self, descriptor: int, *, own: bool) -> None:
+        """Use `LoadBoard.make` or `LoadBoard.of`."""
+        self._descriptor = descriptor if own else -1
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if own else 0)
+        self._mapping = mmap.mmap(descriptor, _BYTES, prot=access)
         self._number = memoryview(self._mapping).cast("q")
-        self._path = path
 
     def __repr__(self) -> str:
-        return f"<LoadBoard {self._path} {self.load}>"
+        return f"<LoadBoard {'closed' if self._mapping.closed else self.load}>"
 
     @classmethod
-    def make(cls, path: Path) -> LoadBoard:
-        """Make a board in place of one that another process left there, which keeps its own.
+    def make(cls) -> Self:
+        """Make a board.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: There is no memory for it.
         """
-        with suppress(FileNotFoundError):
-            path.unlink()
-        with open_private(path, "xb") as file:
-            os.truncate(file.fileno(), _BYTES)
-        return cls(path)
+        descriptor = os.memfd_create("ringpull-load", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, bytes(_BYTES))  # which fails where a store would end the process
+            return cls(descriptor, own=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @classmethod
+    def of(cls, pid: int, descriptor: int) -> Self:
+        """Map the board of another process.
+
+        Raises:
+            OSError: It is not there, or is not for us.
+        """
+        opened = os.open(f"/proc/{int(pid)}/fd/{int(descriptor)}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return cls(opened, own=False)
+        except ValueError as exc:
+            raise OSError(f"process {pid} has no board: {exc}") from exc
+        finally:
+            os.close(opened)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Process and descriptor that others find it by."""
+        return os.getpid(), self._descriptor
 
     @property
     def load(self) -> int:
@@ -62,8 +79,6 @@ class LoadBoard:
         """Unmap it. Idempotent."""
         self._number.release()
         self._mapping.close()
-
-    def remove(self) -> None:
-        """Take it away, for whoever has not mapped it."""
-        with suppress(OSError):
-            self._path.unlink()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -4,15 +4,14 @@
     answer   [number, outputs, filled, unknown, degraded, times] + counts of unknown ids, then the outputs, end to end
     refusal  [number, reason]
 
-A layout travels as its kinds in msgpack; whoever gets it keeps it, so a column is made sense of once, not once a
-request. What comes is checked like a request of a client: limits, sizes, offsets.
+A layout travels as its kinds in msgpack; whoever gets it keeps it as it keeps those of clients, so a column is made
+sense of once, not once a request. What comes is checked like a request of a client: limits, sizes, offsets.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import astuple
-from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -23,11 +22,11 @@ from numpy.typing import NDArray
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.neighbours.frames import Header, Part
 from ringpull.inference.head.pipeline import Scores
-from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns
+from ringpull.inference.head.request.kept_layouts import KeptLayouts
+from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns, check_count
 from ringpull.inference.head.request.unknown import UnknownIds
 from ringpull.inference.prediction import Filled
 from ringpull.inference.wire.column_codec import NUMBERS, DataType
-from ringpull.inference.wire.packing import LAYOUTS_KEPT
 from ringpull.ps.errors import ProtocolError
 
 _SIZES_OF_COLUMN: Final = 16
@@ -55,14 +54,13 @@ def packed_layout(layout: Layout) -> bytes:
     return packed
 
 
-@lru_cache(LAYOUTS_KEPT)
-def layout_of(packed: bytes) -> Layout:
-    """Return the layout that bytes say, kept.
+def _read_layout(packed: bytes, max_columns: int) -> Layout:
+    kinds = msgpack.unpackb(packed)
+    check_count(len(kinds), max_columns)
+    return Layout.of(tuple(tuple(kind) for kind in kinds))
 
-    Raises:
-        RingpullError: A column cannot be as they say.
-    """
-    return Layout.of(tuple(tuple(kind) for kind in msgpack.unpackb(packed)))
+
+_layouts: Final = KeptLayouts(_read_layout)
 
 
 def parts_of(columns: ReceivedColumns) -> tuple[Part, Part]:
@@ -76,7 +74,7 @@ def columns_of(packed: bytes, payload: bytes, limits: Limits) -> ReceivedColumns
     Raises:
         RingpullError: They do not fit each other, or are larger than what is taken here.
     """
-    layout = layout_of(packed)
+    layout = _layouts.of(packed, limits.max_columns)
     begin = _SIZES_OF_COLUMN * len(layout.names)
     if len(payload) < begin or (len(payload) - begin) % 8:
         raise ProtocolError(f"a neighbour sent {len(payload)} bytes for {len(layout.names)} columns")

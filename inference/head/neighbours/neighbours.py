@@ -6,11 +6,11 @@ alone; with one queue for both it would be 2.6 times (requests of equal length a
 wait here is answered there, if it is worth it: by columns, after everything about it was decided here (admission,
 quotas, version, degrade steps), and counted here alone.
 
-    PLACE/head-0.desk   Unix socket of a head, where others hand requests over    `desk.py`, `link.py`
-    PLACE/head-0.load   how many requests it has in hand                          `load_board.py`
+    PLACE/head-0.desk   Unix socket of a head, where others hand requests over                     `desk.py`, `link.py`
+    a page of memory    how many requests it has in hand; whoever connects is told where it is     `load_board.py`
 
 It is a short cut and never the only way: whatever goes wrong there, the request is answered here, in its turn. A
-neighbour has one request of each other head at most, and hands none on.
+neighbour has one request of each other head at most, admits it like its own, and hands none on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.neighbours.desk import Desk
@@ -41,7 +42,7 @@ from ringpull.ps.errors import ConnectionLost, NotFound, ProtocolError, Ringpull
 logger: Final = logging.getLogger(__name__)
 
 FORMAT: Final = 1
-"""Format of messages; heads of other builds, as while all are restarted, hand each other nothing."""
+"""Format of messages; heads of other formats hand each other nothing."""
 WORTH_S: Final = 0.0005
 """Time that a request has to take at least: to hand one over costs both heads some 0.1 ms."""
 PATIENCE_S: Final = 0.05
@@ -52,13 +53,18 @@ WEIGHT: Final = 0.1
 """Weight of the newest batch in the moving average of the time that a row takes."""
 LOOK_S: Final = 1.0
 """Interval at which new neighbours are looked for."""
+CLOSING_LOOK_S: Final = 0.005
+"""Interval at which a head that stops looks whether its neighbours have answered."""
 CONNECT_S: Final = 1.0
 """Time in which a neighbour has to say that it is one."""
 
 OUTCOMES: Final = ("answered", "taken_back", "for_others")
 """What comes of requests between heads: answered by a neighbour, not answered there, and answered for a neighbour."""
 
-_DESK, _LOAD = ".desk", ".load"
+LONGEST_LAYOUT: Final = 1 << 20
+"""Bytes of the longest layout that is handed over: longer ones are not kept, and would be read each time."""
+
+_DESK: Final = ".desk"
 
 Answer = tuple[Scores, StageTimes]
 
@@ -70,6 +76,7 @@ class Neighbours:
         self,
         catalog: Catalog,
         limits: Limits,
+        admission: Admission,
         *,
         wanted: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -79,13 +86,15 @@ class Neighbours:
         Args:
             catalog: Versions that are answered for here.
             limits: Largest request that is taken.
+            admission: Lets in what neighbours hand over.
             wanted: Whether there may be others; if not, all is answered here.
         """
         self.warnings: tuple[str, ...] = ()
         """Why it has none, though it may have."""
         self.outcomes: Final[Counter[str]] = Counter()
         """Requests that were handed over, by what came of it: see `OUTCOMES`."""
-        self._catalog, self._limits, self._wanted, self._clock = catalog, limits, wanted, clock
+        self._catalog, self._limits, self._admission = catalog, limits, admission
+        self._wanted, self._clock = wanted, clock
         self._in_hand = 0
         self._row_s: WeakKeyDictionary[ServedVersion, float] = WeakKeyDictionary()
         self._links: dict[Path, Link] = {}
@@ -111,9 +120,8 @@ class Neighbours:
         self._hello = [FORMAT, deployment]
         try:
             socket = UnixSocket.claim(folders, f"head-{head}{_DESK}")
-            self._board = LoadBoard.make(socket.path.with_suffix(_LOAD))
-            self._tell()
-            desk = Desk(socket, self._hello, self._handed)
+            self._board = LoadBoard.make()
+            desk = Desk(socket, self._hello, self._board.place, self._handed)
             await desk.open()
         except (RingpullError, OSError) as exc:
             self.warnings = (f"this head hands no requests to others of its machine: {exc}",)
@@ -130,26 +138,28 @@ class Neighbours:
         """
         if self._desk is None:
             return await served.batcher.submit(columns, columns.rows_left, deadline_s)
-        if self._in_hand and self._links and columns.degradation is None:
+        if self._in_hand and self._links and columns.degradation is None and not self._closed:
             expected_s = columns.rows * self._row_s.get(served, 0.0)
-            if expected_s >= WORTH_S and (link := self._idle()) is not None:
+            if expected_s >= WORTH_S and (link := self._idle(served)) is not None:
                 answer = await self._hand_over(link, served, columns, deadline_s, expected_s)
                 if answer is not None:
                     return answer
         return await self._own(served, columns, deadline_s)
 
-    async def close(self, timeout_s: float) -> None:
-        """Take nothing of others any more, and answer what they have handed over within `timeout_s`. Idempotent."""
+    async def stop(self, timeout_s: float) -> None:
+        """Hand over and take nothing any more, and end what is on its way within `timeout_s`. Idempotent."""
         self._closed = True
+        until_s = self._clock() + timeout_s
         if self._looking is not None:
             self._looking.cancel()
         self._tell()
         if self._desk is not None:
             await self._desk.close(timeout_s)
+        while any(link.waits for link in self._links.values()) and self._clock() < until_s:
+            await asyncio.sleep(CLOSING_LOOK_S)
         for link in list(self._links.values()):
             link.close()
         if self._board is not None:
-            self._board.remove()
             self._board.close()
             self._board = None
 
@@ -174,8 +184,8 @@ class Neighbours:
         if self._board is not None:
             self._board.load = BUSY if self._closed else self._in_hand
 
-    def _idle(self) -> Link | None:
-        return next((link for link in self._links.values() if link.idle), None)
+    def _idle(self, served: ServedVersion) -> Link | None:
+        return next((link for link in self._links.values() if link.idle(served.key)), None)
 
     async def _hand_over(
         self, link: Link, served: ServedVersion, columns: ReceivedColumns, deadline_s: float, expected_s: float
@@ -183,20 +193,29 @@ class Neighbours:
         """Return a neighbour's answer; None: it gave none, and the request is to be answered here."""
         began_s = self._clock()
         left_s, patience_s = deadline_s - began_s, PATIENCE_S + PATIENCE_FACTOR * expected_s
-        identity = served.loaded.manifest.identity
-        asked = link.ask([*served.key, identity, left_s, packed_layout(columns.layout)], parts_of(columns))
+        try:
+            layout = packed_layout(columns.layout)
+            if len(layout) > LONGEST_LAYOUT:
+                return None
+            identity = served.loaded.manifest.identity
+            asked = link.ask([*served.key, identity, left_s, layout], parts_of(columns))
+        except (ValueError, TypeError):  # such as a name that no neighbour can be told; here it is refused by its name
+            return None
         try:
             await asyncio.wait([asked], timeout=min(patience_s, max(0.0, left_s)))
             if not asked.done():
-                if left_s <= patience_s:
-                    return None  # The deadline has passed, which is said here as ever.
-                link.close()  # It hangs; when it is well again it is found again.
+                self.outcomes["taken_back"] += 1
+                if left_s > patience_s:  # else the deadline has passed, which is said here as ever
+                    link.close()  # It hangs; when it is well again it is found again.
+                return None
             header, payload = asked.result()
             if len(header) > 2:
                 scores, times = scores_of(header, payload)
                 self.outcomes["answered"] += 1
+                link.answered(served.key)
                 stages_s = times.prepare_s + times.lookup_s + times.dense_s
                 return scores, replace(times, queue_s=max(0.0, self._clock() - began_s - stages_s))
+            link.refused(served.key)
         except ProtocolError:
             link.close()
         except ConnectionLost:
@@ -216,8 +235,11 @@ class Neighbours:
         served = self._catalog.find((model, version))
         if served is None or served.loaded.manifest.identity != identity:
             raise NotFound(f"{model}/{version} of identity {identity} is not here")
-        columns = columns_of(layout, payload, self._limits)
-        scores, times = await self._own(served, columns, self._clock() + left_s)
+        deadline_s = self._clock() + left_s
+        with self._admission.expect(deadline_s) as ticket:
+            ticket.received(len(payload))
+            columns = columns_of(layout, payload, self._limits)
+            scores, times = await self._own(served, columns, deadline_s)
         self.outcomes["for_others"] += 1
         return answer_of(scores, times)
 
@@ -226,9 +248,12 @@ class Neighbours:
     async def _look(self, own: Path) -> None:
         """Connect to whoever has a desk, again and again: heads come and go."""
         while True:
-            for path in sorted(own.parent.glob(f"head-*{_DESK}")):
-                if path != own and path not in self._links:
-                    await self._connect(path)
+            try:
+                for path in await asyncio.to_thread(lambda: sorted(own.parent.glob(f"head-*{_DESK}"))):
+                    if path != own and path not in self._links:
+                        await self._connect(path)
+            except Exception:  # such as no descriptors for a moment
+                logger.exception("other heads of this machine could not be looked for")
             await asyncio.sleep(LOOK_S)
 
     async def _connect(self, path: Path) -> None:
@@ -237,7 +262,7 @@ class Neighbours:
 
         with suppress(OSError, RingpullError, TimeoutError):  # it has ended, or is another machine's
             async with asyncio.timeout(CONNECT_S):
-                link = await Link.open(path, self._hello, path.with_suffix(_LOAD), lost)
+                link = await Link.open(path, self._hello, lost)
             if link.closed:
                 return
             self._links[path] = link
