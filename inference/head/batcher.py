@@ -243,6 +243,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             timer.cancel()
             if entry in self._queue:
                 self._remove(entry)
+            del entry  # An error in its answer holds this frame, which would hold the error.
 
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""

@@ -140,7 +140,7 @@ class HeadConfig:
         at_least(1, ceiling=MAX_INT32),
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
-    """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
+    """Calls of a method that wait within gRPC for the event loop; one more ends as CANCELLED, and has cost nothing."""
     max_receiving_requests: Annotated[
         int,
         at_least(1),

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from grpc._cython import cygrpc
 
 from ringpull.inference.client import stubs
 from ringpull.inference.head.frontends.grpc import direct_calls, taking_in
@@ -19,7 +18,10 @@ from ringpull.inference.head.frontends.grpc.taking_in import AHEAD
 from tests.inference.served import Served
 from tests.inference.test_overload import BODY
 
-pytestmark = pytest.mark.net
+pytestmark = [
+    pytest.mark.net,
+    pytest.mark.skipif(not direct_calls.available(), reason="this build of grpc.aio lacks what is needed"),
+]
 
 Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[bytes]]
 PATH = "/test.Echo/Say"
@@ -47,8 +49,10 @@ async def serving(method: Method) -> AsyncIterator[tuple[Serving, Any]]:
     served = Serving(method)
     await served.server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        yield served, channel.unary_unary(PATH)
-        await served.server.stop(None)
+        try:
+            yield served, channel.unary_unary(PATH)
+        finally:
+            await served.server.stop(None)
 
 
 async def echo(_messages: Any, context: grpc.aio.ServicerContext) -> bytes:
@@ -56,7 +60,6 @@ async def echo(_messages: Any, context: grpc.aio.ServicerContext) -> bytes:
 
 
 async def test_predict_is_taken_directly_in_this_build_of_grpc(served: Served) -> None:
-    assert direct_calls.available(), "or grpc.aio is another one by now"
     taken = served.server._server._server._direct
     assert {"/grpc.health.v1.Health/Check", stubs.LOOKUP.path, stubs.TOP_K.path} < {each.decode() for each in taken}
     direct = taken[stubs.PREDICT.path.encode()]
@@ -135,21 +138,51 @@ async def test_a_stop_waits_for_calls_and_asks_for_none() -> None:
 async def test_a_grpc_that_is_built_otherwise_serves_such_methods_as_all_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(direct_calls, "NEEDED", ("_not_there",))
-    async with serving(echo) as (served, say):
-        assert not served.direct
-        assert await say(b"as before") == b"as before"
+    """One that lacks a name, and one whose function takes other arguments."""
+    for name, other in (("NEEDED", ("_not_there",)), ("NEEDED_FUNCTIONS", {"_handle_exceptions": ("rpc_state",)})):
+        with monkeypatch.context() as patched:
+            patched.setattr(direct_calls, name, other)
+            direct_calls.available.cache_clear()
+            async with serving(echo) as (served, say):
+                assert not served.direct
+                assert await say(b"as before") == b"as before"
+        direct_calls.available.cache_clear()
 
 
-async def test_a_mistake_in_asking_is_logged_and_ends_that_alone(caplog: pytest.LogCaptureFixture) -> None:
+async def test_calls_are_asked_for_again_after_a_mistake(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_calls, "FIRST_PAUSE_S", 0.001)
+    asked, well = 0, asyncio.Event()
+
     async def ask() -> object:
-        raise ValueError("no such method")
+        nonlocal asked
+        asked += 1
+        if asked <= 3:
+            raise ValueError("not now")
+        well.set()
+        return await asyncio.get_running_loop().create_future()
 
-    direct = DirectCalls("/a/method", grpc.stream_unary_rpc_method_handler(echo), ask, 1)
+    direct = DirectCalls("/a/method", grpc.stream_unary_rpc_method_handler(echo), ask, 2)
     direct.begin()
     assert direct.asked == 0
-    assert "cannot be asked for a call" in caplog.text
+    await well.wait()
+    assert direct.asked == 2
+    assert caplog.text.count("cannot be asked for a call") == 3
+    direct.end()
 
 
-def test_what_is_needed_is_there() -> None:
-    assert [each for each in direct_calls.NEEDED if not hasattr(cygrpc, each)] == []
+async def test_a_call_that_cannot_be_served_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(echo) as (served, say):
+        direct = served.direct[PATH.encode()]
+
+        def fails(_state: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(direct, "_serve", fails)
+            for _ in range(3 * AHEAD):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await say(b"", timeout=0.01)
+        assert await say(b"well again") == b"well again"
+        assert direct.asked == AHEAD

@@ -32,14 +32,16 @@ def contexts() -> int:
     return sum(type(each) is cygrpc._ServicerContext for each in gc.get_objects())
 
 
-async def ended(target: str, body: bytes = BODY) -> list[str]:
+async def ended(
+    target: str, body: bytes = BODY, *, path: str = stubs.PREDICT.path, timeout_s: float = 30.0
+) -> list[str]:
     """Make calls one after the other, and return the names of their statuses."""
     statuses = []
     async with grpc.aio.insecure_channel(target) as channel:
-        predict = channel.unary_unary(stubs.PREDICT.path)
+        method = channel.unary_unary(path)
         for _ in range(CALLS):
             try:
-                await predict(body, timeout=30.0)
+                await method(body, timeout=timeout_s)
                 statuses.append("OK")
             except grpc.aio.AioRpcError as exc:
                 statuses.append(exc.code().name)
@@ -68,4 +70,33 @@ async def test_a_call_that_is_one_too_many_is_freed(served: Served, monkeypatch:
     monkeypatch.setattr(served.server._limits, "_max_calls", 0)
     before = contexts()
     assert await ended(served.target) == ["RESOURCE_EXHAUSTED"] * CALLS
+    assert contexts() - before <= 1
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_a_call_whose_deadline_passes_in_the_batcher_is_freed(served: Served) -> None:
+    await ended(served.target)
+    served.router.gate.clear()
+    before = contexts()
+    assert await ended(served.target, timeout_s=0.03) == ["DEADLINE_EXCEEDED"] * CALLS
+    served.router.gate.set()
+    for _ in range(500):  # those of a pull that was held are freed when it ends
+        if contexts() - before <= 1:
+            break
+        await asyncio.sleep(0.01)
+    assert contexts() - before <= 1
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/grpc.health.v1.Health/Check", b"\xff" * 100, "INVALID_ARGUMENT"),
+        ("/grpc.health.v1.Health/Check", b"\n\x07unknown", "NOT_FOUND"),
+        (stubs.GET_STATUS.path, b"\xff" * 100, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_a_call_of_one_message_is_freed(served: Served, path: str, body: bytes, status: str) -> None:
+    before = contexts()
+    assert await ended(served.target, body, path=path) == [status] * CALLS
     assert contexts() - before <= 1

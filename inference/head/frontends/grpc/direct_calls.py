@@ -6,16 +6,20 @@ a third of what the event loop does for a call that is refused. A method that is
 its own; here as many calls of it as shall be taken at once are asked for, and each becomes the task that grpc.aio would
 make of it, when it comes.
 
-It builds on what grpc.aio does not promise: `NEEDED`. Where one of these is not found, such methods are served as all
-others are. Tried with grpcio 1.85.
+Of a call's context only what methods of ours use is there: `add_done_callback` calls nothing, and there is no iterator
+of messages.
+
+It builds on what grpc.aio does not promise: `NEEDED`. Where one of these is not found, or takes other arguments, such
+methods are served as all others are. Found in grpcio 1.84 and 1.85; those up to 1.83 lack some.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import grpc
@@ -23,14 +27,21 @@ from grpc._cython import cygrpc
 
 logger: Final = logging.getLogger(__name__)
 
-NEEDED: Final = (
-    "_RequestCallError",
-    "_ServicerContext",
-    "_finish_handler_with_unary_response",
-    "_handle_cancellation_from_core",
-    "_handle_exceptions",
-)
+NEEDED: Final = ("_RequestCallError", "_ServicerContext")
 """Names of grpc.aio's core that a call is served by."""
+NEEDED_FUNCTIONS: Final = {
+    "_finish_handler_with_unary_response": (
+        "rpc_state",
+        "unary_handler",
+        "request",
+        "servicer_context",
+        "response_serializer",
+        "loop",
+    ),
+    "_handle_cancellation_from_core": ("rpc_task", "rpc_state", "loop"),
+    "_handle_exceptions": ("rpc_state", "rpc_coro", "loop", "method_name"),
+}
+"""Functions of it, and the parameters that they have to have."""
 NEEDED_OF_SERVER: Final = (
     "_make_request_call_future",
     "_request_call",
@@ -39,14 +50,31 @@ NEEDED_OF_SERVER: Final = (
 )
 """Methods of its server by which it is taken in."""
 
+FIRST_PAUSE_S: Final = 0.05
+"""Time after which calls are asked for again that could not be; twice as long each time."""
+LONGEST_PAUSE_S: Final = 5.0
+
 Ask = Callable[[], Coroutine[Any, Any, Any]]
 """Function that returns a coroutine for the next call, which ends with it."""
 
 
+@cache
 def available() -> bool:
-    """Whether this build of grpc.aio has what is needed."""
+    """Whether this build of grpc.aio has what is needed; if not, the log says so, once."""
     server = getattr(cygrpc, "AioServer", None)
-    return all(hasattr(cygrpc, each) for each in NEEDED) and all(hasattr(server, each) for each in NEEDED_OF_SERVER)
+    missing = [each for each in NEEDED if not hasattr(cygrpc, each)]
+    missing += [each for each in NEEDED_OF_SERVER if not hasattr(server, each)]
+    missing += [name for name, parameters in NEEDED_FUNCTIONS.items() if _parameters(name) != parameters]
+    if missing:
+        logger.info("calls are taken in by grpc.aio's own loop: this build has other ones than %s", ", ".join(missing))
+    return not missing
+
+
+def _parameters(name: str) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(getattr(cygrpc, name)).parameters)
+    except (AttributeError, TypeError, ValueError):
+        return ()
 
 
 def is_direct(handler: grpc.RpcMethodHandler) -> bool:
@@ -72,6 +100,9 @@ class DirectCalls:
         self._ask = ask
         self._ahead = ahead
         self._asked = 0
+        self._pause_s = FIRST_PAUSE_S
+        self._again: asyncio.TimerHandle | None = None
+        """Timer until calls are asked for again that could not be; None: all that shall be are."""
         self._served: set[asyncio.Task[Any]] = set()
         """Tasks of calls that are being served: the event loop itself holds none."""
 
@@ -85,23 +116,37 @@ class DirectCalls:
 
     def begin(self) -> None:
         """Ask for calls, until `end`."""
-        for _ in range(self._ahead - self._asked):
+        while self._asked < self._ahead and self._again is None:
             self._asked += 1
             _go_on(self._ask(), self._come, self._none_comes)
 
     def end(self) -> None:
         """Ask for no more. What is asked for fails when the server stops, and what comes until then is served."""
         self._ahead = 0
+        if self._again is not None:
+            self._again.cancel()
 
     def _come(self, state: Any) -> None:
         self._asked -= 1
-        self._serve(state)
-        self.begin()
+        self._pause_s = FIRST_PAUSE_S
+        self.begin()  # first: whatever becomes of this call, others come
+        try:
+            self._serve(state)
+        except Exception:
+            logger.exception("%s: a call that came cannot be served", self._name)
 
     def _none_comes(self, error: Exception) -> None:
         self._asked -= 1
+        if self._ahead == 0 or self._again is not None:  # the server stops, or another one of these failed, too
+            return
         if not isinstance(error, cygrpc._RequestCallError):
             logger.error("%s: gRPC's core cannot be asked for a call: %r", self._name, error, exc_info=error)
+        self._again = asyncio.get_running_loop().call_later(self._pause_s, self._ask_again)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        self.begin()
 
     def _serve(self, state: Any) -> None:
         loop = asyncio.get_running_loop()

@@ -117,6 +117,9 @@ class CallLimits:
                 called = behavior(messages, context)
                 del messages, context  # see `end_call`
                 return await called
+            except grpc.aio.AbortError as exc:
+                _forget_frames(exc)
+                raise
             finally:
                 self._calls -= 1
 
@@ -129,6 +132,9 @@ class CallLimits:
             self._streams += 1
             try:
                 await behavior(messages, context)
+            except grpc.aio.AbortError as exc:
+                _forget_frames(exc)
+                raise
             finally:
                 self._streams -= 1
 
@@ -218,6 +224,11 @@ async def _write(replies: Any, context: grpc.aio.ServicerContext) -> None:
         return
     async for reply in replies:
         await context.write(reply)
+
+
+def _forget_frames(error: Exception) -> None:
+    """Have an error hold no frame that it came through, nor what it came from: these hold the call, and that it."""
+    error.__context__ = error.__traceback__ = None
 
 
 def _refusal(what: str, limit: int, name: str) -> LimitExceeded:
