@@ -39,15 +39,19 @@ def giving_way(work: Callable[[], T], nice: int, *, name: str) -> T:
     """
     outcome: Future[T] = Future()
 
-    def call() -> None:
-        take_niceness(nice)
+    def call(outcome: Future[T]) -> None:
         try:
+            take_niceness(nice)
             outcome.set_result(work())
         except BaseException as exc:
             outcome.set_exception(exc)
+            del outcome  # The error has this frame, and would have itself.
 
-    thread = threading.Thread(target=call, name=name, daemon=True)  # an executor's would be waited for
+    thread = threading.Thread(target=call, args=(outcome,), name=name, daemon=True)  # an executor's would be waited for
     thread.start()
     wait([outcome])  # before its error, which would hide that the thread has not ended yet
     thread.join()
-    return outcome.result()
+    try:
+        return outcome.result()
+    finally:
+        del outcome  # likewise

@@ -26,7 +26,7 @@ def open_private(path: Path, mode: str) -> BinaryIO:
     """Return a file opened for writing bytes; one that is made is its user's alone.
 
     Args:
-        mode: Of Python's `open`: `xb`, `wb` or `ab`.
+        mode: Of Python's `open`: `xb`, `wb` or `ab`; `r+b` for one that is there.
 
     Raises:
         OSError: It cannot be opened.

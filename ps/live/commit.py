@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError, Unavailable
@@ -191,7 +192,7 @@ class Commits:
         if not positions.size:
             return PushReply(self.last_stamp, 0, 0, 0)
         self._check_room(table, positions)
-        slots, last = _NO_SLOTS, None
+        slots, last, fresh = _NO_SLOTS, None, None
         if request.writer != NO_WRITER:
             slots = slots_of(positions)
             last, largest = self._numbers.check(table.name, request.writer, request.number, slots, self._clock())
@@ -201,6 +202,7 @@ class Commits:
                     return PushReply(self.last_stamp, 0, 0, len(positions))
                 positions, slots, last = positions[fresh], slots[fresh], last[fresh]
                 rows = rows if request.remove else chosen(rows, fresh)
+        _check_finite(request, table, rows, fresh)  # of those alone: an older build may have applied the others
         stamp = next_stamp(self.last_stamp, self._epoch())
         try:
             words = table.write_gone(len(positions), stamp) if request.remove else table.write(rows, stamp)
@@ -301,7 +303,7 @@ def _rows_in(request: PushRequest, table: LiveTable) -> RawRows:
     """Return the rows of a push.
 
     Raises:
-        InvalidInput: They are no rows of the table, or have numbers that are not finite.
+        InvalidInput: They are no rows of the table.
         LimitExceeded: There are too many.
     """
     row_bytes, count, size = table.row_bytes, len(request.positions), request.rows.size
@@ -320,13 +322,24 @@ def _rows_in(request: PushRequest, table: LiveTable) -> RawRows:
             f"push to {request.model}/{request.table}: {len(request.lengths)} lengths up to"
             f" {int(request.lengths.max(initial=0))} for {count} keys; a row of bytes has {MAX_BYTES_ROW} at most"
         )
-    rows = rows_of(row_bytes, count, request.rows, request.lengths)
-    if not isinstance(rows, BytesRows) and table.row_type is not None:
-        bad = first_not_finite(rows, table.row_type)
-        if bad is not None:
-            key = int(keys_of(request.positions[bad : bad + 1])[0])
-            raise InvalidInput(
-                f"push to {request.model}/{request.table}: row {bad}, of key {key}, has a number that is NaN or"
-                " infinite"
-            )
-    return rows
+    return rows_of(row_bytes, count, request.rows, request.lengths)
+
+
+def _check_finite(request: PushRequest, table: LiveTable, rows: RawRows, fresh: NDArray[np.bool_] | None) -> None:
+    """Check the numbers of rows.
+
+    Args:
+        fresh: Which of the push they are; None: all.
+
+    Raises:
+        InvalidInput: One is not finite.
+    """
+    if isinstance(rows, BytesRows) or table.row_type is None:
+        return
+    bad = first_not_finite(rows, table.row_type)
+    if bad is not None:
+        place = bad if fresh is None else int(np.flatnonzero(fresh)[bad])
+        key = int(keys_of(request.positions[place : place + 1])[0])
+        raise InvalidInput(
+            f"push to {request.model}/{request.table}: row {place}, of key {key}, has a number that is NaN or infinite"
+        )

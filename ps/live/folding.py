@@ -47,6 +47,8 @@ SHARE: Final = 2
 """A round begins when one part in so many of the log's limit, or of the memory's, is used."""
 RETRY_AFTER_S: Final = 10.0
 """Time after which a round that failed is tried again."""
+KEPT_SHARE: Final = 16
+"""One part in so many of the log's limit is the most that a round keeps of what was logged before it began."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -100,9 +102,9 @@ class Folding:
         tables = self._tables.all()
         if self._tables.wants_new_log or any(table.may_drop and self._all_open(table.name.model) for table in tables):
             return True
-        return (self._needs_memory or self._log.bytes > self._log_limit_bytes // SHARE) and any(
-            table.has_unfolded for table in tables
-        )
+        if self._is_over_limit:  # Pushes are refused, even if all is folded that the log has.
+            return True
+        return (self._needs_memory or self._log.bytes > self._log_limit_bytes // SHARE) and self._has_unfolded
 
     def round(self) -> None:
         """Fold all tables that have pushes since their last fold, and shorten the log.
@@ -111,6 +113,7 @@ class Folding:
         others are folded; the log is shortened once all are.
         """
         try:
+            for_log_alone = not self._has_unfolded
             number = self._run(self._rolled)
             self._left = self._folded_but()
             if self._left:
@@ -122,26 +125,28 @@ class Folding:
             self._tables.wants_fold = self._tables.wants_new_log = False
             self._began = None
             self.rounds += 1
+            if for_log_alone and self._is_over_limit:  # At once another one would find as much.
+                self._failed(f"the log has {self._log.bytes} bytes without them, and may have {self._log_limit_bytes}")
         except _NotWanted:
             return
         except (RingpullError, OSError, MemoryError) as exc:
+            self._remove_spares()  # The disk may be what it lacked.
             if self._wanted():
                 self._failed(str(exc) or type(exc).__name__)
 
     def close(self) -> None:
         """Delete what is kept for the next round, of which there is none. Idempotent."""
-        while self._spares:
-            self._spares.popitem()[1].remove()
+        self._remove_spares()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _rolled(self) -> int:
         """Return the number of the segment below which a round shortens the log; in the thread of the log.
 
-        A round that failed began one already: while nothing follows that, all that is to go is in the segments before
-        it, and rounds that fail again and again leave no row of short ones.
+        A round that failed began one already: while little was logged since, most that is to go is in the segments
+        before it, and rounds that fail again and again leave no row of short ones.
         """
-        if self._began is None or self._log.segments[-1] != self._began:
+        if self._began is None or self._log.bytes_from(self._began) > self._log_limit_bytes // KEPT_SHARE:
             self._began = self._log.roll()
         return self._began
 
@@ -164,7 +169,21 @@ class Folding:
                 except (CorruptData, LimitExceeded, MemoryError, NotLookedAt) as exc:
                     self._check_wanted()
                     left[table.name] = str(exc) or type(exc).__name__
+                    if table.name in self._spares:  # It may be long until it is folded.
+                        self._spares.pop(table.name).remove()
         return left
+
+    def _remove_spares(self) -> None:
+        while self._spares:
+            self._spares.popitem()[1].remove()
+
+    @property
+    def _has_unfolded(self) -> bool:
+        return any(table.has_unfolded for table in self._tables.all())
+
+    @property
+    def _is_over_limit(self) -> bool:
+        return self._log.bytes > self._log_limit_bytes
 
     @property
     def _needs_memory(self) -> bool:

@@ -127,6 +127,10 @@ class Log:
         """Numbers of the segments, ascending."""
         return sorted(self._sizes)
 
+    def bytes_from(self, number: int) -> int:
+        """Return the bytes of the segments from this one on."""
+        return sum(size for each, size in self._sizes.items() if each >= number)
+
     def append(self, records: Sequence[Record]) -> None:
         """Write a group of records, one at least; if it fails, the log is as it was before.
 

@@ -1,6 +1,7 @@
-"""The compiled parts of accepting a push: one pass over its positions for what else takes several arrays.
+"""The compiled parts of accepting a push: one pass over its positions, or its rows, for what else takes several arrays.
 
-Kernels take addresses, as those of `ringpull.ps.store.kernels` do; callers check all sizes and keep the arrays alive.
+What is named `..._at` is an address, as of the kernels in `ringpull.ps.store.kernels`: callers keep its array alive.
+The rest are arrays. Callers check all sizes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _LARGEST: Final = np.finfo(np.float32).max
 _LAST_CODE: Final = 255
 """Largest code of an int8 row."""
 AT_ONCE: Final = 1 << 16
-"""Positions that a kernel is given at a time: some 0.1 ms. None of them releases the interpreter, as what most pushes
-have takes a microsecond or two, and getting it back from another thread ten times as long."""
+"""Positions, or numbers of rows, that a kernel is given at a time: some 0.1 ms. None of them releases the interpreter,
+as what most pushes have takes a microsecond or two, and getting it back from another thread ten times as long."""
 
 
 @kernel(nogil=False)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
+from contextlib import suppress
 
 import pytest
 
+from ringpull.ps import giving_way as module
 from ringpull.ps.errors import NotFound
 from ringpull.ps.giving_way import giving_way
+from tests.ps.live.pushing import until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's on Linux alone")
 
@@ -43,6 +48,42 @@ def test_what_the_work_raises_is_raised() -> None:
 
     with pytest.raises(NotFound, match="no such thing"):
         giving_way(work, 1, name="test")
+
+
+def test_what_was_raised_holds_nothing_once_it_is_let_go() -> None:
+    class Held:
+        pass
+
+    def work() -> None:
+        here = Held()
+        held.append(weakref.ref(here))
+        raise NotFound("no such thing")
+
+    held: list[weakref.ref[Held]] = []
+    gc.disable()  # which would find a cycle
+    try:
+        with suppress(NotFound):
+            giving_way(work, 1, name="test")
+        assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_whatever_taking_a_niceness_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(nice: int) -> None:
+        raise RuntimeError(f"no niceness of {nice}")
+
+    raised: list[RuntimeError] = []
+
+    def call() -> None:
+        try:
+            giving_way(lambda: None, 1, name="test")
+        except RuntimeError as exc:
+            raised.append(exc)
+
+    monkeypatch.setattr(module, "take_niceness", fails)
+    threading.Thread(target=call, daemon=True).start()
+    until(lambda: bool(raised), "who called waits for ever")
 
 
 def test_the_thread_has_the_name_and_ends_with_the_work() -> None:
@@ -97,6 +138,7 @@ giving_way(work, 1, name="start")
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.terminate()
-            assert process.wait() == 3
+            until(lambda: process.poll() is not None, "it waits for the work")
+            assert process.returncode == 3
         finally:
             process.kill()

@@ -138,6 +138,28 @@ def test_what_an_older_build_took_is_read_again(served: Callable[..., Served], m
         again.push(push_of(KEYS, rows))
 
 
+def test_a_push_that_an_older_build_took_is_acknowledged_again_and_what_is_new_of_it_is_refused(
+    served: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served()
+    rows = ROWS.copy()
+    rows[1:3, 2] = np.nan
+    with monkeypatch.context() as older:
+        older.setattr(commit, "first_not_finite", lambda rows, row_type: None)
+        shard.push(push_of(KEYS[:2], rows[:2], writer=5, number=1))
+    again = served()
+    assert again.push(push_of(KEYS[:2], rows[:2], writer=5, number=1)).repeated == 2
+    with pytest.raises(InvalidInput, match="row 2, of key 9, "):
+        again.push(push_of(KEYS, rows, writer=5, number=1))
+    assert again.push(push_of([*KEYS[:2], KEYS[3]], rows[[0, 1, 3]], writer=5, number=1)).repeated == 2
+    np.testing.assert_array_equal(again.rows([*KEYS[:2], KEYS[3]]), rows[[0, 1, 3]])
+
+
+def test_of_a_type_that_it_does_not_know_it_says_nothing() -> None:
+    with pytest.raises(KeyError):
+        first_not_finite(np.zeros((2, 16), np.uint8), RowType.BYTES)
+
+
 def test_a_raw_frame_with_one_is_answered_with_why(served: Callable[..., Served]) -> None:
     shard = served()
     shard.push(push_of(KEYS, ROWS))

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringpull.ps.errors import LimitExceeded
 from ringpull.ps.live import fold as fold_module
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.live_table import LiveTable
+from ringpull.ps.live.log import Log
 from ringpull.ps.spec import RowType
 from ringpull.ps.store import base_writer
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.raw_rows import flat
+from tests.ps.damaging import flip
 from tests.ps.live.pushing import push_of
 from tests.ps.live.served import DIM, Served, row
 from tests.ps.live.test_folding import OfTwo, failing_flip, fold, folds, of_two
@@ -293,26 +296,84 @@ def test_a_crash_at_any_step_loses_nothing(
     } <= states
 
 
-def test_rounds_in_vain_begin_one_segment_of_the_log_at_most(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_power_cut_does_not_bring_back_the_name_of_what_is_written_over(
+    served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shard = served()
-    log = shard.live._log
-    assert log is not None
+    for number in (1, 2):
+        push_all(shard, number)
+        fold(shard)
+    folder = tmp_path / "shard-0.live" / "folds"
+    [folder] = folder.glob("*/*/users")
+    steps: list[tuple[str | int, ...]] = []
+    rename, fsync = os.rename, os.fsync
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def renamed(source: str | Path, target: str | Path, **given: Any) -> None:
+        steps.append(("rename", str(source), str(target)))
+        rename(source, target, **given)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("ringpull.ps.live.folding.FoldWriter", full)
-        for number in range(1, 6):
-            push_all(shard, number)
-            assert fold(shard) == 0
-        assert log.segments == [1, 2]
-        shard.live._pushes.run(log.roll)  # as it grew by itself
-        assert fold(shard) == 0
-        assert log.segments == [1, 2, 3, 4]
-    assert fold(shard) == 1
-    assert log.segments == [4]
-    push_all(shard, 7)
+    def synced(descriptor: int) -> None:
+        steps.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", synced)
+    for number in (3, 4):
+        push_all(shard, number)
+        assert fold(shard) == number
+    spare = folder / ".fold-000002.spare.tmp"
+    hidden = steps.index(("rename", str(folder / "fold-000002"), str(spare)))
+    taken = next(at for at, step in enumerate(steps) if str(step[1]).startswith(f"{spare}/"))
+    assert hidden < taken
+    assert ("fsync", folder.stat().st_ino) in steps[hidden:taken]
+
+
+def test_what_a_smaller_fold_does_not_need_is_free_before_it_is_written(
+    served: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served()
+    for number in (1, 2):
+        push_all(shard, number)
+        fold(shard)
+    shard.push(push_of(range(KEYS.start, KEYS.start + 250), None))
+    sizes: list[int] = []
+    real = base_writer._File._put
+
+    def put(file: Any, data: Any) -> None:
+        if Path(file._file.name).name == "rows":
+            sizes.append(os.fstat(file._file.fileno()).st_size)
+        real(file, data)
+
+    monkeypatch.setattr(base_writer._File, "_put", put)
+    assert fold(shard) == 3
+    assert sizes[0] == used(shard).rows * 4 * DIM == (len(KEYS) - 250) * 4 * DIM
+
+
+def test_a_table_that_cannot_be_folded_has_no_spare(served: Serve, tmp_path: Path) -> None:
+    shard = served()
+    for number in (1, 2):
+        push_all(shard, number)
+        fold(shard)
+    assert folds(tmp_path) == [".fold-000001.spare.tmp", "fold-000002"]
+    flip(rows_file(tmp_path), 8)
+    shard.push(push_of([5000], row(1)))
     assert fold(shard) == 2
-    assert log.segments == [5]
-    assert has_all(served(), 7)
+    assert folds(tmp_path) == ["fold-000002"]
+
+
+def test_a_full_disk_keeps_none(served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = served()
+    for number in (1, 2):
+        push_all(shard, number)
+        fold(shard)
+
+    def full(_: Log) -> int:
+        raise LimitExceeded("No space left on device")
+
+    push_all(shard, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "roll", full)
+        assert fold(shard) == 2
+    assert folds(tmp_path) == ["fold-000002"]
+    assert fold(shard) == 3
+    assert has_all(shard, 3)

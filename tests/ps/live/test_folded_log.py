@@ -1,0 +1,151 @@
+"""The log that rounds of folding leave: short, whatever failed before, so that none ends in refusals for ever."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.ps.errors import LimitExceeded
+from ringpull.ps.live.folding import KEPT_SHARE, Folding
+from ringpull.ps.live.live_shard import LiveShard
+from ringpull.ps.live.log import Log
+from ringpull.ps.live.settings import LiveSettings
+from tests.ps.live.pushing import push_of
+from tests.ps.live.served import DIM, Served, row
+from tests.ps.live.test_folding import fold
+from tests.ps.live.test_live_check import folding_of
+
+Serve = Callable[..., Served]
+LIMIT = 1 << 20
+LIMITED = LiveSettings(log_limit_bytes=LIMIT)
+ROW_BYTES = 8 + 4 * DIM
+"""Bytes of a row in the log, with its position."""
+
+
+@pytest.fixture(autouse=True)
+def _no_rounds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LiveShard, "_round", lambda _: None)
+
+
+@contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No fold can be written."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ringpull.ps.live.folding.FoldWriter", full)
+        yield
+
+
+def log_of(shard: Served) -> Log:
+    assert shard.live._log is not None
+    return shard.live._log
+
+
+def push_bytes(shard: Served, size: int, number: int) -> int:
+    """Push so many bytes, of the same keys from 1000 on; return how many."""
+    count = size // ROW_BYTES
+    shard.push(push_of(range(1000, 1000 + count), np.full((count, DIM), number, np.float32)))
+    return count
+
+
+def test_rounds_in_vain_begin_no_row_of_short_segments(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = served(LIMITED)
+    log = log_of(shard)
+    with full_disk(monkeypatch):
+        for number in range(1, 6):
+            shard.push(push_of([1000], row(number)))
+            assert fold(shard) == 0
+        assert log.segments == [1, 2]
+        push_bytes(shard, LIMIT // KEPT_SHARE + LIMIT // 100, 6)
+        for _ in range(3):
+            assert fold(shard) == 0
+        assert log.segments == [1, 2, 3]
+        shard.live._pushes.run(log.roll)  # as it grows by itself
+        assert fold(shard) == 0
+        assert log.segments == [1, 2, 3, 4]
+    assert fold(shard) == 1
+    assert log.segments == [3, 4]
+    assert log.bytes < LIMIT // KEPT_SHARE
+    shard.push(push_of([1000], row(7)))
+    assert fold(shard) == 2
+    assert log.segments == [5]
+    assert (served(LIMITED).rows([1000]) == 7).all()
+
+
+def test_a_round_after_those_in_vain_keeps_little_of_what_was_pushed_since(
+    served: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served(LIMITED)
+    log = log_of(shard)
+    push_bytes(shard, LIMIT // 2, 1)
+    with full_disk(monkeypatch):
+        assert fold(shard) == 0
+        count = push_bytes(shard, LIMIT * 6 // 5, 2)
+        with pytest.raises(LimitExceeded, match="--log-limit"):
+            shard.push(push_of([1000], row(3)))
+        assert fold(shard) == 0
+    assert log.bytes > LIMIT
+    assert folding_of(shard)._not_before_s
+    assert fold(shard) == 1
+    assert log.bytes < LIMIT // KEPT_SHARE
+    shard.push(push_of([1000], row(4)))
+    assert (shard.rows([1000, 1001, 999 + count]) == [[4], [2], [2]]).all()
+
+
+def beyond_the_limit_all_folded(shard: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a round fold what is pushed once it rolled the log: pushes are faster than it, and it keeps all of them."""
+    real: Callable[[Folding], Any] = Folding._folded_but
+
+    def pushed_meanwhile(folding: Folding) -> Any:
+        push_bytes(shard, LIMIT * 6 // 5, 2)
+        return real(folding)
+
+    push_bytes(shard, LIMIT // 2, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folding, "_folded_but", pushed_meanwhile)
+        assert fold(shard) == 1
+    assert log_of(shard).bytes > LIMIT
+    assert not any(table.has_unfolded for table in shard.live.tables.all())
+    with pytest.raises(LimitExceeded, match="--log-limit"):
+        shard.push(push_of([1000], row(3)))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_log_over_its_limit_is_shortened_though_all_of_it_is_folded(
+    served: Serve, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    shard = served(LIMITED)
+    beyond_the_limit_all_folded(shard, monkeypatch)
+    if restarted:
+        shard = served(LIMITED)
+    folding = folding_of(shard)
+    assert folding.due, "at once"
+    folding.round()
+    assert not folding.due
+    assert log_of(shard).bytes < LIMIT // KEPT_SHARE
+    shard.push(push_of([1000], row(4)))
+    for each in (shard, served(LIMITED)):
+        assert (each.rows([1000, 1001]) == [[4], [2]]).all()
+
+
+def test_what_cannot_be_shortened_is_not_tried_at_once_again(served: Serve) -> None:
+    shard = served(LIMITED)
+    shard.push(push_of([1000], row(1)))
+    assert fold(shard) == 1
+    log = log_of(shard)
+    shard = served(LiveSettings(log_limit_bytes=log.bytes - 1))  # which are notes of tables, and the like
+    folding = folding_of(shard)
+    assert folding.due
+    folding.round()
+    assert folding.rounds == 1
+    assert not folding.due
+    folding._not_before_s = 0
+    assert folding.due
