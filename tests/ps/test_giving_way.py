@@ -107,9 +107,15 @@ import asyncio, os, uvloop
 from ringpull.deploy.cluster.actors import _start_resolver
 from ringpull.ps.giving_way import giving_way
 
+def name_of(thread):
+    try:
+        return open(f"/proc/self/task/{thread}/comm").read().strip()
+    except FileNotFoundError:
+        return "it has ended"
+
 def resolvers():
-    names = {each: open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")}
-    return [os.getpriority(os.PRIO_PROCESS, int(each)) for each, name in names.items() if name == "libuv-worker"]
+    named = [each for each in os.listdir("/proc/self/task") if name_of(each) == "libuv-worker"]
+    return [os.getpriority(os.PRIO_PROCESS, int(each)) for each in named]
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 own = os.getpriority(os.PRIO_PROCESS, 0)
