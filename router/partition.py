@@ -23,7 +23,7 @@ from ringpull.ps.compiled import kernel
 from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.hash_kernels import fmix64
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
-from ringpull.ps.local.flat_pull import FlatLookups
+from ringpull.ps.local.flat_pull import FlatSubLookups
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
@@ -110,12 +110,12 @@ class Part:
             ]
         )
 
-    def _flat_lookups(self) -> FlatLookups:
+    def _flat_lookups(self) -> FlatSubLookups:
         """Return what `_sub_lookups` does, without an object for each: nothing of it is put on a wire."""
         places = np.flatnonzero(self.keys)
         shape = self.batch.shape
         numbers = np.stack([shape[:, OP], self.keys, self.bags, shape[:, WEIGHTED]], axis=1)
-        return FlatLookups(self.batch.tables, places, numbers[places])
+        return FlatSubLookups(self.batch.tables, places, numbers[places])
 
     def check_reply(self, reply: PullReply, dims: Int64Array) -> None:
         """Check that an answer fits what was asked.

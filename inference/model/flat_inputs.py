@@ -53,6 +53,7 @@ class FlatInputs(Sequence[ProgramTensor]):
     def __getitem__(self, place: int | slice) -> ProgramTensor | list[ProgramTensor]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
+        place = range(len(self))[place]  # those before the end, too
         begin, dim = int(self.begins[place]), int(self.dims[place])
         if begin < 0:
             return self.others[place]
@@ -69,11 +70,20 @@ class FlatInputs(Sequence[ProgramTensor]):
         Args:
             places: (P,): the inputs.
             dims: (P,): numbers of the vectors of each, as they must be.
+
+        Raises:
+            ValueError: Vectors would lie outside of `vectors`; the kernel does not look.
         """
         begins = self.begins[places]
         if (begins < 0).any() or not np.array_equal(self.dims[places], dims):
             return None
-        out = np.empty((self.rows, int(dims.sum())), np.float32)
+        context = self.context[places]
         index = np.arange(self.rows) if self.row_index is None else self.row_index
-        lay_side_by_side(self.vectors, begins, dims, self.context[places], index, out)
+        ends = begins + np.where(context, self.requests, self.rows) * dims
+        if ends.max(initial=0) > self.vectors.size:
+            raise ValueError(f"vectors of inputs end at {ends.max()}; there are {self.vectors.size} numbers")
+        if len(index) != self.rows or index.min(initial=0) < 0 or index.max(initial=0) >= self.requests:
+            raise ValueError(f"rows of {self.requests} requests: {self.rows}, of which {len(index)} say theirs")
+        out = np.empty((self.rows, int(dims.sum())), np.float32)
+        lay_side_by_side(self.vectors, begins, dims, context, index, out)
         return out

@@ -28,7 +28,7 @@ Int64Array = NDArray[np.int64]
 LEAST_INPUTS: Final = 8
 """Inputs that are packed together at least."""
 MAX_BYTES: Final = 64 << 20
-"""Largest graph that is rewritten: it is loaded twice meanwhile, to be compared."""
+"""Largest graph that is rewritten, with its weights outside of it: both are loaded twice meanwhile, to be compared."""
 
 _MODEL: Final = OwnPool("onnx").message("ringpull.onnx.Model")
 _FLOAT: Final = 1
@@ -53,20 +53,23 @@ class PackedGraph:
     inputs: tuple[PackedInput, ...]
 
 
-def packed_graph(content: bytes, inputs: Sequence[GraphInput], lookups: Collection[int]) -> PackedGraph | None:
+def packed_graph(
+    content: bytes, inputs: Sequence[GraphInput], lookups: Collection[int], outside_bytes: int = 0
+) -> PackedGraph | None:
     """Return a graph with its inputs packed; None: there is nothing to pack.
 
     Args:
         content: Graph, which was checked.
         inputs: Its inputs.
         lookups: Places of those that are vectors of a look-up.
+        outside_bytes: Bytes of its weights that lie in files beside it.
     """
     may = {
         inputs[place].name: place
         for place in lookups
         if inputs[place].rank == 2 and inputs[place].last and inputs[place].dtype == np.float32
     }
-    if len(may) < LEAST_INPUTS or len(content) > MAX_BYTES:
+    if len(may) < LEAST_INPUTS or len(content) + outside_bytes > MAX_BYTES:
         return None
     try:
         model = _MODEL.FromString(content)

@@ -36,7 +36,10 @@ DATA_FILE: Final = "dense.onnx.data"
 
 CPU_ROWS: Final = 256
 """Largest number of rows of one run on the CPU."""
-
+_ROWS_TRIED: Final = 3
+"""Rows of the run that compares a graph with packed inputs to the one in its file."""
+_LENGTHS_TRIED: Final = (8, 1)
+"""Sizes of what the graph leaves open there, one after the other until it runs: sequences, and what is one number."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -113,13 +116,13 @@ class OnnxProgram:
         if whole.device != "cpu":
             return whole
         lookups = [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
-        packed = packed_graph(content, inputs, lookups)
-        if packed is None:
-            return whole
         try:
+            packed = packed_graph(content, inputs, lookups, sum(each.nbytes for each in graph.external))
+            if packed is None:
+                return whole
             session = open_session(packed.content, version_dir, graph.external, device, threads)
             made = cls(session, inputs, manifest, threads, squeezes=graph.squeezes, packed=packed.inputs)
-            return made if _agree(made, whole) else whole
+            return made if _agree(file, made, whole, manifest) else whole
         except Exception as exc:  # of any root; the graph runs as it is
             _LOG.warning("%s: its inputs are not packed: %s", file, last_words(exc))
             return whole
@@ -169,9 +172,22 @@ class OnnxProgram:
             if isinstance(inputs, FlatInputs) and inputs.rows == rows:
                 values = inputs.side_by_side(each.places, each.dims)
             if values is None:
-                values = np.concatenate([self._values(inputs[at], at, rows) for at in each.places.tolist()], axis=1)
+                values = self._side_by_side(inputs, each, rows)
             given[each.name] = values
         return given
+
+    def _side_by_side(self, inputs: Sequence[ProgramTensor], packed: PackedInput, rows: int) -> NDArray[Any]:
+        """Return the values of a packed input. Widths are checked here: the session sees only what they add up to."""
+        columns = []
+        for place, dim in zip(packed.places.tolist(), packed.dims.tolist(), strict=True):
+            values = self._values(inputs[place], place, rows)
+            if values.shape != (rows, dim):
+                raise InvalidInput(
+                    f"input {described(self._entries[place])} of the dense program has the shape {values.shape}; it"
+                    f" must be {(rows, dim)}"
+                )
+            columns.append(values)
+        return np.concatenate(columns, axis=1)
 
     def _check(self, inputs: Sequence[ProgramTensor], rows: int) -> None:
         if len(inputs) != len(self._inputs) or rows < 1:
@@ -194,19 +210,45 @@ class OnnxProgram:
         return f"<OnnxProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
 
 
-def _agree(one: OnnxProgram, other: OnnxProgram) -> bool:
-    """Whether two programs of the same inputs give the same bits for some rows; ids and other integers are zeros."""
-    random = np.random.default_rng(0)
-    rows = 3
+def _agree(file: Path, made: OnnxProgram, whole: OnnxProgram, manifest: Manifest) -> bool:
+    """Whether two programs of the same inputs give the same bits for some rows; logs why not.
+
+    The graph as it is in its file says which inputs it takes: where it runs, the other has to.
+    """
+    refusal = ""
+    for length in _LENGTHS_TRIED:
+        tensors = _made_up(whole, manifest, length)
+        try:
+            expected = whole.run(tensors, _ROWS_TRIED)
+        except Exception as exc:  # of any root: a graph may want other sizes, or other ids
+            refusal = last_words(exc)
+            continue
+        found = made.run(tensors, _ROWS_TRIED)
+        if all(found[name].tobytes() == values.tobytes() for name, values in expected.items()):
+            return True
+        _LOG.warning("%s: its inputs are not packed: with packed inputs its scores differ", file)
+        return False
+    _LOG.info("%s: its inputs are not packed: scores with and without could not be compared: %s", file, refusal)
+    return False
+
+
+def _made_up(program: OnnxProgram, manifest: Manifest, length: int) -> list[ProgramTensor]:
+    """Return inputs as a graph says that it takes them: random numbers, of ids and other integers zeros.
+
+    Args:
+        length: Size of dimensions, but for the rows, that the graph leaves open.
+    """
+    random, tables = np.random.default_rng(0), manifest.tables_by_name()
     tensors = []
-    for each, entry in zip(other._inputs, other._entries, strict=True):
-        shape = (rows, *[each.last or 1] * (each.rank - 1))
+    for each, value, entry in zip(program._inputs, program._session.get_inputs(), manifest.inputs, strict=True):
+        shape = [_ROWS_TRIED, *(size if isinstance(size, int) else length for size in value.shape[1:])]
+        if entry.lookup is not None:
+            shape[-1] = tables[manifest.lookups[entry.lookup].table].spec.dim
         floats = entry.lookup is not None or each.dtype.kind == "f"
         tensors.append(
             ProgramTensor(random.standard_normal(shape).astype(np.float32) if floats else np.zeros(shape, np.int64))
         )
-    found, expected = one.run(tensors, rows), other.run(tensors, rows)
-    return all(found[name].tobytes() == values.tobytes() for name, values in expected.items())
+    return tensors
 
 
 def _not_run(graph: CheckedGraph) -> str:

@@ -2,7 +2,7 @@
 
 A wide model asks for hundreds of tables at a time, a key or a few of each. What the kernel is told of a table is the
 same in every request, so it is laid out once for all tables of a layout (`FlatTables`), and a request brings numbers
-only (`FlatLookups`). A pull that is refused in any way, or is of rows of bytes, is not answered here: it is left to
+only (`FlatSubLookups`). A pull that is refused in any way, or is of rows of bytes, is not answered here: it is left to
 `ringpull.ps.store.pull`, which checks everything one by one and says what is wrong.
 """
 
@@ -25,11 +25,11 @@ Int64Array = NDArray[np.int64]
 
 _OPS: Final = tuple(Op)
 _OWN: Final = slice(descriptor.OP, descriptor.WEIGHTED + 1)
-"""Columns of a descriptor that are the look-up's own: those of `FlatLookups.numbers`."""
+"""Columns of a descriptor that are the look-up's own: those of `FlatSubLookups.numbers`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FlatLookups(Sequence[SubLookup]):
+class FlatSubLookups(Sequence[SubLookup]):
     """Look-ups of one request, L of the T of its layout. To whoever asks for one it is a `SubLookup` as any other."""
 
     tables: tuple[str, ...]
@@ -72,7 +72,7 @@ class FlatTables:
                 row[: descriptor.OWNED_AT] = descriptor.TABLE.unpack(each.table.packed)
                 row[descriptor.OWNED_AT] = 0 if each.mask is None else address(each.mask)
 
-    def pull(self, request: PullRequest, lookups: FlatLookups) -> PullReply | None:
+    def pull(self, request: PullRequest, lookups: FlatSubLookups) -> PullReply | None:
         """Return what `ringpull.ps.store.pull.pull` returns for a request with these look-ups; None: leave it to that.
 
         Args:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from ringpull.inference.head.local_reads.following import Following
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import ConnectionLost, NotFound
 from ringpull.ps.identity import number_of
+from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
@@ -27,7 +30,7 @@ from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.merge import Part, merge
 from ringpull.ps.wire.files_messages import FilesRequest
-from ringpull.ps.wire.messages import PullRequest, Reply, Request, StatisticsRequest
+from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request, StatisticsRequest
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -37,6 +40,7 @@ from tests.router.fakes import PATIENT
 
 MODEL = "model"
 DIMS = {"users": 16, "items": 5, LISTS: 0}
+VECTORS = tuple(name for name in DIMS if name != LISTS)
 ROWS = 600
 KEYS = 2 * ROWS
 """Keys that are looked up: half of them have rows."""
@@ -65,6 +69,31 @@ def write_tables(folder: Path, seed: int, on_unavailable: OnUnavailable = OnUnav
     return made
 
 
+class CountedTables(FlatTables):
+    """Tables of a layout whose newest answer is kept."""
+
+    answer: PullReply | None = None
+
+    def pull(self, request: PullRequest, lookups: FlatSubLookups) -> PullReply | None:
+        CountedTables.answer = super().pull(request, lookups)
+        return CountedTables.answer
+
+
+class CountedFiles(LocalFiles):
+    """Local files, read by one thread, that count the pulls whose answer was the flat one."""
+
+    flat = 0
+
+    def _flat(self, *asked: Any) -> FlatTables:
+        made = super()._flat(*asked)
+        made.__class__ = CountedTables
+        return made
+
+    def _count(self, request: PullRequest, reply: PullReply) -> None:
+        self.flat += reply is CountedTables.answer
+        super()._count(request, reply)
+
+
 class Cluster:
     """Shards, the map and one router that reads locally what the shards of this machine serve."""
 
@@ -80,7 +109,8 @@ class Cluster:
         self.versions: dict[int, tuple[Tables, str]] = {}
         self.pulls = 0
         """Pulls that shards were asked for."""
-        self.files = LocalFiles(1)
+        self.files = CountedFiles(1)
+        self.checks = 0
         self.router = Router(self.connect, settings=PATIENT, local=self.files)
         self.later_s = 0.0
         self.following = Following(self.files, self.router, clock=lambda: time.monotonic() + self.later_s)
@@ -199,10 +229,15 @@ class Wire:
         pass
 
 
-def lookups(seed: int = 0) -> list[Lookup]:
+def lookups(seed: int = 0, *, lists: bool = True) -> list[Lookup]:
+    """Return look-ups of all tables and poolings.
+
+    Args:
+        lists: Whether rows of bytes are among them. If not, a pull that is answered locally is answered flat.
+    """
     rng = np.random.default_rng(seed)
     asked = []
-    for name in DIMS:
+    for name in DIMS if lists else VECTORS:
         for pooling in [Pooling.NONE] if name == LISTS else Pooling:
             keys = rng.integers(0, KEYS, 150).astype(np.uint64)
             offsets = np.sort(rng.integers(0, 151, 40))
@@ -213,10 +248,28 @@ def lookups(seed: int = 0) -> list[Lookup]:
     return asked
 
 
-async def check(cluster: Cluster, version: int, seed: int = 0) -> None:
-    """Pull, and hold what comes against the reference."""
-    asked = lookups(seed)
+async def check(cluster: Cluster, version: int, seed: int = 0) -> list[Lookup]:
+    """Pull without and with rows of bytes, by turns; hold what comes against the reference, and return what was asked.
+
+    Without them, what was answered here was answered flat.
+    """
+    asked = lookups(seed, lists=cluster.checks % 2 == 1)
+    cluster.checks += 1
+    here, flat = cluster.keys_here(), cluster.files.flat
     assert_reference(cluster.versions[version][0], asked, await cluster.pull(version, asked))
+    if all(each.table != LISTS for each in asked) and cluster.keys_here() > here:
+        assert cluster.files.flat > flat
+    return asked
+
+
+def keys_of(tables: Tables, pulls: Iterable[Sequence[Lookup]]) -> dict[str, tuple[int, int]]:
+    """Return the keys of each table and how many of these it lacks, of pulls that were answered here: one by one."""
+    counted: dict[str, tuple[int, int]] = {}
+    for each in chain.from_iterable(pulls):
+        keys, missing = counted.get(each.table, (0, 0))
+        _, known = tables[each.table][1].pull(each.keys)
+        counted[each.table] = keys + each.keys.size, missing + int((~known).sum())
+    return counted
 
 
 async def serving(written, ring: Ring, replicas=1, copies: Path | None = None) -> Cluster:

@@ -9,14 +9,18 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ringpull.inference.head.local_reads import files
+from ringpull.inference.head.local_reads.files import _here
 from ringpull.inference.head.local_reads.following import TRY_AGAIN_S
 from ringpull.ps.errors import LimitExceeded, NotFound, Unavailable
-from ringpull.ps.local.open_files import open_files
+from ringpull.ps.local.flat_pull import FlatTables
+from ringpull.ps.local.open_files import LayerTable, OpenFiles, open_files
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
 from ringpull.ps.store import format as fmt
@@ -24,8 +28,22 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.files_messages import TableFiles
 from ringpull.ps.wire.messages import DescribeRequest
+from ringpull.router.here import Here
 from ringpull.router.lookup import FlatLookups, Lookup
-from tests.inference.local_cluster import DIMS, KEYS, MODEL, Cluster, check, damage, lookups, serving, write_tables
+from tests.inference.local_cluster import (
+    DIMS,
+    KEYS,
+    MODEL,
+    VECTORS,
+    Cluster,
+    CountedTables,
+    check,
+    damage,
+    keys_of,
+    lookups,
+    serving,
+    write_tables,
+)
 from tests.router.cases import LISTS, assert_reference
 
 
@@ -38,13 +56,15 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 async def test_whole_files_are_one_part_that_no_shard_is_asked_for(written, count, replicas):
     cluster = await serving(written, Ring.even(range(count), 1 if replicas == ALL else replicas), replicas)
-    await check(cluster, 1)
+    pulls = [await check(cluster, 1), await check(cluster, 1)]
     assert cluster.pulls == 0
     assert cluster.keys_here() == cluster.keys() > 0
+    assert cluster.files.keys() == {(MODEL, 1): keys_of(written[1][1], pulls)}
     counted = cluster.router.counters()
     assert (counted.messages, counted.sent_bytes, counted.received_bytes) == (0, 0, 0)
     cluster.dead |= set(range(count))
-    await check(cluster, 1, seed=1)  # a shard's death does not matter to such keys
+    pulls += [await check(cluster, 1, seed=seed) for seed in (1, 2)]  # a shard's death does not matter to such keys
+    assert cluster.files.keys() == {(MODEL, 1): keys_of(written[1][1], pulls)}
     await cluster.close()
 
 
@@ -58,8 +78,10 @@ async def test_copies_of_some_ranges_count_for_their_slots(written, copies, repl
     cluster.open_copies(1, *written[1], copies)
     cluster.assign([cluster.ring])
     await cluster.learn(1)
-    await check(cluster, 1)
+    pulls = [await check(cluster, 1), await check(cluster, 1)]
     assert 0 < cluster.keys_here() <= cluster.keys()
+    if cluster.pulls == 0:
+        assert cluster.files.keys() == {(MODEL, 1): keys_of(written[1][1], pulls)}
     assert (cluster.keys_here() == cluster.keys()) == (cluster.pulls == 0)
     if replicas == 1:
         assert (cluster.pulls == 0) == (not elsewhere)
@@ -69,9 +91,10 @@ async def test_copies_of_some_ranges_count_for_their_slots(written, copies, repl
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("lists", [False, True])
 @pytest.mark.parametrize("elsewhere", [(), (1, 2)])
-async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_path, elsewhere):
-    plain = lookups()
+async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_path, monkeypatch, elsewhere, lists):
+    plain = lookups(lists=lists)
     first = [each for each in plain if each.pooling is Pooling.NONE and each.table != LISTS]
     flat = FlatLookups(
         tuple([each.table for each in first]),
@@ -80,7 +103,9 @@ async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_
         [each for each in plain if each.pooling is not Pooling.NONE or each.table == LISTS],
     )
     counted = []
-    for number, asked in enumerate((flat, list(flat))):
+    for number, asked in enumerate((flat, list(flat), list(flat))):
+        if number == 2:
+            monkeypatch.setattr(CountedTables, "pull", lambda *_: None)  # one by one
         cluster = Cluster(Ring.even(range(3)))
         cluster.map()
         cluster.elsewhere |= set(elsewhere)
@@ -89,11 +114,42 @@ async def test_flat_lookups_are_answered_and_counted_as_any_others(written, tmp_
         await cluster.learn(1)
         for _ in range(2):
             assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
-        counted.append(cluster.router.counters())
+        counted.append((cluster.router.counters(), cluster.files.keys()))
+        assert (cluster.files.flat > 0) == (number < 2 and not lists)
         assert 0 < cluster.keys_here() <= cluster.keys()
         assert (cluster.keys_here() == cluster.keys()) == (not elsewhere)
         await cluster.close()
-    assert counted[0] == counted[1]
+    assert counted[0] == counted[1] == counted[2]
+
+
+async def test_the_layouts_that_are_asked_for_stay_ready(written, monkeypatch):
+    """One more of one version takes the place of that which was not asked for the longest, and none of another's."""
+    monkeypatch.setattr(files, "LAYOUTS_KEPT", 2)
+    cluster = await serving(written, Ring.even(range(2)))
+    cluster.open(2, *written[2])
+    cluster.assign([cluster.ring])
+    await cluster.learn(2)
+    made: list[tuple[str, ...]] = []
+
+    def laid_out(tables: tuple[str, ...], layer: Mapping[str, LayerTable]) -> FlatTables:
+        made.append(tables)
+        return FlatTables(tables, layer)
+
+    monkeypatch.setattr(files, "FlatTables", laid_out)
+    masks = []
+
+    def masked(opened: OpenFiles, tables: tuple[str, ...]) -> Here | None:
+        masks.append(tuple(tables))
+        return _here(opened, tables)
+
+    monkeypatch.setattr(files, "_here", masked)
+    for version, asked in [(2, "u"), (1, "u"), (1, "i"), (1, "u"), (1, "ui"), (1, "u"), (2, "u"), (1, "i"), (1, "u")]:
+        names = [name for name in VECTORS if name[0] in asked]
+        pull = [Lookup(name, Pooling.NONE, np.arange(9, dtype=np.uint64)) for name in names]
+        assert_reference(cluster.versions[version][0], pull, await cluster.pull(version, pull))
+    assert made == [("users",), ("users",), ("items",), ("users", "items"), ("items",)]
+    assert masks == made
+    await cluster.close()
 
 
 @pytest.mark.medium
@@ -153,8 +209,8 @@ async def test_damage_that_a_shard_has_found_is_not_read_here(written, tmp_path,
     cluster.shards[1].quarantine((MODEL, 1, "users"), cluster.shards[1].bases(MODEL, 1)["users"], [])
     await cluster.look()
     before = cluster.keys_here()
-    await check(cluster, 1)  # mended: read here again
-    assert cluster.keys_here() - before == sum(lookup.keys.size for lookup in lookups())
+    asked = await check(cluster, 1)  # mended: read here again
+    assert cluster.keys_here() - before == sum(lookup.keys.size for lookup in asked)
     await cluster.close()
 
 
@@ -237,8 +293,8 @@ async def test_what_cannot_be_read_here_is_asked_of_shards(written, tmp_path, wh
         assert not cluster.files.opened()[MODEL, 1].layers
         cluster.later_s += TRY_AGAIN_S
         await cluster.look()
-        await check(cluster, 1)
-        assert cluster.keys_here() == cluster.keys() / 2
+        asked = await check(cluster, 1)
+        assert cluster.keys_here() == sum(lookup.keys.size for lookup in asked) > 0
     await cluster.close()
 
 

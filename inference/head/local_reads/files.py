@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from ringpull.inference.head.metrics.call_tally import KeysHere
 from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import differ
-from ringpull.ps.local.flat_pull import FlatLookups, FlatTables
+from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import OpenFiles
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.pull import SlotNotOwned
@@ -30,7 +30,8 @@ from ringpull.ps.wire.threads import LookupThreads
 from ringpull.router.here import Here, layer_id
 
 LAYOUTS_KEPT: Final = 64
-"""Lists of tables whose masks are kept ready, of each version: as many as there are kinds of requests, mostly."""
+"""Lists of tables whose masks, and of each layer whose descriptors, are kept ready, of each version: as many as there
+are kinds of requests, mostly. One more takes the place of that which was not asked for the longest."""
 
 MAX_WAITING: Final = 64
 """Pulls that wait for a thread at most; what comes then is asked of shards. So many wait only where files are read
@@ -38,6 +39,9 @@ slowly, or not at all: each keeps its keys in memory, and one that nobody waits 
 comes."""
 
 Int64Array = NDArray[np.int64]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 VersionName = tuple[str, int]
 """Model and version."""
@@ -58,8 +62,10 @@ class LocalFiles:
         self._counts: dict[VersionName, dict[str, tuple[int, int]]] = {}
         self._flat_counts: dict[tuple[VersionName, tuple[str, ...]], Int64Array] = {}
         """Keys and missing ones (2, T) of the tables of a layout that are not in `_counts` yet."""
-        self._layouts: dict[tuple[VersionName, tuple[str, ...]], tuple[OpenFiles, Here | None]] = {}
-        self._flat_tables: dict[tuple[VersionName, int, tuple[str, ...]], tuple[OpenFiles, FlatTables]] = {}
+        self._layouts: dict[VersionName, dict[tuple[str, ...], Here | None]] = {}
+        """Of each version, by tables, the last one that was asked for last; so are `_flat_tables`, by layer, too. Both
+        are of the files that are open."""
+        self._flat_tables: dict[VersionName, dict[tuple[int, tuple[str, ...]], FlatTables]] = {}
 
     def __repr__(self) -> str:
         return f"<LocalFiles of {len(self._open)} versions>"
@@ -81,8 +87,8 @@ class LocalFiles:
 
     def _forget_layouts(self, name: VersionName) -> None:
         # At once: each keeps the files mapped that it was made of, and the disk keeps what is mapped.
-        self._layouts = {key: layout for key, layout in self._layouts.items() if key[0] != name}
-        self._flat_tables = {key: each for key, each in self._flat_tables.items() if key[0] != name}
+        self._layouts.pop(name, None)
+        self._flat_tables.pop(name, None)
 
     def opened(self) -> Mapping[VersionName, OpenFiles]:
         """Return the files of each version."""
@@ -100,13 +106,7 @@ class LocalFiles:
         files = self._open.get(key)
         if files is None or differ(files.identity, identity) or not files.layers:
             return None
-        layout = (key, tuple(tables))
-        made = self._layouts.get(layout)
-        if made is None or made[0] is not files:
-            if len(self._layouts) >= LAYOUTS_KEPT:
-                self._layouts.clear()
-            made = self._layouts[layout] = files, _here(files, tables)
-        return made[1]
+        return _kept(self._layouts.setdefault(key, {}), tuple(tables), lambda: _here(files, tables))
 
     def connection(self, layer: int) -> LocalConnection:
         """See `ringpull.router.here.LocalReads.connection`."""
@@ -131,18 +131,13 @@ class LocalFiles:
         if self._threads.waiting >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} pulls wait to be read here")
         flat = None
-        if isinstance(request.lookups, FlatLookups):
+        if isinstance(request.lookups, FlatSubLookups):
             flat = self._flat(files, layer, (request.model, request.version), request.lookups.tables)
         self._threads.submit(self._pull, files, layer, request, answer, flat)
 
     def _flat(self, files: OpenFiles, layer: int, name: VersionName, tables: tuple[str, ...]) -> FlatTables:
-        key = name, layer, tables
-        made = self._flat_tables.get(key)
-        if made is None or made[0] is not files:
-            if len(self._flat_tables) >= LAYOUTS_KEPT:
-                self._flat_tables.clear()
-            made = self._flat_tables[key] = files, FlatTables(tables, files.layers[layer])
-        return made[1]
+        kept = self._flat_tables.setdefault(name, {})
+        return _kept(kept, (layer, tables), lambda: FlatTables(tables, files.layers[layer]))
 
     def submit_ping(self, layer: int, answer: asyncio.Future[Reply]) -> None:
         """Have a thread answer that it is alive: one that hangs in a read of a file does not."""
@@ -162,10 +157,7 @@ class LocalFiles:
             return
         outcome: PullReply | RingpullError
         try:
-            found = None
-            if flat is not None and isinstance(request.lookups, FlatLookups):
-                found = flat.pull(request, request.lookups)
-            outcome = _pulled(files, layer, request) if found is None else found
+            outcome = _pulled(files, layer, request, flat)
             self._count(request, outcome)
         except RingpullError as exc:
             outcome = exc
@@ -178,14 +170,14 @@ class LocalFiles:
             counts = self._counts.get((request.model, request.version))
             if counts is None:  # let go of meanwhile
                 return
-            if isinstance(request.lookups, FlatLookups):
+            if isinstance(request.lookups, FlatSubLookups):
                 self._count_together((request.model, request.version), request.lookups, reply)
                 return
             for lookup, missing in zip(request.lookups, reply.missing.tolist(), strict=True):
                 keys, absent = counts.get(lookup.table, (0, 0))
                 counts[lookup.table] = keys + lookup.keys, absent + missing
 
-    def _count_together(self, name: VersionName, lookups: FlatLookups, reply: PullReply) -> None:
+    def _count_together(self, name: VersionName, lookups: FlatSubLookups, reply: PullReply) -> None:
         key = name, lookups.tables
         if key not in self._flat_counts:
             if len(self._flat_counts) >= LAYOUTS_KEPT:
@@ -265,7 +257,27 @@ def _here(files: OpenFiles, tables: Sequence[str]) -> Here | None:
     return Here(whole, rows, np.array(masks, np.uint8).reshape(-1, SLOTS), len(files.layers))
 
 
-def _pulled(files: OpenFiles, layer: int, request: PullRequest) -> PullReply:
+def _kept(kept: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """Return what is kept under a key, made if it is not; it is the last one to go from now on."""
+    if key in kept:
+        found = kept.pop(key)
+    else:
+        if len(kept) >= LAYOUTS_KEPT:
+            del kept[next(iter(kept))]
+        found = make()
+    kept[key] = found
+    return found
+
+
+def _pulled(files: OpenFiles, layer: int, request: PullRequest, flat: FlatTables | None) -> PullReply:
+    if flat is not None and isinstance(request.lookups, FlatSubLookups):
+        found = flat.pull(request, request.lookups)
+        if found is not None:
+            return found
+    return _one_by_one(files, layer, request)
+
+
+def _one_by_one(files: OpenFiles, layer: int, request: PullRequest) -> PullReply:
     has = files.layers[layer]
     tables = [has.get(lookup.table) for lookup in request.lookups]
     found = [each for each in tables if each is not None]

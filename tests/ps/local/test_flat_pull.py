@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
-from ringpull.ps.local.flat_pull import FlatLookups, FlatTables
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
+from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import LayerTable
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
@@ -20,7 +20,13 @@ from ringpull.ps.store.table import Table
 from ringpull.ps.wire.messages import Op, PullRequest
 from tests.ps.tables import WrittenTable, pull_request, write_table
 
-TYPES = {"floats": RowType.FLOAT32, "eights": RowType.INT8, "halves": RowType.FLOAT16, "lists": RowType.BYTES}
+TYPES = {
+    "floats": RowType.FLOAT32,
+    "eights": RowType.INT8,
+    "halves": RowType.FLOAT16,
+    "brains": RowType.BFLOAT16,
+    "lists": RowType.BYTES,
+}
 VECTORS = tuple(name for name, row_type in TYPES.items() if row_type is not RowType.BYTES)
 
 
@@ -37,9 +43,9 @@ def layer(written: dict[str, WrittenTable]) -> dict[str, LayerTable]:
     return {name: LayerTable(Table(Base.open(each.folder)), None) for name, each in written.items()}
 
 
-def flat_of(request: PullRequest, layout: tuple[str, ...], places: list[int]) -> FlatLookups:
+def flat_of(request: PullRequest, layout: tuple[str, ...], places: list[int]) -> FlatSubLookups:
     numbers = [(each.op, each.keys, each.bags, each.weighted) for each in request.lookups]
-    return FlatLookups(layout, np.array(places, np.int64), np.array(numbers, np.int64).reshape(-1, 4))
+    return FlatSubLookups(layout, np.array(places, np.int64), np.array(numbers, np.int64).reshape(-1, 4))
 
 
 @pytest.mark.medium
@@ -88,8 +94,45 @@ def test_what_it_cannot_answer_is_left(written: dict[str, WrittenTable], layer: 
     assert masked.pull(request, flat) is not None
     mask[int(request.positions[2]) >> SLOT_SHIFT] = 0
     assert masked.pull(request, flat) is None  # of another layer
-    lists = pull_request([("lists", Op.ROWS, written["lists"].keys[:2], (), None)])
-    assert FlatTables(("lists",), layer).pull(lists, flat_of(lists, ("lists",), [0])) is None
+    bad = layer["floats"].table.with_quarantine([int(request.positions[2]) >> SLOT_SHIFT])
+    damaged = FlatTables(layout, {"floats": LayerTable(bad, None)})
+    assert damaged.pull(request, flat) is None
+    other = next(each for each in written["floats"].keys if not bad.quarantined & slots_of([each]))
+    sound = pull_request([("floats", Op.ROWS, np.array([other]), (), None)])
+    found = damaged.pull(sound, flat_of(sound, layout, [0]))
+    assert found is not None
+    assert found.values.tobytes() == written["floats"].row_bytes(written["floats"].keys == other)
+
+
+def slots_of(keys: list[np.uint64]) -> frozenset[int]:
+    return frozenset((positions_of(np.array(keys, np.uint64)) >> np.uint64(SLOT_SHIFT)).tolist())
+
+
+@pytest.mark.parametrize("weights", [3, 5, 0])
+def test_a_wrong_number_of_weights_is_left(
+    written: dict[str, WrittenTable], layer: dict[str, LayerTable], weights: int
+) -> None:
+    keys = written["floats"].keys[:4]
+    request = pull_request([("floats", Op.SUM, keys, [1, 3], np.ones(4, np.float32))])
+    flat, own = flat_of(request, ("floats",), [0]), FlatTables(("floats",), layer)
+    assert own.pull(request, flat) is not None
+    assert own.pull(replace(request, weights=np.ones(weights, np.float32)), flat) is None
+
+
+def test_rows_of_bytes_leave_only_the_pulls_that_ask_for_them(
+    written: dict[str, WrittenTable], layer: dict[str, LayerTable]
+) -> None:
+    layout = ("floats", "lists", "eights")
+    own = FlatTables(layout, layer)
+    for places in ([0], [0, 2], [2], [1], [0, 1], [1, 2], [0, 1, 2]):
+        request = pull_request([(layout[at], Op.ROWS, written[layout[at]].keys[:2], (), None) for at in places])
+        found = own.pull(request, flat_of(request, layout, places))
+        if 1 in places:
+            assert found is None
+        else:
+            assert found is not None
+            expected = b"".join(written[layout[at]].row_bytes(slice(2)) for at in places)
+            assert found.values.tobytes() == expected
 
 
 def test_files_stay_mapped_while_they_may_be_read(tmp_path: Path) -> None:
