@@ -98,7 +98,7 @@ async def test_five_clients_are_answered_and_the_sixth_is_told_why(served: Serve
     assert "shelves/1: the dense program failed for this request: " in str(guilty)
     assert "index 1000000 is out of bounds" in str(guilty)
     assert str(alone) == str(guilty)
-    assert served.router.pulls_begun == 3, "the shards were asked again"
+    assert served.router.pulls_begun in (2, 3), "the shards were asked again"  # the first may ride with the others
     for shelf, prediction in zip((1, 2, 4, 5, 6, 7), got, strict=True):
         assert isinstance(prediction, Prediction)
         ids = torch.tensor([shelf, 3])
