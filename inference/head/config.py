@@ -269,7 +269,7 @@ class HeadConfig:
             "Whether a busy head hands requests to another one of its machine that is idle: auto or off.",
             Group.COMPUTING,
             metavar="auto|off",
-            default="auto",
+            default="off",
             given_as=str,
             parse=_auto,
         ),

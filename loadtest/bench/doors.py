@@ -40,7 +40,7 @@ ROWS: Final = 10_000 if QUICK else 50_000
 SHARDS: Final = 2
 REQUESTS: Final = 16 if QUICK else 64
 IN_FLIGHT: Final = 8
-SECONDS: Final = 2.0
+SECONDS: Final = 1.0
 ROUNDS: Final = 4 if QUICK else 5
 
 KEYS: Final = 1_000

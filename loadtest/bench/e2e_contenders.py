@@ -35,7 +35,7 @@ SHARDS = 2
 IN_FLIGHT = 8
 SECONDS = 3.0
 """Length of a closed loop: of eleven contenders that take six turns each, a second more is a minute."""
-OPEN_SECONDS = 3.0 if QUICK else 4.0
+OPEN_SECONDS = 3.0
 """Length of an open loop, whose percentiles need requests: at a quarter of the top rate some 70 come in a second."""
 
 IN_PROCESS: Final = {"1 thread": 1, "2 threads": 2}

@@ -29,7 +29,7 @@ from ringpull.loadtest.bench.import_run import DIM
 from ringpull.loadtest.process import unwound_by_sigterm
 
 ROWS: Final = 100_000 if QUICK else 1_000_000
-ROUNDS: Final = 1 if QUICK else 2
+ROUNDS: Final = 1
 TIMEOUT_S: Final = 600
 """Seconds that one process may take: minutes on a machine that others use."""
 _OTHERS: Final = 10_000

@@ -31,7 +31,7 @@ from ringpull.ps.wire.tally import ServerTally
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
-SECONDS = 2.0
+SECONDS = 1.0
 ROUNDS = 4 if QUICK else 5
 SCRAPE_S = 1.0
 IN_FLIGHT = {1: 64, CANDIDATES: 8}

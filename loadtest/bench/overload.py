@@ -36,7 +36,7 @@ from ringpull.loadtest.process import server
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
-SECONDS = 6.0
+SECONDS = 5.0
 ROUNDS = 1 if QUICK else 3
 IN_FLIGHT = 16
 DEADLINE_S = 0.5

@@ -24,7 +24,7 @@ DIM = 128
 BAG = 10
 BAGS = 8_192
 BATCHES = 8
-ROUNDS = 3 if QUICK else 7
+ROUNDS = 3 if QUICK else 5
 SHORT = {RowType.INT8: "int8", RowType.BFLOAT16: "bf16", RowType.FLOAT16: "f16"}
 
 

@@ -31,7 +31,7 @@ THREADS = 4
 def serving(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Serving]) -> Serving:
     """Two copies of everything on three shards, and two heads."""
     model: Path = write_model(tmp_path_factory.mktemp("models") / "ranker", user_replicas=2)
-    return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", 2)
+    return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", 2, "--hand-over", "auto")
 
 
 def heads(serving: Serving) -> list[psutil.Process]:
