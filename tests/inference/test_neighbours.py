@@ -112,6 +112,8 @@ async def heads(folder: Path, *options: dict[str, Any]) -> AsyncIterator[list[Fi
         for each in made:
             await each.begin()
             stack.push_async_callback(each.neighbours.stop, 10)
+        if not any("deployment" in each for each in options):
+            await turns(linked(*made))
         yield made
 
 
@@ -134,7 +136,6 @@ def test_a_busy_head_has_an_idle_one_answer(tmp_path: Path, run: Callable[..., N
 
 async def _a_busy_head_has_an_idle_one_answer(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         assert await first.ask(5, 6) == [1005.0, 1006.0]
         assert first.batcher.taken == 2
@@ -147,7 +148,6 @@ async def _a_busy_head_has_an_idle_one_answer(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 async def test_what_would_not_wait_or_is_not_worth_it_stays(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         assert await first.ask(1) == [1.0]  # nothing in hand
         first.batcher.row_s = 1e-9
         for _ in range(400):  # until the average has forgotten the slow ones
@@ -163,7 +163,6 @@ async def test_what_would_not_wait_or_is_not_worth_it_stays(tmp_path: Path) -> N
 @pytest.mark.usefixtures("quick")
 async def test_a_busy_neighbour_is_handed_nothing_and_hands_nothing_on(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}, {}) as (first, second, third):
-        await turns(linked(first, second, third))
         tasks = [await each.busy() for each in (first, second, third)]
         asked = asyncio.create_task(first.ask(7))
         await turns(lambda: first.neighbours._in_hand == 2)
@@ -178,7 +177,6 @@ async def test_a_busy_neighbour_is_handed_nothing_and_hands_nothing_on(tmp_path:
 @pytest.mark.usefixtures("quick")
 async def test_a_neighbour_has_one_request_of_a_head_at_a_time(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.gate.clear()
         asked = [asyncio.create_task(first.ask(number)) for number in (2, 3)]
@@ -192,9 +190,7 @@ async def test_a_neighbour_has_one_request_of_a_head_at_a_time(tmp_path: Path) -
 @pytest.mark.parametrize("other", [{"identity": "b"}, {"deployment": "e"}])
 async def test_other_content_and_other_deployments_answer_nothing(tmp_path: Path, other: dict[str, str]) -> None:
     async with heads(tmp_path / "d", {}, other) as (first, second):
-        if "identity" in other:
-            await turns(linked(first, second))
-        else:
+        if "deployment" in other:
             for each, number in ((first, 1), (second, 0)):  # whoever connects is answered nothing
                 await each.neighbours._connect(tmp_path / "d" / f"head-{number}.desk")
                 assert not each.neighbours._links
@@ -210,7 +206,6 @@ async def test_other_content_and_other_deployments_answer_nothing(tmp_path: Path
 @pytest.mark.usefixtures("quick")
 async def test_an_error_there_is_answered_here(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.error = ProgramFailed("there")
         asked = asyncio.create_task(first.ask(4))
@@ -227,7 +222,6 @@ async def test_a_neighbour_that_hangs_delays_one_request_and_is_found_again(
     monkeypatch.setattr(module, "PATIENCE_S", 0.01)
     monkeypatch.setattr(module, "PATIENCE_FACTOR", 1.0)
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.gate.clear()
         asked = asyncio.create_task(first.ask(4))
@@ -242,7 +236,6 @@ async def test_a_neighbour_that_hangs_delays_one_request_and_is_found_again(
 @pytest.mark.parametrize("how", ["closes", "aborts"])
 async def test_a_neighbour_that_goes_costs_nothing(tmp_path: Path, how: str) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.gate.clear()
         asked = asyncio.create_task(first.ask(4))
@@ -268,7 +261,6 @@ async def test_a_neighbour_that_goes_costs_nothing(tmp_path: Path, how: str) -> 
 @pytest.mark.usefixtures("quick")
 async def test_a_head_that_comes_back_is_found_at_its_new_board(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         await second.neighbours.stop(10)
         await turns(lambda: not first.neighbours._links)
         assert not list((tmp_path / "d").glob("head-1*"))
@@ -287,7 +279,6 @@ async def test_a_head_that_comes_back_is_found_at_its_new_board(tmp_path: Path) 
 @pytest.mark.usefixtures("quick")
 async def test_a_deadline_that_passes_there_is_missed_here(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.gate.clear()
         first.batcher.error = DeadlineExceeded("the deadline had passed")
@@ -306,7 +297,6 @@ async def test_a_deadline_that_passes_there_is_missed_here(tmp_path: Path) -> No
 @pytest.mark.usefixtures("quick")
 async def test_a_caller_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.gate.clear()
         asked = asyncio.create_task(first.ask(4))
@@ -322,8 +312,7 @@ async def test_a_caller_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_what_a_neighbour_refuses_it_is_not_asked_again_soon(tmp_path: Path) -> None:
-    async with heads(tmp_path / "d", {}, {"identity": "b"}) as (first, second):
-        await turns(linked(first, second))
+    async with heads(tmp_path / "d", {}, {"identity": "b"}) as (first, _):
         waiting = await first.busy()
         asked = [asyncio.create_task(first.ask(number)) for number in range(20)]
         await turns(lambda: first.neighbours._in_hand == 21)
@@ -338,7 +327,6 @@ async def test_what_a_neighbour_refuses_it_is_not_asked_again_soon(tmp_path: Pat
 @pytest.mark.usefixtures("quick")
 async def test_a_neighbour_admits_what_it_takes(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         second.batcher.gate.clear()
         asked = asyncio.create_task(first.ask(4))
@@ -354,7 +342,6 @@ async def test_a_neighbour_admits_what_it_takes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 async def test_looking_for_others_survives_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         tried = 0
 
         async def fails(_: Path) -> None:
@@ -373,7 +360,6 @@ async def test_looking_for_others_survives_what_goes_wrong(tmp_path: Path, monke
 @pytest.mark.usefixtures("quick")
 async def test_a_name_that_cannot_be_told_is_answered_here(tmp_path: Path) -> None:
     async with heads(tmp_path / "d", {}, {}) as (first, second):
-        await turns(linked(first, second))
         waiting = await first.busy()
         columns = ReceivedColumns.of_columns({"item": np.array([3]), "\ud800": np.array([3])}, {}, LIMITS)
         asked = asyncio.create_task(first.neighbours.submit(first.served, columns, math.inf))

@@ -127,7 +127,7 @@ assert set(resolvers()) == {own}, resolvers()
 
 
 def test_a_sigterm_ends_the_process_while_the_work_goes_on() -> None:
-    """As it ends a shard that still loads what it runs. Work that never ends: who waited for it would never end."""
+    """Shards that still load what they run are ended so. Work that never ends: who waited for it would never end."""
     program = """
 import signal, sys, threading
 from ringpull.ps.giving_way import giving_way

@@ -63,8 +63,8 @@ class LocalFiles:
         self._flat_counts: dict[tuple[VersionName, tuple[str, ...]], Int64Array] = {}
         """Keys and missing ones (2, T) of the tables of a layout that are not in `_counts` yet."""
         self._layouts: dict[VersionName, dict[tuple[str, ...], Here | None]] = {}
-        """Of each version, by tables, the last one that was asked for last; so are `_flat_tables`, by layer, too. Both
-        are of the files that are open."""
+        """Layouts of each version, by tables, the last one that was asked for last; so are `_flat_tables`, by layer.
+        Both are of the files that are open."""
         self._flat_tables: dict[VersionName, dict[tuple[int, tuple[str, ...]], FlatTables]] = {}
 
     def __repr__(self) -> str:

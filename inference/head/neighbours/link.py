@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -63,9 +63,9 @@ class Link(asyncio.Protocol):
         return link
 
     @property
-    def waits(self) -> bool:
-        """Whether an answer is on its way."""
-        return bool(self._waiting)
+    def waiting(self) -> Collection[asyncio.Future[Answer]]:
+        """Answers that are on their way."""
+        return self._waiting.values()
 
     def idle(self, what: Hashable) -> bool:
         """Whether the neighbour has nothing in hand, nor anything of ours on its way, and answers for this."""

@@ -53,8 +53,6 @@ WEIGHT: Final = 0.1
 """Weight of the newest batch in the moving average of the time that a row takes."""
 LOOK_S: Final = 1.0
 """Interval at which new neighbours are looked for."""
-CLOSING_LOOK_S: Final = 0.005
-"""Interval at which a head that stops looks whether its neighbours have answered."""
 CONNECT_S: Final = 1.0
 """Time in which a neighbour has to say that it is one."""
 
@@ -155,8 +153,8 @@ class Neighbours:
         self._tell()
         if self._desk is not None:
             await self._desk.close(timeout_s)
-        while any(link.waits for link in self._links.values()) and self._clock() < until_s:
-            await asyncio.sleep(CLOSING_LOOK_S)
+        if waiting := [answer for link in self._links.values() for answer in link.waiting]:
+            await asyncio.wait(waiting, timeout=max(0.0, until_s - self._clock()))
         for link in list(self._links.values()):
             link.close()
         if self._board is not None:

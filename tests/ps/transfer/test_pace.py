@@ -109,7 +109,7 @@ def test_what_is_copied_at_a_pace_is_the_same_and_every_step_rests(
 
 @pytest.mark.net
 def test_a_shard_rests_once_it_is_asked(users: WrittenTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a pull over the wire; one that nobody asks, or only for ranges, copies as fast as it can."""
+    """Pulls over the wire do that; a shard that nobody asks, or only for ranges, copies as fast as it can."""
     rests, wait = list[float](), Job.pause
 
     def pause(job: Job, seconds: float) -> None:

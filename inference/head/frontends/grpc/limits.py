@@ -95,31 +95,23 @@ class CallLimits:
         if handler.response_streaming:
             inner = self._streaming(handler) if handler.request_streaming else self._one_message(handler, admit)
             return grpc.stream_stream_rpc_method_handler(
-                self._among_streams(inner),
+                _freed(self._among_streams(inner)),
                 request_deserializer=handler.request_deserializer if handler.request_streaming else None,
                 response_serializer=handler.response_serializer,
             )
         # A stream of requests receives within the limits by itself: see `ringpull.inference.head.predictor`.
         inner = handler.stream_unary if handler.request_streaming else self._one_message(handler, admit)
         return grpc.stream_unary_rpc_method_handler(
-            self._among_calls(inner), response_serializer=handler.response_serializer
+            _freed(self._among_calls(inner)), response_serializer=handler.response_serializer
         )
 
     def _among_calls(self, behavior: Behavior) -> Behavior:
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
             if self._calls - self._receiving.overdue >= self._max_calls:
-                refusal = _refusal("calls are in flight", self._max_calls, "max_concurrent_requests")
-                ending = end_call(context, refusal)
-                del messages, context  # see `end_call`
-                await ending
+                await end_call(context, _refusal("calls are in flight", self._max_calls, "max_concurrent_requests"))
             self._calls += 1
             try:
-                called = behavior(messages, context)
-                del messages, context  # see `end_call`
-                return await called
-            except grpc.aio.AbortError as exc:
-                _forget_frames(exc)
-                raise
+                return await behavior(messages, context)
             finally:
                 self._calls -= 1
 
@@ -132,9 +124,6 @@ class CallLimits:
             self._streams += 1
             try:
                 await behavior(messages, context)
-            except grpc.aio.AbortError as exc:
-                _forget_frames(exc)
-                raise
             finally:
                 self._streams -= 1
 
@@ -226,9 +215,24 @@ async def _write(replies: Any, context: grpc.aio.ServicerContext) -> None:
         await context.write(reply)
 
 
-def _forget_frames(error: Exception) -> None:
-    """Have an error hold no frame that it came through, nor what it came from: these hold the call, and that it."""
-    error.__context__ = error.__traceback__ = None
+def _freed(behavior: Behavior) -> Behavior:
+    """Return a method whose calls are freed when they end.
+
+    gRPC ends a call by an error that the call itself keeps. The frames that it came through, and those of the error
+    that it was raised for, have the call's context: they hold each other, and the call, with all that has come of a
+    message that nobody read, would stay until garbage is collected, thousands of refusals later.
+    """
+
+    async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
+        called = behavior(messages, context)
+        del messages, context  # This frame is one of those.
+        try:
+            return await called
+        except grpc.aio.AbortError as exc:
+            exc.__context__ = exc.__traceback__ = None
+            raise
+
+    return call
 
 
 def _refusal(what: str, limit: int, name: str) -> LimitExceeded:

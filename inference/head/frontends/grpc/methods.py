@@ -163,30 +163,19 @@ def _guarded(
         except RingpullError as exc:
             if code_of(exc) is grpc.StatusCode.INTERNAL:
                 logger.error("%s: %s", name, exc, exc_info=exc)
-            ending = end_call(context, exc)
+            await end_call(context, exc)
         except Exception as exc:
             logger.exception("%s failed", name)  # a bug here, not the caller's doing
-            ending = end_call(context, exc)
-        del request, context  # see `end_call`
-        await ending
-        raise AssertionError("abort always raises")
+            await end_call(context, exc)
 
     return call
 
 
 async def end_call(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
-    """End a call with an error, as its status, and with the hint when to come back if it has one.
-
-    gRPC ends a call by an exception that the call itself keeps. If a frame that it comes through still has the call's
-    context, or it is raised while one is handled that came through such a frame, they hold each other: the call, and
-    all that has come of a message that nobody read, would stay until garbage is collected, thousands of refusals later.
-    So whoever awaits this lets go of its context before, and outside an `except`.
-    """
+    """End a call with an error, as its status, and with the hint when to come back if it has one."""
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
-    aborting = context.abort(code_of(error), public_text(error), metadata)
-    del context, error
-    await aborting
+    await context.abort(code_of(error), public_text(error), metadata)
     raise AssertionError("abort always raises")
 
 

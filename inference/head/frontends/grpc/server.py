@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
@@ -104,26 +105,24 @@ class GrpcServer:
             max_calls=config.max_concurrent_requests,
             max_streams=config.max_receiving_requests,
         )
-        receiving = ("Predict", "Lookup", "TopK")
-        self._limits.add_generic_rpc_handlers(
-            (service_handler(PREDICTOR, predictor, receiving), service_handler(ADMIN, admin)), predictor.admit
-        )
-        self._limits.add_registered_method_handlers(
-            PREDICTOR.full_name, method_handlers(PREDICTOR, predictor, receiving)
-        )
+        self._add(Service(PREDICTOR, predictor, predictor.admit, ("Predict", "Lookup", "TopK")))
+        self._limits.add_generic_rpc_handlers((service_handler(ADMIN, admin),), predictor.admit)
         self._limits.add_generic_rpc_handlers(
             (service_handler(OPERATIONS, served), MethodsOfOtherBuilds(predictor.access)),
             served.admit,
         )
         for each in others:
-            self._limits.add_generic_rpc_handlers(
-                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free, each.own
-            )
-            self._limits.add_registered_method_handlers(
-                each.descriptor.full_name, method_handlers(each.descriptor, each.methods, each.receiving)
-            )
+            self._add(each)
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])
+
+    def _add(self, service: Service) -> None:
+        """Serve a service; those of its methods that may have a queue of their own have one."""
+        name = service.descriptor.full_name
+        handlers = method_handlers(service.descriptor, service.methods, service.receiving)
+        generic = grpc.method_handlers_generic_handler(name, handlers)
+        self._limits.add_generic_rpc_handlers((generic,), service.admit, service.free, service.own)
+        self._limits.add_registered_method_handlers(name, handlers)
 
     @property
     def serving(self) -> bool:
