@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ringpull.inference.head.frontends.writer.messages import decode_push
 from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.push_answer import PushAnswer
 from ringpull.ps.errors import Forbidden, Unavailable
@@ -43,6 +45,22 @@ def parquet(folder: Path, keys: Any, values: Any, name: str = "rows.parquet") ->
 
 def rows_of(shards: FakeShards) -> dict[int, float | None]:
     return {key: None if row is None else float(np.frombuffer(row, "<f4")[0]) for (_, key), row in shards.rows.items()}
+
+
+def of_second_half(message: pb.PushRequest) -> bool:
+    """Whether a message has any of the last half of 2,000 rows, which never go out with the first block."""
+    return bool(np.max(np.asarray(decode_push(message).rows).view("<f4"), initial=0.0) >= 1000)
+
+
+def dies_halfway(shards: FakeShards, message: pb.PushRequest) -> PushAnswer:
+    """Answer for rows of the first half, in however many messages they come.
+
+    Raises:
+        Forbidden: A row of the second half is among them; it is not tried again.
+    """
+    if of_second_half(message):
+        raise Forbidden("not now")
+    return shards.answer(message)
 
 
 def test_rows_of_files_are_pushed(ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path) -> None:
@@ -83,14 +101,11 @@ def test_a_push_that_was_cut_off_goes_on_and_repeats_nothing(
     monkeypatch.setattr(reader, "PIECE_BYTES", 400)  # 100 rows a block
     keys, values = np.arange(2000) % 700, np.arange(2000)
     file = parquet(tmp_path, keys, values)
-    sent: list[pb.PushRequest] = []
 
     def dies(message: pb.PushRequest) -> PushAnswer:
-        sent.append(message)
-        if len(sent) > 9:
+        if of_second_half(message):
             shards.down.add(1)
-            raise Forbidden("not now")  # which is not tried again
-        return shards.answer(message)
+        return dies_halfway(shards, message)
 
     head.push = dies
     arguments = ("push", "ranker", "items", file, "--target", head.target)
@@ -120,15 +135,7 @@ def cut_off(
     from ringpull.inference.importers.tables import parquet as reader
 
     monkeypatch.setattr(reader, "PIECE_BYTES", 400)  # 100 rows a block
-    sent: list[pb.PushRequest] = []
-
-    def dies(message: pb.PushRequest) -> PushAnswer:
-        sent.append(message)
-        if len(sent) > 9:
-            raise Forbidden("not now")
-        return shards.answer(message)
-
-    head.push = dies
+    head.push = partial(dies_halfway, shards)
     file = parquet(tmp_path, np.arange(2000), np.arange(2000))
     arguments = ("push", "ranker", "items", file, "--target", head.target)
     assert ringpull(*arguments).status == 1

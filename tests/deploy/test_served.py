@@ -391,7 +391,10 @@ with served.lock() as lock:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("children", ["subprocess.Popen(['sleep', '600'])", "os.fork() or time.sleep(600)"])
+@pytest.mark.parametrize(
+    "children",
+    ["subprocess.Popen(['sh', '-c', 'echo; exec sleep 600'])", "os.fork() or (print(flush=True), time.sleep(600))"],
+)
 def test_a_lock_ends_with_its_process_and_not_with_its_children(state: Path, children: str) -> None:
     """Ray's processes live on for a while after a kill of `serve`."""
     serve = subprocess.Popen(
@@ -401,9 +404,10 @@ def test_a_lock_ends_with_its_process_and_not_with_its_children(state: Path, chi
     serve.stdout.readline()
     (of_serve,) = served.records()
     assert of_serve.lock is not None
-    while not (below := psutil.Process(serve.pid).children()):
-        time.sleep(0.001)
+    serve.stdout.readline()  # the child runs, and has let go of what it does not inherit
+    below = psutil.Process(serve.pid).children()
     try:
+        assert below
         assert serve_lock.is_held(state / "served" / of_serve.lock) is True
         served.clean()
         assert served.records() == [of_serve]
