@@ -44,7 +44,7 @@ async def test_a_slow_read_is_hedged_to_shards(written, monkeypatch):
     pulled = files._pulled
 
     def slow(*asked: Any) -> PullReply:
-        gate.wait(10)
+        gate.wait(600)
         return pulled(*asked)
 
     monkeypatch.setattr(files, "_pulled", slow)
