@@ -120,7 +120,7 @@ async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
         return answer(model, 1, number, off=1e-2 if asked[model] % 3 == 0 else 0.0)
 
     load = CheckedLoad(predict, (MODEL, SINGLE_COPY), oracle, Live({MODEL: 1, SINGLE_COPY: 1}))
-    load.start(endless_arrivals(2_000, np.random.default_rng(1)))
+    load.start(endless_arrivals(200, np.random.default_rng(1)))
     while min(asked.values(), default=0) < 30:
         await asyncio.sleep(0.01)
     await load.stop()
