@@ -439,7 +439,7 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
         move(dying, target)
         until(lambda: gone.is_set() or not dying.call(GetChange()).under_way)
     except StartupError:
-        pass  # It says that it is dead.
+        gone.wait()  # It says that it is dead, and tells whoever runs it a moment later.
     died = gone.is_set()
     dying.stop()
     deployment.files.dies_at = -1
@@ -463,4 +463,4 @@ def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     coordinator._reign.save = broken  # type: ignore[method-assign]
     with pytest.raises(StartupError, match="the coordinator has stopped: ZeroDivisionError: a bug"):
         coordinator.bring_up(spec(1))
-    assert gone.is_set()
+    assert gone.wait(PATIENCE_S)
