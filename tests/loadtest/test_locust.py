@@ -83,7 +83,7 @@ def locust(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == status, done.stderr
