@@ -35,6 +35,7 @@ from ringpull.router.control.operations import VERBS, GetChange
 from ringpull.router.control.verbs import Role
 from tests.inference.operated import NOBODY, grpc_of, operated
 from tests.inference.test_operations import ANSWERS, REQUESTS, FakeOperations
+from tests.ports import free_port
 
 pytestmark = pytest.mark.net
 
@@ -288,9 +289,8 @@ def test_where_the_door_is(config: HeadConfig, at: tuple[str, int] | None) -> No
 
 
 def test_a_port_that_is_in_use_is_a_clear_error_and_leaves_the_others_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as stranger, socket.create_server(("127.0.0.1", 0)) as free:
-        taken, grpc_port = stranger.getsockname()[1], free.getsockname()[1]
-        free.close()
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken, grpc_port = stranger.getsockname()[1], free_port()
         head = HeadProcess(HeadConfig(grpc_port=grpc_port, admin_port=taken))
         with pytest.raises(StartupError, match=f"admin port {taken} on 127.0.0.1"):
             head.route(NOBODY, {}, ())
