@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +29,11 @@ from ringpull.router.control.operations import (
 )
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.reign import Reign
-from ringpull.router.control.saved_files import generations, state_name
+from ringpull.router.control.saved_files import generations
 from ringpull.router.control.state_files import LocalFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.router.members import FakeMembers
+from tests.saved_state import newest_state
 
 FAST = Timing(heartbeat_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
 
@@ -164,10 +164,8 @@ class Deployment:
         )
 
     def saved(self) -> dict[str, Any]:
-        """Return what is in the newest state."""
-        there = sorted(generations([path.name for path in self.folder.iterdir()]), reverse=True)
-        files: list[dict[str, Any]] = [json.loads((self.folder / state_name(*each)).read_text()) for each in there]
-        return next(file["saved"] for file in files if "state" in file["saved"])
+        """Return what is in the newest state, also while it is written."""
+        return newest_state(self.folder)
 
 
 @pytest.fixture
