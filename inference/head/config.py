@@ -263,18 +263,6 @@ class HeadConfig:
         ),
     ] = False
     """Whether keys are answered here whose rows a shard of this machine serves from files that can be read here."""
-    hand_over: Annotated[
-        bool,
-        Option(
-            "Whether a busy head hands requests to another one of its machine that is idle: auto or off.",
-            Group.COMPUTING,
-            metavar="auto|off",
-            default="off",
-            given_as=str,
-            parse=_auto,
-        ),
-    ] = False
-    """Whether a request that would wait here is answered by another head of this machine that has nothing to do."""
     straight_pushes: Annotated[
         bool,
         Option(

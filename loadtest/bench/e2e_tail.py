@@ -1,22 +1,32 @@
 """The tail of the end-to-end benches: open loops, where latency counts from when a request was due.
 
 A tail says something only beside the rate it was taken at, so whoever is compared is asked at equal rates: shares of
-what the slower one reaches in a closed loop.
+what the slower one reaches in a closed loop. Where cores are what requests wait for, who takes more processor time a
+request has the longer tail at an equal rate. So at half of the top rate it is told how much of the cores each takes,
+how long its threads wait for one, and the p99 of a queue before these cores in which a request takes as much processor
+time and nothing else; and both are asked once more at rates at which they take as much of the cores.
+
+By itself it measures nothing else: `python -m ringpull.loadtest.bench.e2e_tail`; within `e2e` it is the last part but
+one.
 """
 
 from __future__ import annotations
 
+import heapq
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from statistics import median
 from typing import Final
 
 import numpy as np
 import torch
 
-from ringpull.loadtest.bench.asked_rates import in_drawn_order
-from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, score_request
+from ringpull.loadtest.bench.asked_rates import PATIENT, in_drawn_order
+from ringpull.loadtest.bench.baselines import triton
+from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, make_requests, score_request
 from ringpull.loadtest.bench.e2e_contenders import (
     IN_PROCESS,
     OPEN_SECONDS,
@@ -51,8 +61,43 @@ def key_of(percent: int, share: float) -> str:
     return f"p{percent}_vs_triton{at}"
 
 
+EQUAL_USE: Final = "p99_vs_triton_at_equal_use"
+OF_QUEUES: Final = "queue_p99_vs_triton"
+USE_KEYS: Final = ("core_use", "core_wait_ms", "queue_p99_ms")
+"""Figures of both; those of Triton have its name before."""
 KEYS: Final = ("p99_vs_inprocess", "p99_ms", "echo_p99_ms")
-TRITON_KEYS: Final = ("e2e_heads_vs_triton", *(key_of(percent, share) for share in SHARES for percent in PERCENTILES))
+TRITON_KEYS: Final = (
+    "e2e_heads_vs_triton",
+    *(key_of(percent, share) for share in SHARES for percent in PERCENTILES),
+    EQUAL_USE,
+    OF_QUEUES,
+    *USE_KEYS,
+    *(f"triton_{key}" for key in USE_KEYS),
+)
+
+
+def main() -> None:
+    requests = make_requests(32, ROWS)
+    report = Report("The tail: DLRM of `e2e`, open loops")
+    with ringpull(requests, *PATIENT) as ours:
+        alone(report, ours, requests)
+    beside(report, requests)
+    report.finish()
+
+
+def alone(report: Report, ours: Contender, requests: Sequence[Request]) -> None:
+    """Report the tail of one head."""
+    with report.part("the tail", *KEYS):
+        beside_echo(report, ours, requests)
+
+
+def beside(report: Report, requests: Sequence[Request]) -> None:
+    """Report the tail of two heads beside Triton, or why there is none."""
+    if (why := triton.missing()) is None:
+        with report.part("the tail beside Triton", *TRITON_KEYS):
+            beside_triton(report, requests)
+    else:
+        report.absent("the tail beside Triton", why, *TRITON_KEYS)
 
 
 def beside_echo(report: Report, ours: Contender, requests: Sequence[Request]) -> None:
@@ -64,7 +109,7 @@ def beside_echo(report: Report, ours: Contender, requests: Sequence[Request]) ->
             "ours": partial(open_loop, ours.server, ours.payloads, calls_per_s),
             "echo": partial(open_loop, echo, ours.payloads, calls_per_s),
         }
-        p99_ms = tails(loops, rounds=ROUNDS)[99]
+        p99_ms = percentiles(in_turns(loops, rounds=ROUNDS))[99]
     ours_ms, echo_ms = p99_ms.median("ours"), p99_ms.median("echo")
     at = f"p99 at half the top rate, {calls_per_s:.0f} requests/s, ms"
     report.row(
@@ -96,7 +141,7 @@ def lone_request_ms(requests: Sequence[Request]) -> tuple[str, float]:
 
 def beside_triton(report: Report, requests: Sequence[Request]) -> None:
     """Report top rates, and latencies at equal rates, of two heads beside Triton's two instances."""
-    with ringpull(requests, "--heads", str(HEADS)) as heads, baseline("triton", requests) as triton:
+    with ringpull(requests, *PATIENT, "--heads", str(HEADS)) as heads, baseline("triton", requests) as triton:
         check_scores((heads, triton), requests[0])
         contenders = {"ours": heads, "triton": triton}
         compare_at_shares(report, {name: each.by_connections(CONNECTIONS) for name, each in contenders.items()})
@@ -111,32 +156,94 @@ def compare_at_shares(report: Report, contenders: Mapping[str, Contender]) -> No
     slower = min(tops.median(name) for name in pair)
     for share in SHARES:
         rate = slower * share
-        loops = {name: partial(open_loop, each.server, each.payloads, rate) for name, each in contenders.items()}
-        for percent, latency_ms in tails(loops, rounds=ROUNDS).items():
+        runs = taking_turns(contenders, dict.fromkeys(pair, rate))
+        for percent, latency_ms in percentiles(runs).items():
             what = f"p{percent}, {HEADS} heads, {rate:.0f} requests/s, {share:g} of the slower one's top, ms"
             report.compare(what, latency_ms, pair, key=key_of(percent, share), show=".1f")
+        if share == HALF:
+            compare_at_equal_use(report, contenders, runs, rate)
+
+
+def compare_at_equal_use(
+    report: Report, contenders: Mapping[str, Contender], runs: Mapping[str, Sequence[Run]], rate: float
+) -> None:
+    """Report what of the cores both took at a rate, and their tails where `triton` takes as much as `ours` does there.
+
+    Args:
+        runs: Open loops at this rate.
+    """
+    cores = os.cpu_count() or 1
+    cost_s = {name: median(run.cpu_per_call_s for run in each) for name, each in runs.items()}
+    waited_ms = {name: median(run.server_waited_s / run.calls for run in each) * 1e3 for name, each in runs.items()}
+    use = {name: each * rate / cores for name, each in cost_s.items()}
+    queue_ms = {name: queue_p99_s(rate, each, cores) * 1e3 for name, each in cost_s.items()}
+    for what, of, key in (
+        ("share of the cores that server and generator take", use, USE_KEYS[0]),
+        ("ready without a core, all threads of the server, ms a request", waited_ms, USE_KEYS[1]),
+        ("p99 of a queue of that processor time a request, ms", queue_ms, USE_KEYS[2]),
+    ):
+        ratio = of["ours"] / of["triton"] if of["triton"] else None
+        report.row(what, f"{of['ours']:.2f}", f"triton {of['triton']:.2f}", ratio)
+        report.key(key, of["ours"])
+        report.key(f"triton_{key}", of["triton"])
+    report.key(OF_QUEUES, queue_ms["ours"] / queue_ms["triton"] if queue_ms["triton"] else None)
+    more = rate * cost_s["ours"] / cost_s["triton"] if cost_s["triton"] else rate
+    latency_ms = percentiles(taking_turns(contenders, {"ours": rate, "triton": more}))[99]
+    what = f"p99 at equal use of the cores, {rate:.0f} and {more:.0f} requests/s, ms"
+    report.compare(what, latency_ms, ("ours", "triton"), key=EQUAL_USE, show=".1f")
 
 
 def _calls_per_s(contender: Contender) -> float:
     return contender.run().calls_per_s
 
 
+def queue_p99_s(calls_per_s: float, service_s: float, cores: int) -> float:
+    """Return the p99 of requests at the times of `open_loop` that wait in one queue, in order, for one of the cores."""
+    free_s, took_s = [0.0] * cores, []
+    for due_s in arrivals(calls_per_s):
+        end_s = max(due_s, heapq.heappop(free_s)) + service_s
+        heapq.heappush(free_s, end_s)
+        took_s.append(end_s - due_s)
+    return float(np.percentile(took_s, 99))
+
+
+def arrivals(calls_per_s: float) -> Iterator[float]:
+    """Yield Poisson times, the same ones for whoever is asked at this rate."""
+    return islice(endless_arrivals(calls_per_s, np.random.default_rng(0)), int(calls_per_s * OPEN_SECONDS))
+
+
 def open_loop(asked: Server, payloads: Sequence[bytes], calls_per_s: float) -> Run:
-    """Ask at Poisson times, the same ones for whoever is asked at this rate."""
-    arrivals = islice(endless_arrivals(calls_per_s, np.random.default_rng(0)), int(calls_per_s * OPEN_SECONDS))
-    return asked.open_loop(payloads, arrivals)
+    """Ask at the times of `arrivals`."""
+    return asked.open_loop(payloads, arrivals(calls_per_s))
 
 
-def tails(loops: Mapping[str, Callable[[], Run]], *, rounds: int) -> dict[int, Samples]:
-    """Return the percentiles, in ms, of loops that take turns, in an order drawn for each round."""
+def taking_turns(contenders: Mapping[str, Contender], rates: Mapping[str, float]) -> dict[str, list[Run]]:
+    """Return open loops of contenders at their rates."""
+    return in_turns(
+        {name: partial(open_loop, each.server, each.payloads, rates[name]) for name, each in contenders.items()},
+        rounds=ROUNDS,
+    )
+
+
+def in_turns(loops: Mapping[str, Callable[[], Run]], *, rounds: int) -> dict[str, list[Run]]:
+    """Return runs of loops that take turns, in an order drawn for each round; the first of each is to warm up."""
     runs: dict[str, list[Run]] = {name: [] for name in loops}
 
     def measure(name: str) -> float:
         runs[name].append(loops[name]())
-        return runs[name][-1].percentile_ms(PERCENTILES[-1])
+        return 0.0
 
     in_drawn_order({name: partial(measure, name) for name in loops}, rounds=rounds)
+    return {name: each[1:] for name, each in runs.items()}
+
+
+def percentiles(runs: Mapping[str, Sequence[Run]]) -> dict[int, Samples]:
+    """Return the percentiles of runs, in ms."""
     return {
-        percent: Samples({name: [run.percentile_ms(percent) for run in each[1:]] for name, each in runs.items()})
+        percent: Samples({name: [run.percentile_ms(percent) for run in each] for name, each in runs.items()})
         for percent in PERCENTILES
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ import uvloop
 from ringpull.inference.client.channels import open_channel
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.stubs import PREDICT
+from ringpull.loadtest.bench.threads import since, threads_of
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
 from ringpull.loadtest.process import cpu_seconds
 
@@ -36,6 +37,8 @@ class Run:
     wall_s: float = 0.0
     server_cpu_s: float = 0.0
     """CPU time of the server's processes."""
+    server_waited_s: float = 0.0
+    """Time that threads of the server's processes were ready and had no core."""
     generator_cpu_s: float = 0.0
     """CPU time of this process."""
 
@@ -51,6 +54,11 @@ class Run:
     @property
     def server_cpu_per_call_s(self) -> float:
         return self.server_cpu_s / self.calls
+
+    @property
+    def cpu_per_call_s(self) -> float:
+        """CPU time of a call, the generator's included."""
+        return (self.server_cpu_s + self.generator_cpu_s) / self.calls
 
     def percentile_ms(self, percent: float) -> float:
         """Return a percentile of the latencies of answered requests."""
@@ -119,12 +127,13 @@ class Server:
                 sender = PayloadSender(
                     channels, payloads, method=self.method, timeout_s=self.timeout_s, credentials=self.credentials
                 )
-                server_cpu_s, cpu_s = cpu_seconds(self.processes), time.process_time()
-                load = Load(sender, run.add)
+                before, server_cpu_s = threads_of(self.processes), cpu_seconds(self.processes)
+                cpu_s, load = time.process_time(), Load(sender, run.add)
                 await loop(load)
                 run.wall_s = load.now_s()
                 run.generator_cpu_s = time.process_time() - cpu_s
                 run.server_cpu_s = cpu_seconds(self.processes) - server_cpu_s
+                run.server_waited_s = sum(each.waited_s for each in since(before, threads_of(self.processes)))
             return run
 
         gc.freeze()  # A full collection of what the bench has loaded would be a pause of the server's in the figures.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from ringpull.loadtest.bench.e2e_contenders import PROTOCOLS, Contender
 from ringpull.loadtest.bench.harness import Report, Samples
 from ringpull.loadtest.bench.load import Run
 from ringpull.loadtest.bench.strongest import in_setting, in_strongest_setting
+
+OF_QUEUES = e2e_tail.OF_QUEUES
 
 
 @dataclass
@@ -53,15 +56,45 @@ class TestTail:
         assert ours == theirs
         rounds = 1 + e2e_tail.ROUNDS
         rates = [len(times) / e2e_tail.OPEN_SECONDS for times in ours]
-        assert rates == pytest.approx([25.0] * rounds + [50.0] * rounds + [75.0] * rounds)
+        # at half once more: where nobody takes any processor time, both take as much of it
+        assert rates == pytest.approx([25.0] * rounds + [50.0] * 2 * rounds + [75.0] * rounds)
         found = keys(report)
         assert found["e2e_heads_vs_triton"] == pytest.approx(4)
-        assert {name: found[name] for name in e2e_tail.TRITON_KEYS[1:]} == dict.fromkeys(e2e_tail.TRITON_KEYS[1:], 0.5)
+        ratios = [name for name in found if "_vs_triton" in name and name not in ("e2e_heads_vs_triton", OF_QUEUES)]
+        assert {name: found[name] for name in ratios} == dict.fromkeys(ratios, 0.5)
+        assert found.keys() == set(e2e_tail.TRITON_KEYS)
+
+    def test_who_takes_half_the_processor_time_is_asked_at_twice_the_rate_for_an_equal_use(self) -> None:
+        servers: dict[str, Any] = {"ours": MadeUp(400, 0.002), "triton": MadeUp(400, 0.004)}
+        contenders = {name: Contender(each, [b""], _nothing) for name, each in servers.items()}
+        cpu_s = {"ours": 0.2, "triton": 0.1}
+        runs = {
+            name: [Run(took_s=[0.001] * 100, server_cpu_s=each, generator_cpu_s=each, server_waited_s=each)]
+            for name, each in cpu_s.items()
+        }
+        report = Report("")
+        e2e_tail.compare_at_equal_use(report, contenders, runs, 50.0)
+        asked = {name: {len(times) / e2e_tail.OPEN_SECONDS for times in each.asked} for name, each in servers.items()}
+        assert asked == {"ours": {50.0}, "triton": {100.0}}
+        found, cores = keys(report), os.cpu_count() or 1
+        assert found[e2e_tail.EQUAL_USE] == 0.5
+        assert (found["core_use"], found["triton_core_use"]) == pytest.approx((0.2 / cores, 0.1 / cores))
+        assert (found["core_wait_ms"], found["triton_core_wait_ms"]) == pytest.approx((2.0, 1.0))
+        assert found["queue_p99_ms"] >= 4.0
+        assert found[OF_QUEUES] == pytest.approx(found["queue_p99_ms"] / found["triton_queue_p99_ms"])
+
+    def test_the_p99_of_a_queue_is_that_of_the_same_arrivals(self) -> None:
+        times = np.array(list(e2e_tail.arrivals(200.0)))
+        assert e2e_tail.queue_p99_s(200.0, 0.004, len(times)) == pytest.approx(0.004)
+        ends = [0.0]
+        for due in times:
+            ends.append(max(due, ends[-1]) + 0.004)
+        assert e2e_tail.queue_p99_s(200.0, 0.004, 1) == pytest.approx(np.percentile(np.array(ends[1:]) - times, 99))
 
     def test_the_first_run_of_each_is_to_warm_up(self) -> None:
         took_s = iter([9.0, 0.001, 0.003])
-        found = e2e_tail.tails({"ours": lambda: Run(took_s=[next(took_s)], wall_s=1.0)}, rounds=2)
-        assert found[99].values == {"ours": [1.0, 3.0]}
+        runs = e2e_tail.in_turns({"ours": lambda: Run(took_s=[next(took_s)], wall_s=1.0)}, rounds=2)
+        assert e2e_tail.percentiles(runs)[99].values == {"ours": [1.0, 3.0]}
 
     def test_what_is_at_half_of_the_top_is_the_key_with_a_bound(self) -> None:
         assert e2e_tail.key_of(99, 0.5) == "p99_vs_triton"
