@@ -140,7 +140,8 @@ class TorchProgram:
         writer = exported_with(content)
         short = asked or precision == "bfloat16"
         try:
-            run, why, packed = None, "", ()
+            run, why = None, ""
+            packed: tuple[PackedRows, ...] = ()
             if maker is not None and device == "cpu" and graph_bytes(content) >= maker.least_graph_bytes:
                 run = _made_elsewhere(maker, version_dir, manifest, short=short)
             if run is None:
