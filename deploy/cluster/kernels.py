@@ -119,7 +119,7 @@ def _receive_columns() -> None:
         kernels.direct_offsets(received.words, begins, counts)
         kernels.all_within(received.words, begins, counts, np.zeros(1, np.int64), np.zeros(1, np.int64))
     zero = np.zeros(1, np.int64)
-    lay_side_by_side(np.ones(1, np.float32), zero, zero + 1, zero, zero, np.empty((1, 1), np.float32))
+    lay_side_by_side(np.ones(1, np.float32), zero, zero + 1, zero, zero, zero, np.empty((1, 1), np.float32))
 
 
 def _write_tables(folder: Path) -> None:

@@ -63,16 +63,19 @@ class FlatInputs(Sequence[ProgramTensor]):
     def __iter__(self) -> Iterator[ProgramTensor]:
         return (self[place] for place in range(len(self)))
 
-    def side_by_side(self, places: Int64Array, dims: Int64Array) -> Float32Array | None:
-        """Return the vectors of some inputs, row by row: (B, sum of `dims`), new; None: some are not flat, or of
-        another width.
+    def side_by_side(
+        self, places: Int64Array, dims: Int64Array, columns: Int64Array | None = None, width: int | None = None
+    ) -> Float32Array | None:
+        """Return the vectors of some inputs, row by row: (B, width), new; None: some are not flat, or of another width.
 
         Args:
             places: (P,): the inputs.
             dims: (P,): numbers of the vectors of each, as they must be.
+            columns: (P,): where those of each go in a row; None: one after the other.
+            width: Numbers of a row; between the vectors they are any. None: the sum of `dims`.
 
         Raises:
-            ValueError: Vectors would lie outside of `vectors`; the kernel does not look.
+            ValueError: Vectors would lie outside of `vectors`, or of a row; the kernel does not look.
         """
         begins = self.begins[places]
         if (begins < 0).any() or not np.array_equal(self.dims[places], dims):
@@ -84,6 +87,10 @@ class FlatInputs(Sequence[ProgramTensor]):
             raise ValueError(f"vectors of inputs end at {ends.max()}; there are {self.vectors.size} numbers")
         if len(index) != self.rows or index.min(initial=0) < 0 or index.max(initial=0) >= self.requests:
             raise ValueError(f"rows of {self.requests} requests: {self.rows}, of which {len(index)} say theirs")
-        out = np.empty((self.rows, int(dims.sum())), np.float32)
-        lay_side_by_side(self.vectors, begins, dims, context, index, out)
+        columns = np.cumsum(dims) - dims if columns is None else columns
+        width = int(dims.sum()) if width is None else width
+        if columns.min(initial=0) < 0 or (columns + dims).max(initial=0) > width:
+            raise ValueError(f"vectors of inputs end at {(columns + dims).max()} of rows of {width} numbers")
+        out = np.empty((self.rows, width), np.float32)
+        lay_side_by_side(self.vectors, begins, dims, columns, context, index, out)
         return out

@@ -22,6 +22,7 @@ def lay_side_by_side(
     vectors: Float32Array,
     begins: Int64Array,
     dims: Int64Array,
+    columns: Int64Array,
     context: Int64Array,
     index: Int64Array,
     out: Float32Array,
@@ -32,19 +33,18 @@ def lay_side_by_side(
         vectors: Numbers of all of them; of each input (V, dim), from `begins` on.
         begins: (P,).
         dims: (P,).
+        columns: (P,): where those of each go in a row.
         context: (P,): 1 where the vector of a row is that of its request.
         index: (B,): the request of each row.
-        out: (B, sum of `dims`), overwritten.
+        out: (B, W), overwritten there.
     """
     rows = out.shape[0]
     # Unsigned, as a negative index would count from the end, which must be tested for (see `ringpull.router.merge`).
     for first in range(0, rows, _BLOCK):
         end = min(first + _BLOCK, rows)
-        column = np.uint64(0)
         for place in range(begins.size):
-            begin, dim = np.uint64(begins[place]), np.uint64(dims[place])
+            begin, dim, column = np.uint64(begins[place]), np.uint64(dims[place]), np.uint64(columns[place])
             for row in range(first, end):
                 source = begin + np.uint64(index[row] if context[place] else row) * dim
                 for j in range(dim):
                     out[row, column + j] = vectors[source + j]
-            column += dim
