@@ -193,7 +193,8 @@ class HeadConfig:
             "SECONDS",
         ),
     ] = 0.2
-    """Longest wait once there has been a queue for longer than `max_queue_s` without a break."""
+    """Longest wait once there has been a queue, of more than 16 requests, for longer than `max_queue_s` without a
+    break."""
 
     degrade_high: Annotated[
         float,

@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from ringpull.loadtest.bench.asked_rates import PATIENT, in_drawn_order
+from ringpull.loadtest.bench.asked_rates import in_drawn_order
 from ringpull.loadtest.bench.baselines import triton
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, make_requests, score_request
 from ringpull.loadtest.bench.e2e_contenders import (
@@ -79,7 +79,7 @@ TRITON_KEYS: Final = (
 def main() -> None:
     requests = make_requests(32, ROWS)
     report = Report("The tail: DLRM of `e2e`, open loops")
-    with ringpull(requests, *PATIENT) as ours:
+    with ringpull(requests) as ours:
         alone(report, ours, requests)
     beside(report, requests)
     report.finish()
@@ -141,7 +141,7 @@ def lone_request_ms(requests: Sequence[Request]) -> tuple[str, float]:
 
 def beside_triton(report: Report, requests: Sequence[Request]) -> None:
     """Report top rates, and latencies at equal rates, of two heads beside Triton's two instances."""
-    with ringpull(requests, *PATIENT, "--heads", str(HEADS)) as heads, baseline("triton", requests) as triton:
+    with ringpull(requests, "--heads", str(HEADS)) as heads, baseline("triton", requests) as triton:
         check_scores((heads, triton), requests[0])
         contenders = {"ours": heads, "triton": triton}
         compare_at_shares(report, {name: each.by_connections(CONNECTIONS) for name, each in contenders.items()})
