@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ringpull.inference.export.model import export_model
 from ringpull.inference.model import torch_program
-from ringpull.inference.model.dense_program import ProgramTensor
+from ringpull.inference.model.dense_program import Precision, ProgramTensor
 from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.torch_packing import LEAST_INPUTS, packed_module
@@ -34,7 +34,8 @@ class Model(nn.Module):
         torch.manual_seed(7)
         self.tables = nn.ModuleDict({name: nn.Embedding(9, DIM) for name in NAMES})
         self.numbers = nn.Linear(3, DIM)
-        self.top = nn.Linear((len(NAMES) + len(around)) * DIM, 2)
+        self.hidden = nn.Linear((len(NAMES) + len(around)) * DIM, 8)
+        self.top = nn.Linear(8, 2)
         self.join, self.around, self.reused = join, around, reused
 
     def forward(
@@ -58,7 +59,7 @@ class Model(nn.Module):
         for where in self.around:
             parts.insert({"<": 0, "|": len(parts) // 2, ">": len(parts)}[where], own)
         joined = torch.stack(parts, 1) if self.join == "stack" else torch.cat(parts, dim=-1)
-        score = self.top(joined.flatten(1))
+        score = self.top(self.hidden(joined.flatten(1)).relu())
         return {"score": score, "joined": joined.flatten(1) if self.reused is None else vectors[self.reused]}
 
 
@@ -72,12 +73,14 @@ def lookups_of(manifest: Manifest) -> list[int]:
     return [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
 
 
-def both(path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> tuple[TorchProgram, TorchProgram]:
+def both(
+    path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, precision: Precision = "float32"
+) -> tuple[TorchProgram, TorchProgram]:
     """Return a program with packed inputs, and without."""
-    packed = TorchProgram.load(path, manifest, "cpu")
+    packed = TorchProgram.load(path, manifest, "cpu", precision=precision)
     with monkeypatch.context() as patch:
         patch.setattr(torch_program, "packed_module", lambda *_: None)
-        return packed, TorchProgram.load(path, manifest, "cpu")
+        return packed, TorchProgram.load(path, manifest, "cpu", precision=precision)
 
 
 def inputs_of(manifest: Manifest, rows: int) -> tuple[list[ProgramTensor], FlatInputs]:
@@ -106,11 +109,13 @@ def bits(program: TorchProgram, inputs: Sequence[ProgramTensor], rows: int) -> d
 
 @pytest.mark.parametrize("join", ["stack", "cat"])
 @pytest.mark.parametrize("around", ["", "<", "<|>"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_packed_inputs_give_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, join: str, around: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, join: str, around: str, precision: Precision
 ) -> None:
     path, manifest = exported(tmp_path, Model(join, around))
-    packed, plain = both(path, manifest, monkeypatch)
+    packed, plain = both(path, manifest, monkeypatch, precision)
+    assert packed.runtime.precision == precision
     assert packed.takes_flat
     assert not plain.takes_flat
     assert packed.runtime == plain.runtime
