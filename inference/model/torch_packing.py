@@ -5,6 +5,8 @@ those of a context were spread over the rows one by one. One kernel does all of 
 (`FlatInputs.side_by_side`), so the program is given the rows as they are to be, with room for what it lays between
 them, and copies only that. The same numbers at the same places: all that it computes of them has the same bits.
 
+Where a program takes these rows in bfloat16 alone, the kernel writes that: rounded as torch does, bit for bit.
+
 What is rewritten is the module in memory, for the CPU; the version's file stays what it is. Only look-ups that nothing
 else takes are packed.
 """
@@ -41,6 +43,12 @@ class PackedRows:
     """(P,): where those of each begin in a row."""
     width: int
     """Numbers of a row."""
+    short: bool = False
+    """Whether the numbers are bfloat16, as all that takes the rows casts them."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.short else torch.float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,9 +75,12 @@ def packed_module(module: fx.GraphModule, lookups: Collection[int]) -> PackedMod
     copies: dict[fx.Node, fx.Node] = {}
     rows = {node: graph.placeholder(f"packed_{number}") for number, (node, _) in enumerate(joins)}
     gone = {inputs[place] for _, found in joins for place in found.places.tolist()}
+    cast = {user for node, found in joins if found.short for user in node.users}
     for node in module.graph.nodes:
         if node in rows:
             copies[node] = _filled(graph, node, rows[node], gone, copies)
+        elif node in cast:
+            copies[node] = copies[node.args[0]]
         elif node not in gone:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     made = PackedModule(fx.GraphModule(module, graph), tuple(found for _, found in joins))
@@ -95,7 +106,9 @@ def _joined(node: fx.Node, may: dict[fx.Node, int]) -> PackedRows | None:
     if len(own) < LEAST_INPUTS or not all(dims):
         return None
     columns = np.concatenate([[0], np.cumsum(dims)])
-    return PackedRows(np.array([may[parts[at]] for at in own]), np.array(dims)[own], columns[own], int(columns[-1]))
+    places = np.array([may[parts[at]] for at in own])
+    short = all(user.target is _ATEN.to.dtype and user.args[1:] == (torch.bfloat16,) for user in node.users)
+    return PackedRows(places, np.array(dims)[own], columns[own], int(columns[-1]), short)
 
 
 def _filled(
@@ -130,7 +143,7 @@ def _agree(module: fx.GraphModule, made: PackedModule, inputs: Sequence[fx.Node]
             return False
         packed = []
         for each in made.packed:
-            rows = torch.zeros(_CHECKED_ROWS, each.width)
+            rows = torch.zeros(_CHECKED_ROWS, each.width, dtype=each.dtype)
             for place, dim, column in zip(each.places.tolist(), each.dims.tolist(), each.columns.tolist(), strict=True):
                 rows[:, column : column + dim] = given[place]
             packed.append(rows)

@@ -148,7 +148,7 @@ class TorchProgram:
                 module, values = _checked(content, file, manifest, device, short=short)
                 if device == "cpu" and (made := packed_module(module, _lookups(manifest))) is not None:
                     module, packed = made.module, made.packed
-                    rows = [torch.empty((0, each.width), device="meta") for each in packed]
+                    rows = [torch.empty((0, each.width), dtype=each.dtype, device="meta") for each in packed]
                     values = [*rows, *[values[place] for place in single_places(len(values), packed)]]
                 run, why = scripted(module, values, torch.device(device))
             return cls(run, manifest, device, writer, threads, short=short, eager_because=why, packed=packed)
@@ -193,11 +193,12 @@ class TorchProgram:
         """Return packed rows, which are new: the program writes to them."""
         laid = None
         if isinstance(inputs, FlatInputs) and inputs.rows == rows:
-            laid = inputs.side_by_side(packed.places, packed.dims, packed.columns, packed.width)
+            lay = inputs.short_side_by_side if packed.short else inputs.side_by_side
+            laid = lay(packed.places, packed.dims, packed.columns, packed.width)
         if laid is not None:
-            tensor = torch.from_numpy(laid)
+            tensor = torch.from_numpy(laid).view(packed.dtype)
             return tensor if rows >= MIN_ROWS else torch.cat([tensor] * MIN_ROWS)
-        tensor = torch.empty(max(rows, MIN_ROWS), packed.width)
+        tensor = torch.empty(max(rows, MIN_ROWS), packed.width, dtype=packed.dtype)
         columns = zip(packed.places.tolist(), packed.dims.tolist(), packed.columns.tolist(), strict=True)
         for place, dim, column in columns:
             entry = self._inputs[place]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ringpull.inference.export.model import export_model
@@ -105,6 +106,43 @@ def inputs_of(manifest: Manifest, rows: int) -> tuple[list[ProgramTensor], FlatI
 
 def bits(program: TorchProgram, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, tuple[object, bytes]]:
     return {name: (values.shape, values.tobytes()) for name, values in program.run(inputs, rows).items()}
+
+
+@pytest.mark.parametrize("numbers", ["normal", "any bits"])
+def test_rows_in_bfloat16_are_rounded_as_torch_rounds_them(numbers: str) -> None:
+    random = np.random.default_rng(3)
+    vectors = random.integers(2**32, size=2 * 50 * 64, dtype=np.uint32).view(np.float32)
+    if numbers == "normal":
+        vectors = random.standard_normal(vectors.size, np.float32)
+    vectors[:6] = 0.0, -0.0, np.inf, -np.inf, np.finfo(np.float32).max, 1e-45
+    vectors[6:8] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)  # half-way between two
+    both = np.arange(2)
+    flat = FlatInputs(vectors, both * 50 * 64, np.full(2, 64), both * 0, 50, np.arange(50), 50, {})
+    where = both, np.full(2, 64), both[::-1] * 64, 128
+    short, whole = flat.short_side_by_side(*where), flat.side_by_side(*where)
+    assert short is not None
+    assert whole is not None
+    found, expected = (each.view(torch.int16) for each in (_short(short), torch.from_numpy(whole).to(torch.bfloat16)))
+    is_nan = torch.from_numpy(np.isnan(whole))
+    assert torch.equal(_short(short).isnan(), is_nan), "which of the NaNs it is depends on the processor"
+    assert torch.equal(found[~is_nan], expected[~is_nan])
+
+
+def _short(bits: NDArray[np.uint16]) -> Tensor:
+    return torch.from_numpy(bits).view(torch.bfloat16)
+
+
+@pytest.mark.parametrize("join", ["stack", "cat"])
+@pytest.mark.parametrize("around", ["<", "<|>"])
+def test_rows_that_are_cast_at_once_are_laid_in_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, join: str, around: str
+) -> None:
+    path, manifest = exported(tmp_path, Model(join, around, reused=2))
+    packed, plain = both(path, manifest, monkeypatch, "bfloat16")
+    assert [each.short for each in packed._packed] == [True]
+    for rows in (1, 5, CPU_ROWS + 3):
+        tensors, flat = inputs_of(manifest, rows)
+        assert bits(packed, tensors, rows) == bits(packed, flat, rows) == bits(plain, tensors, rows)
 
 
 @pytest.mark.parametrize("join", ["stack", "cat"])
