@@ -5,7 +5,7 @@ what the slower one reaches in a closed loop. At half of it three figures tell h
 time: what each takes of the cores; how long its threads are ready and have none; and the p99 of a queue in which a
 request takes that processor time on one core and nothing else. Then both are asked once more at rates at which they
 should take as much of the cores, and what they took there is reported. Where the tails differ by more than the queues,
-or still differ at equal use, processor time a request does not explain it (see "Beside Triton" in loadtest/README.md).
+or still differ at equal use, processor time is not all of it (see "Beside Triton" in loadtest/README.md).
 
 By itself it measures nothing else: `python -m ringpull.loadtest.bench.e2e_tail`; within `e2e` it is the last part but
 one.
