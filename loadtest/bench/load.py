@@ -20,7 +20,7 @@ import uvloop
 from ringpull.inference.client.channels import open_channel
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.stubs import PREDICT
-from ringpull.loadtest.bench.threads import since, threads_of
+from ringpull.loadtest.bench.threads import threads_of, waited_between_s
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
 from ringpull.loadtest.process import cpu_seconds
 
@@ -45,8 +45,8 @@ class Run:
     wall_s: float = 0.0
     server_cpu_s: float = 0.0
     """CPU time of the server's processes."""
-    server_waited_s: float = 0.0
-    """Time that threads of the server's processes were ready and had no core."""
+    server_waited_s: float | None = 0.0
+    """Time that threads of the server's processes were ready and had no core; None: the kernel does not count it."""
     generator_cpu_s: float = 0.0
     """CPU time of this process."""
 
@@ -150,7 +150,7 @@ class Server:
                 run.wall_s = load.now_s()
                 run.generator_cpu_s = time.process_time() - cpu_s
                 run.server_cpu_s = cpu_seconds(self.processes) - server_cpu_s
-                run.server_waited_s = sum(each.waited_s for each in since(before, threads_of(self.processes)))
+                run.server_waited_s = waited_between_s(before, threads_of(self.processes))
             return run
 
         gc.freeze()  # A full collection of what the bench has loaded would be a pause of the server's in the figures.

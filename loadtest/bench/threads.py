@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 
+PROC: Final = Path("/proc")
 Threads = Mapping[tuple[int, int], "Thread"]
 
 
@@ -25,17 +25,30 @@ class Thread:
     """Times that it was given one."""
 
 
-def threads_of(processes: Iterable[psutil.Process]) -> Threads:
-    """Return the threads of processes, by the ids of process and thread."""
+def threads_of(processes: Iterable[psutil.Process], proc: Path = PROC) -> Threads | None:
+    """Return the threads of processes, by the ids of process and thread; None: this kernel does not count."""
     found = {}
     for process in processes:
-        folder = Path(f"/proc/{process.pid}/task")
-        for task in os.listdir(folder):
-            with suppress(OSError):  # it has ended meanwhile
-                ran, waited, turns = (folder / task / "schedstat").read_text("ascii").split()
-                name = (folder / task / "comm").read_text("utf-8", errors="replace").strip()
-                found[process.pid, int(task)] = Thread(name, int(ran) / 1e9, int(waited) / 1e9, int(turns))
-    return found
+        for task in (proc / f"{process.pid}/task").iterdir():
+            try:
+                ran, waited, turns = (task / "schedstat").read_text("ascii").split()
+                name = (task / "comm").read_text("utf-8", errors="replace").strip()
+            except ProcessLookupError:
+                continue  # it has ended meanwhile
+            except OSError:
+                if task.exists():
+                    return None
+                continue
+            found[process.pid, int(task.name)] = Thread(name, int(ran) / 1e9, int(waited) / 1e9, int(turns))
+    # A kernel that is built to count, and told not to, says zero of every thread.
+    return None if found and not any(each.turns for each in found.values()) else found
+
+
+def waited_between_s(before: Threads | None, now: Threads | None) -> float | None:
+    """Return how long threads were ready and had no core meanwhile; None: nobody counted."""
+    if before is None or now is None:
+        return None
+    return sum(each.waited_s for each in since(before, now))
 
 
 def since(before: Threads, now: Threads) -> list[Thread]:

@@ -28,7 +28,7 @@ from ringpull.loadtest.bench.dlrm_requests import make_requests, payload_of
 from ringpull.loadtest.bench.e2e_contenders import IN_FLIGHT, OPEN_SECONDS, ROWS, SECONDS, SHARDS
 from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.load import Server, check_answered
-from ringpull.loadtest.bench.threads import Thread, since, threads_of
+from ringpull.loadtest.bench.threads import Threads, since, threads_of
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected, endless_arrivals
@@ -55,10 +55,10 @@ def main() -> None:
             processes = ours.running("head")
             before = threads_of(processes)
             outcomes, dealt = uvloop.run(_open_loop(ours.target, processes, timed, top * SHARE, connections))
-            spent = since(before, threads_of(processes))
+            after = threads_of(processes)
         report_stages(report, outcomes, f"{heads} heads, {top * SHARE:.0f} requests/s")
         report_heads(report, outcomes, dealt, heads)
-        report_threads(report, spent, len(outcomes))
+        report_threads(report, before, after, len(outcomes))
     report.finish()
 
 
@@ -145,8 +145,12 @@ def latencies_of(outcomes: Iterable[Outcome], dealt: Sequence[int], heads: int) 
     return took_ms
 
 
-def report_threads(report: Report, spent: Sequence[Thread], requests: int) -> None:
-    for each in spent[:SHOWN_THREADS]:
+def report_threads(report: Report, before: Threads | None, after: Threads | None, requests: int) -> None:
+    """Add the busiest threads between two looks."""
+    if before is None or after is None:
+        report.absent("threads", "this kernel does not count how long they wait for a core")
+        return
+    for each in since(before, after)[:SHOWN_THREADS]:
         ran, waited = each.ran_s / requests * 1e3, each.waited_s / requests * 1e3
         report.row(f"thread {each.name}, ms a request", f"{ran:.2f}", f"no core {waited:.2f}", each.turns / requests)
 
