@@ -17,6 +17,7 @@ from ringpull.loadtest.chaos.pushed_model import PUSHED, TABLE
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.pushed import KEYS, export, push, rows_of, shown
 from tests.cluster.watching import actors, until
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -136,7 +137,7 @@ def test_a_pusher_goes_on_when_the_head_and_the_whole_server_come_back(
         assert set(shown(client)) == {7.0}
 
     ran_trainer = subprocess.run(
-        [sys.executable, "-c", FORKED, target], capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-c", FORKED, target], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
     assert (ran_trainer.returncode, ran_trainer.stdout) == (0, "[11.0, 12.0, 13.0, 14.0, 15.0]\n"), ran_trainer.stderr
     assert serving.end() == 0

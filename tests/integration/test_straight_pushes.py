@@ -48,6 +48,7 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.clock import Clock
 from tests.integration.local import LocalCluster, local_cluster
 from tests.integration.test_writer import DIM, as_stored, export
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
@@ -295,7 +296,7 @@ def test_a_push_that_comes_while_the_thread_ends_fails(tmp_path: Path, monkeypat
 
         def late() -> None:
             with pytest.raises(Unavailable, match="the client was closed"):
-                thread.push(route, push, time.monotonic() + 600)
+                thread.push(route, push, time.monotonic() + PATIENCE_S)
             failed.append(True)
 
         async def then_late(pushes: StraightPushes) -> None:
@@ -336,7 +337,7 @@ def test_a_client_of_another_loop_says_so(tmp_path: Path) -> None:
     with serving(tmp_path) as cluster:
 
         async def made() -> AsyncClient:
-            client = AsyncClient(cluster.target, timeout_s=600)
+            client = AsyncClient(cluster.target, timeout_s=PATIENCE_S)
             await client.push("feed", "user", [1], ROW)
             return client
 
@@ -420,7 +421,7 @@ def test_shards_that_another_deployment_has_there_by_now_take_nothing() -> None:
         shard_map = ShardMap(1, (address,), Ring.even([0]), {}, deployment=deployment, term=1)
         specs = {"user": TableSpec(name="user", dim=DIM)}
         route = PushRoute(model="m", version=1, lineage="00000000000000aa", specs=specs, shard_map=shard_map)
-        await pushes.push(route, push, time.monotonic() + 600)
+        await pushes.push(route, push, time.monotonic() + PATIENCE_S)
 
     async def both() -> None:
         with pytest.raises(Unavailable, match=r"deployment old\) was meant"):

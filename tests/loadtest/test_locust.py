@@ -14,6 +14,7 @@ import pytest
 
 from ringpull.loadtest.local import LOCUSTFILE, run_locust
 from tests.integration.local import LocalCluster
+from tests.patience import PATIENCE_S
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
@@ -80,7 +81,7 @@ def locust(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == status, done.stderr
