@@ -18,6 +18,7 @@ from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.pushed import KEYS, export, push, rows_of, shown
 from tests.cluster.watching import actors, until
 from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -110,10 +111,10 @@ def test_a_pusher_goes_on_when_the_head_and_the_whole_server_come_back(
 ) -> None:
     folder = tmp_path / "models" / PUSHED
     export(folder, 1)
-    again = partial(serve, folder, "--shards", 2, "--data-dir", tmp_path / "rows", "--state-dir", tmp_path / "state")
+    folders = ("--data-dir", tmp_path / "rows", "--state-dir", tmp_path / "state")
+    again = partial(serve, folder, "--shards", 2, "--grpc-port", free_port(), *folders)
     serving = again()
     target = serving.ready["grpc"]
-    port = target.rpartition(":")[2]
     with Pushing(target) as pushing:
         pushing.goes_on()
         [head] = actors(psutil.Process(serving.process.pid), "Head")
@@ -124,7 +125,7 @@ def test_a_pusher_goes_on_when_the_head_and_the_whole_server_come_back(
         pushing.goes_on()
         ran = ringpull("stop", "--target", target)
         assert ran.returncode == 0, ran.stderr
-        serving = again("--grpc-port", port)
+        serving = again()
         pushing.goes_on()
     with Client(target, timeout_s=60) as client:
         assert set(shown(client)) == {float(pushing.acknowledged)}

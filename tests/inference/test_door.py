@@ -442,11 +442,11 @@ def test_a_door_that_is_another_machines_or_users_is_named_with_what_to_do(
 def test_a_head_that_came_back_elsewhere_is_found_again(tmp_path: Path) -> None:
     """What the client knew of the door is asked for anew where nobody is there any more."""
     fake = FakeOperations()
-    with operated(fake, state=tmp_path / "a") as address:
+    config = HeadConfig(grpc_port=free_port())
+    with operated(fake, config, state=tmp_path / "a") as address:
         client = OperationsClient(grpc_of(address))
         client.call(CHANGES[0])
-        port = address.grpc_port
-    with operated(fake, HeadConfig(grpc_port=port), state=tmp_path / "b"):
+    with operated(fake, config, state=tmp_path / "b"):
         for _ in range(50):  # gRPC waits a moment before it connects again.
             try:
                 client.call(CHANGES[0], within_s=10)

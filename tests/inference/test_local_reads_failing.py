@@ -160,10 +160,15 @@ async def test_shards_are_followed_and_those_elsewhere_are_left_alone(written, m
 
     monkeypatch.setattr(cluster.following, "_sleep", sleep)
     task = asyncio.create_task(cluster.following.follow())
-    shards = cluster.router.addresses
-    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
+    shards, went_wrong = cluster.router.addresses, asyncio.Event()
+
+    def fails() -> None:
+        went_wrong.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cluster.router, "addresses", fails)
     looks.release()
-    await asyncio.sleep(0.01)
+    await went_wrong.wait()
     monkeypatch.setattr(cluster.router, "addresses", shards)
     cluster.elsewhere |= {0, 1}
     looks.release()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ from tests.clock import Clock
 from tests.integration.local import LocalCluster, local_cluster
 from tests.integration.test_writer import DIM, as_stored, export
 from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
@@ -353,8 +353,10 @@ def test_a_client_of_another_loop_says_so(tmp_path: Path) -> None:
 
 
 def test_the_thread_ends_with_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = threading.enumerate()  # of other tests, which may be ending
+
     def threads() -> list[threading.Thread]:
-        return [each for each in threading.enumerate() if each.name == "straight pushes"]
+        return [each for each in threading.enumerate() if each.name == "straight pushes" and each not in others]
 
     with serving(tmp_path) as cluster:
         with cluster.client() as client:
@@ -379,7 +381,7 @@ def test_the_thread_ends_with_the_client(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_pushes_go_on_straight_while_a_head_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = HeadConfig(default_timeout_s=60)
+    config = HeadConfig(default_timeout_s=60, grpc_port=free_port())
     clock = Clock(time.monotonic())
     with serving(tmp_path, config=config) as cluster, cluster.client() as client:
         monkeypatch.setattr(client._ways, "clock", clock)  # no route grows old of itself
@@ -388,7 +390,7 @@ def test_pushes_go_on_straight_while_a_head_is_restarted(tmp_path: Path, monkeyp
         cluster.head.drain(5)
         for key in range(20):
             assert client.push("feed", "user", [key], 2 * ROW).lineage == done.lineage
-        again = HeadProcess(replace(config, grpc_port=cluster.address.grpc_port))
+        again = HeadProcess(config)
         try:
             again.start(cluster.shard_map, [str(tmp_path / "feed" / "1")])
             clock.now_s += RENEW_S

@@ -23,7 +23,6 @@ from ringpull.loadtest.chaos.schedule import FAULTS, Command, Fault, Kind, sched
 from ringpull.loadtest.generator import endless_arrivals
 from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
-from tests.patience import PATIENCE_S
 
 ROWS = {"user": 3_000, "item": 2_000, "genre": 19}
 VERSIONS = 3
@@ -73,7 +72,7 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
     with live_cluster(served, tmp_path, shards=4, replicas=["item=2", "genre=all"]) as cluster:
         for version in range(2, VERSIONS + 1):
             (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
-        async with AsyncClient(cluster.target, timeout_s=PATIENCE_S) as client:
+        async with AsyncClient(cluster.target, timeout_s=60) as client:
             oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
             load = CheckedLoad(client.predict, (MODEL,), oracle, live)
             await load.warm_up()
