@@ -10,7 +10,11 @@ from ringpull.router.control.saved_files import generations, state_name
 
 
 def newest_state(folder: Path) -> dict[str, Any]:
-    """Return the fields of the newest state: `deployment`, `term`, `epochs_to` and `state`."""
+    """Return the fields of the newest state: `deployment`, `term`, `epochs_to` and `state`.
+
+    Raises:
+        LookupError: There is none.
+    """
     while True:
         names = sorted(generations([path.name for path in folder.iterdir()]), reverse=True)
         for term, generation in names:
@@ -20,3 +24,5 @@ def newest_state(folder: Path) -> dict[str, Any]:
                 break  # A newer one is there.
             if "state" in saved:
                 return saved
+        else:
+            raise LookupError(f"no state in {folder}: {names}")

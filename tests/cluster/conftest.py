@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from ringpull.deploy.cli import app
 from ringpull.deploy.cluster.ray_session import CODE_ROOT
+from tests.patience import LEAVE_S
 
 RingpullRun = Callable[..., subprocess.CompletedProcess[str]]
 StatusOf = Callable[[str], dict[str, Any]]
@@ -110,5 +111,5 @@ def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 def alive(processes: list[psutil.Process]) -> list[str]:
     """The names of those that still run, after a moment to end."""
-    _, left = psutil.wait_procs(processes, timeout=30)  # half of what Ray's agents take that are left to themselves
+    _, left = psutil.wait_procs(processes, timeout=LEAVE_S)
     return [" ".join(process.cmdline())[:100] for process in left]

@@ -60,7 +60,8 @@ from ringpull.router.control.operations import (
     Rebalance,
 )
 from tests.cluster.models import write_model
-from tests.cluster.watching import PATIENCE_S, Watch, actors, until
+from tests.cluster.watching import Watch, actors, until
+from tests.patience import PATIENCE_S
 from tests.saved_state import newest_state
 
 ROWS: Final = {1: 20_000, 2: 500}

@@ -97,6 +97,7 @@ def test_a_stopped_coordinator_is_told_of_and_nothing_else(
             led = Page.of(*serving.ready["http"].rsplit(":", 1)).value("ringpull_led")
             told = status()
             watch.goes_on()
+            until("serve says so", lambda: "warning: nobody leads" in serving.log.read_text())
         assert (body["status"], body["leader"]) == ("SERVING", False)
         assert body["warning"].startswith("nobody leads")
         assert led == 0
@@ -106,8 +107,6 @@ def test_a_stopped_coordinator_is_told_of_and_nothing_else(
         assert health(serving)["leader"] is True
         assert not any(each.startswith("nobody leads") for each in status()["warnings"])
     assert (watch.wrong, watch.failed) == ([], [])
-    said = serving.log.read_text()
-    assert "warning: nobody leads" in said
     until("serve says that it is over", lambda: "over: nobody leads" in serving.log.read_text())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ MIB = 1 << 20
 WIDTH = 2800
 PUBLISHES, SETTLED = 50, 10
 ALLOWED_BYTES = 20 * MIB
+READINGS = 10
 
 
 class Wide(nn.Module):
@@ -68,6 +70,15 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
+def own_bytes(head: psutil.Process) -> int:
+    """Return the least of several readings: what a publish needed for a moment may not be given back yet."""
+    readings = []
+    for _ in range(READINGS):
+        readings.append(process_memory(head.pid)["Pss_Anon"])
+        time.sleep(0.1)
+    return min(readings)
+
+
 def test_heads_do_not_grow(versions: list[Path], serve: Callable[..., Serving]) -> None:
     """Memory of their own: what they share of a library counts for more whenever another process ends."""
     hidden = versions[0].parent.rename(versions[0].parent.with_name("all"))
@@ -85,10 +96,11 @@ def test_heads_do_not_grow(versions: list[Path], serve: Callable[..., Serving]) 
             operations.call(Publish(model="wide", version=version))
             until("it is over", lambda: not operations.call(GetChange()).under_way)
             assert bool(operations.call(GetChange()).error) == is_wrong(version)
-            sizes.append([process_memory(head.pid)["Pss_Anon"] for head in heads])
+            if version in (SETTLED + 1, PUBLISHES + 1):
+                sizes.append([own_bytes(head) for head in heads])
             if version == SETTLED + 1:
                 descriptors = [head.num_fds() for head in heads]
-    for before, after in zip(sizes[SETTLED - 1], sizes[-1], strict=True):
+    for before, after in zip(*sizes, strict=True):
         assert after - before < ALLOWED_BYTES, [[size // MIB for size in each] for each in sizes]
     # One more may be open for a moment.
     until(

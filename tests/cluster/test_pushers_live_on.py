@@ -17,6 +17,8 @@ from ringpull.loadtest.chaos.pushed_model import PUSHED, TABLE
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.pushed import KEYS, export, push, rows_of, shown
 from tests.cluster.watching import actors, until
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -109,10 +111,10 @@ def test_a_pusher_goes_on_when_the_head_and_the_whole_server_come_back(
 ) -> None:
     folder = tmp_path / "models" / PUSHED
     export(folder, 1)
-    again = partial(serve, folder, "--shards", 2, "--data-dir", tmp_path / "rows", "--state-dir", tmp_path / "state")
+    folders = ("--data-dir", tmp_path / "rows", "--state-dir", tmp_path / "state")
+    again = partial(serve, folder, "--shards", 2, "--grpc-port", free_port(), *folders)
     serving = again()
     target = serving.ready["grpc"]
-    port = target.rpartition(":")[2]
     with Pushing(target) as pushing:
         pushing.goes_on()
         [head] = actors(psutil.Process(serving.process.pid), "Head")
@@ -123,7 +125,7 @@ def test_a_pusher_goes_on_when_the_head_and_the_whole_server_come_back(
         pushing.goes_on()
         ran = ringpull("stop", "--target", target)
         assert ran.returncode == 0, ran.stderr
-        serving = again("--grpc-port", port)
+        serving = again()
         pushing.goes_on()
     with Client(target, timeout_s=60) as client:
         assert set(shown(client)) == {float(pushing.acknowledged)}
@@ -136,7 +138,7 @@ def test_a_pusher_goes_on_when_the_head_and_the_whole_server_come_back(
         assert set(shown(client)) == {7.0}
 
     ran_trainer = subprocess.run(
-        [sys.executable, "-c", FORKED, target], capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-c", FORKED, target], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
     assert (ran_trainer.returncode, ran_trainer.stdout) == (0, "[11.0, 12.0, 13.0, 14.0, 15.0]\n"), ran_trainer.stderr
     assert serving.end() == 0

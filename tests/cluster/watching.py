@@ -17,9 +17,7 @@ from ringpull.inference.client.channels import DEFAULT_CHANNELS
 from ringpull.inference.client.retry import DEFAULT_RETRIES
 from ringpull.ps.errors import RingpullError
 from tests.cluster.models import score
-
-PATIENCE_S: Final = 600.0
-"""Longest wait for something that has to come; only a broken build waits so long."""
+from tests.patience import PATIENCE_S
 
 USERS: Final = tuple(range(0, 1000, 7))
 """Spread over all slots."""

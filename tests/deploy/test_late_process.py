@@ -38,11 +38,16 @@ class Surroundings:
         return self.go_on.acquire()
 
 
-def until_they_end() -> None:
-    """Wait for whatever tries again: also for what other tests left, which is about to end."""
-    for each in threading.enumerate():
-        if each.name == "restart":
-            each.join()
+@pytest.fixture
+def trying() -> Callable[[], threading.Thread]:
+    """Return the one thread that tries again since the test began: those of other tests may be ending."""
+    others = threading.enumerate()
+
+    def found() -> threading.Thread:
+        [thread] = [each for each in threading.enumerate() if each.name == "restart" and each not in others]
+        return thread
+
+    return found
 
 
 def restarted(surroundings: Surroundings) -> LateProcess:
@@ -70,28 +75,32 @@ def test_on_a_restart_it_is_there_at_once_where_nothing_is_wrong() -> None:
         SystemExit(1),
     ],
 )
-def test_on_a_restart_it_waits_and_says_why(error: BaseException) -> None:
+def test_on_a_restart_it_waits_and_says_why(error: BaseException, trying: Callable[[], threading.Thread]) -> None:
     surroundings = Surroundings(error)
     late = restarted(surroundings)
+    thread = trying()
     with pytest.raises(Unavailable) as raised:
         late.get()
     assert "shard 3 is back, and waits for what it needs: " in str(raised.value)
     assert str(error) in str(raised.value)
     surroundings.go_on.release()
-    until_they_end()
+    thread.join()
     assert late.get().heartbeat(2) == "renewed for 2 s"
 
 
-def test_it_tries_again_less_and_less_often_and_says_each_reason_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_tries_again_less_and_less_often_and_says_each_reason_once(
+    caplog: pytest.LogCaptureFixture, trying: Callable[[], threading.Thread]
+) -> None:
     surroundings = Surroundings(*[OSError(f"reason {i // 5}") for i in range(10)])
     late = restarted(surroundings)
     with caplog.at_level(logging.INFO):
+        thread = trying()
         for _ in range(9):
             surroundings.waits.acquire()
             surroundings.go_on.release()
         surroundings.waits.acquire()
         surroundings.go_on.release()
-        until_they_end()
+        thread.join()
     assert late.get()
     assert surroundings.waited_s[:3] == [FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S]
     assert surroundings.waited_s[-3:] == [LONGEST_RETRY_S] * 3
@@ -99,7 +108,7 @@ def test_it_tries_again_less_and_less_often_and_says_each_reason_once(caplog: py
     assert len(caplog.records) <= 3
 
 
-def test_an_actor_answers_for_a_process_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_actor_answers_for_a_process_that_is_not_there_yet(trying: Callable[[], threading.Thread]) -> None:
     """Its own methods work, those of the process are unavailable until it is made: nobody is hung up on."""
     may_start = threading.Event()
 
@@ -112,8 +121,9 @@ def test_an_actor_answers_for_a_process_that_is_not_there_yet(monkeypatch: pytes
     assert actor.invoke("pid") > 1
     with pytest.raises(Unavailable, match=r"head 1 is back.*the cache folder is away"):
         actor.invoke("heartbeat", 2)
+    thread = trying()
     may_start.set()
-    until_they_end()
+    thread.join()
     assert actor.invoke("heartbeat", 2) == "renewed for 2 s"
 
 

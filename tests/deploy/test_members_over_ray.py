@@ -15,8 +15,7 @@ from ringpull.deploy.cluster.coordinator import ANSWERS_S, MembersOverRay
 from ringpull.ps.errors import Superseded, Unavailable
 from ringpull.ps.fence import Order
 from tests.deploy.actor_specs import make_actor_spec
-
-PATIENCE_S = 600.0
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.frontends.protocols import routes
 from tests.inference.served import Served
+from tests.patience import PATIENCE_S
 
 
 def parts_of(served: Served, **others: Any) -> Parts:
@@ -57,7 +58,7 @@ class HttpServed:
             self.counts,
         )
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=600)
+        self.client = httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=PATIENCE_S)
 
     async def raw(self, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection, and send these bytes."""

@@ -113,10 +113,10 @@ class Served:
         begun = self.router.pulls_begun
         tasks = [asyncio.create_task(first)]
         while self.router.pulls_begun == begun:
-            await asyncio.sleep(0)
+            await _unless_one_fails(tasks)
         tasks += [asyncio.create_task(each) for each in others]
         while f"waiting={len(others)} " not in repr(self.version.batcher):
-            await asyncio.sleep(0)
+            await _unless_one_fails(tasks)
         return tasks
 
     async def raw(
@@ -124,6 +124,14 @@ class Served:
     ) -> bytes:
         async with grpc.aio.insecure_channel(self.target) as channel:
             return await channel.unary_unary(path)(body, timeout=timeout_s, metadata=metadata)
+
+
+async def _unless_one_fails(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Let others go on; raise what one of the calls ended with, which never comes to where it is waited for."""
+    for each in tasks:
+        if each.done():
+            each.result()
+    await asyncio.sleep(0)
 
 
 ROWS = [plain_row(1, item) for item in range(3)]

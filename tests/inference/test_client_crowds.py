@@ -17,16 +17,16 @@ from ringpull.ps.errors import DeadlineExceeded, InvalidInput
 from tests.inference.served import CONFIG, ROWS, Served
 from tests.inference.small_model import columns_of
 from tests.inference.test_client_retries import Head
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.net
 
 COLUMNS = columns_of(ROWS)
-PATIENT_S = 600.0
 
 
 @pytest.mark.medium
 async def test_more_calls_than_a_head_lets_wait_are_answered(served: Served) -> None:
-    async with AsyncClient(served.target, timeout_s=PATIENT_S) as client:
+    async with AsyncClient(served.target, timeout_s=PATIENCE_S) as client:
         answers = await asyncio.gather(*(client.predict("ranker", COLUMNS) for _ in range(500)))
     assert {answer.version for answer in answers} == {3}
     assert served.counts.requests == 500, "none was turned away first"
@@ -35,7 +35,7 @@ async def test_more_calls_than_a_head_lets_wait_are_answered(served: Served) -> 
 @pytest.mark.medium
 async def test_so_are_those_of_as_many_threads(served: Served) -> None:
     def ask_all() -> list[Prediction]:
-        with Client(served.target, timeout_s=PATIENT_S) as client, ThreadPoolExecutor(300) as threads:
+        with Client(served.target, timeout_s=PATIENCE_S) as client, ThreadPoolExecutor(300) as threads:
             return list(threads.map(lambda _: client.predict("ranker", COLUMNS), range(500)))
 
     assert {answer.version for answer in await asyncio.to_thread(ask_all)} == {3}
@@ -50,7 +50,7 @@ async def test_who_is_turned_away_comes_back(served_with: HeadConfig) -> None:
         served = Served(executor, served_with)
         target = f"127.0.0.1:{await served.server.start()}"
         try:
-            async with AsyncClient(target, timeout_s=PATIENT_S) as client:
+            async with AsyncClient(target, timeout_s=PATIENCE_S) as client:
                 answers = await asyncio.gather(*(client.predict("ranker", COLUMNS) for _ in range(300)))
         finally:
             await served.server.stop(grace_s=0)
@@ -72,7 +72,7 @@ async def out_at(head: Head, count: int) -> None:
 
 
 async def test_a_call_that_waits_for_its_turn_keeps_its_deadline(head: Head) -> None:
-    async with AsyncClient(head.target, timeout_s=PATIENT_S, channels=1) as client:
+    async with AsyncClient(head.target, timeout_s=PATIENCE_S, channels=1) as client:
         first = [asyncio.create_task(client.predict("ranker", {"item": [1]})) for _ in range(IN_FLIGHT)]
         await out_at(head, IN_FLIGHT)
         with pytest.raises(DeadlineExceeded, match="while other calls of this client were in flight"):
@@ -91,7 +91,7 @@ async def test_a_call_that_waits_for_its_turn_keeps_its_deadline(head: Head) -> 
 
 async def test_so_does_one_of_a_thread(head: Head) -> None:
     with (
-        Client(head.target, timeout_s=PATIENT_S, channels=1) as client,
+        Client(head.target, timeout_s=PATIENCE_S, channels=1) as client,
         ThreadPoolExecutor(IN_FLIGHT) as threads,
     ):
         ask: Callable[..., Prediction] = client.predict
@@ -109,7 +109,7 @@ async def test_so_does_one_of_a_thread(head: Head) -> None:
 async def test_a_call_takes_a_channel_that_has_a_free_turn(head: Head) -> None:
     other = Head()
     await other.server.start()
-    async with AsyncClient([head.target, other.target], timeout_s=PATIENT_S, channels=1, in_flight=1) as client:
+    async with AsyncClient([head.target, other.target], timeout_s=PATIENCE_S, channels=1, in_flight=1) as client:
         held = asyncio.create_task(client.predict("ranker", {"item": [1]}))
         while not head.peers:  # whichever came first
             await client.predict("ranker", {"item": [1]}) if other.peers else await asyncio.sleep(0)
@@ -126,7 +126,7 @@ async def test_so_does_one_of_a_thread_and_in_flight_may_be_another_number(head:
     other = Head()
     await other.server.start()
     with (
-        Client([head.target, other.target], timeout_s=PATIENT_S, channels=1, in_flight=2) as client,
+        Client([head.target, other.target], timeout_s=PATIENCE_S, channels=1, in_flight=2) as client,
         ThreadPoolExecutor(2) as threads,
     ):
         ask: Callable[..., Prediction] = client.predict

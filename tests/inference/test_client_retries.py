@@ -16,6 +16,7 @@ from ringpull import AsyncClient, Client
 from ringpull.inference.client.stubs import PREDICT, PUSHBACK
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.net
 
@@ -182,7 +183,7 @@ async def test_calls_in_flight_at_a_head_that_stops_are_answered_by_another(
 
 async def test_cancelling_a_call_ends_its_pause(head: Head) -> None:
     head.cues = [Failing(grpc.StatusCode.UNAVAILABLE, "60000")]
-    async with AsyncClient(head.target, timeout_s=600) as client:
+    async with AsyncClient(head.target, timeout_s=PATIENCE_S) as client:
         call = asyncio.create_task(client.predict("ranker", {"item": [1]}))
         while head.cues:
             await asyncio.sleep(0)

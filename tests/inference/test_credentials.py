@@ -19,6 +19,7 @@ from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics_server import MetricsServer
 from ringpull.ps.tls import LiveTls
 from tests.certificates import Certificates
+from tests.patience import PATIENCE_S
 
 VARIABLES = ("RINGPULL_TLS_CA", "RINGPULL_TLS_CERT", "RINGPULL_TLS_KEY", "RINGPULL_TOKEN")
 KINDS = [Client, AsyncClient, OperationsClient]
@@ -197,7 +198,7 @@ def test_http_trusts_the_ca_that_grpc_does_also_one_that_another_has_signed(cert
     server = MetricsServer(registry_of([]), "127.0.0.1", tls=LiveTls(shown.files(ca)))
     try:
         trusted = Credentials.given(ca, shown.cert, shown.key).ssl_context()
-        page = httpx.get(f"https://127.0.0.1:{server.port}/", verify=trusted, trust_env=False, timeout=600)
+        page = httpx.get(f"https://127.0.0.1:{server.port}/", verify=trusted, trust_env=False, timeout=PATIENCE_S)
         assert page.status_code == 200
     finally:
         server.close()

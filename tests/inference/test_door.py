@@ -35,6 +35,7 @@ from ringpull.router.control.operations import VERBS, GetChange
 from ringpull.router.control.verbs import Role
 from tests.inference.operated import NOBODY, grpc_of, operated
 from tests.inference.test_operations import ANSWERS, REQUESTS, FakeOperations
+from tests.patience import PATIENCE_S
 from tests.ports import free_port
 
 pytestmark = pytest.mark.net
@@ -82,7 +83,7 @@ def ask(address: str, request: object) -> pb.OperationReply:
     message = pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request))
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary("/ringpull.v1.Operations/Call", response_deserializer=pb.OperationReply.FromString)
-        return call(message.SerializeToString(), timeout=600)
+        return call(message.SerializeToString(), timeout=PATIENCE_S)
 
 
 # -- who is let in where -----------------------------------------------------------------------------------------------
@@ -120,9 +121,9 @@ def test_http_changes_nothing(head: HeadAddress, fake: FakeOperations, method: s
 
 def test_a_head_tells_where_its_door_is(head: HeadAddress) -> None:
     with grpc.insecure_channel(grpc_of(head)) as channel, grpc.insecure_channel(head.admin) as at_door:
-        whole = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=600)
-        alone = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(head_only=True), timeout=600)
-        there = stubs.GET_STATUS.on(at_door)(public_pb.GetStatusRequest(head_only=True), timeout=600)
+        whole = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=PATIENCE_S)
+        alone = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(head_only=True), timeout=PATIENCE_S)
+        there = stubs.GET_STATUS.on(at_door)(public_pb.GetStatusRequest(head_only=True), timeout=PATIENCE_S)
     assert whole.admin == alone.admin == there.admin == head.admin
     assert (whole.at_door, alone.at_door, there.at_door) == (False, False, True)
     assert len(whole.shards) == 1
@@ -228,7 +229,7 @@ def test_a_head_without_a_door_serves_and_says_so(tmp_path: Path, monkeypatch: p
             with pytest.raises(Forbidden, match=r"it has no door for operators; .*--admin-host and --admin-port"):
                 client.call(CHANGES[0])
         with grpc.insecure_channel(grpc_of(address)) as channel:
-            warnings = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=600).warnings
+            warnings = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=PATIENCE_S).warnings
     assert any("operators have no door" in each and "--admin-host" in each for each in warnings)
 
 
@@ -441,11 +442,11 @@ def test_a_door_that_is_another_machines_or_users_is_named_with_what_to_do(
 def test_a_head_that_came_back_elsewhere_is_found_again(tmp_path: Path) -> None:
     """What the client knew of the door is asked for anew where nobody is there any more."""
     fake = FakeOperations()
-    with operated(fake, state=tmp_path / "a") as address:
+    config = HeadConfig(grpc_port=free_port())
+    with operated(fake, config, state=tmp_path / "a") as address:
         client = OperationsClient(grpc_of(address))
         client.call(CHANGES[0])
-        port = address.grpc_port
-    with operated(fake, HeadConfig(grpc_port=port), state=tmp_path / "b"):
+    with operated(fake, config, state=tmp_path / "b"):
         for _ in range(50):  # gRPC waits a moment before it connects again.
             try:
                 client.call(CHANGES[0], within_s=10)

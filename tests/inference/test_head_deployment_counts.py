@@ -17,9 +17,9 @@ from ringpull.router.control.head_counts import Growing, HeadCounts
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Asker, ChangeStatus, Overview
 from ringpull.router.control.overviews import Overviews
+from tests.patience import PATIENCE_S
 
 RANKER = ("ranker", 7)
-PATIENT_S = 600.0
 
 
 class Coordinator:
@@ -46,7 +46,7 @@ class Head:
     """A head's tally, and what it tells of all heads."""
 
     def __init__(
-        self, number: int, coordinator: Coordinator | None, life: int = 1, patience_s: float = PATIENT_S
+        self, number: int, coordinator: Coordinator | None, life: int = 1, patience_s: float = PATIENCE_S
     ) -> None:
         self.asker = Asker(number, f"head {number}, life {life}")
         self.tally = CallTally()

@@ -35,6 +35,7 @@ from ringpull.ps.tls import NO_TLS, LiveTls, TlsFiles
 from ringpull.ps.tls_contexts import TlsText
 from ringpull.router.shard_map import ShardMap
 from tests.certificates import Certificates, Pair
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.net
 
@@ -105,7 +106,7 @@ class Served:
 
     async def ask(self) -> str:
         trusted = ssl.create_default_context(cafile=str(self._secure.ca)) if self._secure else False
-        async with httpx.AsyncClient(trust_env=False, timeout=600, verify=trusted) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S, verify=trusted) as http:
             return (await http.get(f"http{'s' if self._secure else ''}://127.0.0.1:{self.port}/quick")).text
 
     async def stop(self) -> None:
@@ -437,9 +438,11 @@ def test_half_sent_requests_leave_grpc_its_descriptors(head: HeadProcess, nobody
             each.connect((address.host, address.http_port))
             each.sendall(HALF)
         for _ in range(3):
-            with Client(f"{address.host}:{address.grpc_port}", timeout_s=600, retries=0) as client:
+            with Client(f"{address.host}:{address.grpc_port}", timeout_s=PATIENCE_S, retries=0) as client:
                 assert client.status().epoch == nobody.epoch
-            assert httpx.get(f"http://{address.host}:{address.http_port}/healthz", timeout=600).status_code == 200
+            assert (
+                httpx.get(f"http://{address.host}:{address.http_port}/healthz", timeout=PATIENCE_S).status_code == 200
+            )
     finally:
         for each in strangers:
             each.close()

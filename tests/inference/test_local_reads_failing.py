@@ -19,6 +19,7 @@ from ringpull.ps.shard import Shard
 from ringpull.ps.store.base import Base
 from ringpull.ps.wire.messages import PullReply, StatisticsRequest
 from tests.inference.local_cluster import DIMS, MODEL, Cluster, check, damage, lookups, serving
+from tests.patience import PATIENCE_S
 
 
 async def test_what_fails_here_is_asked_of_shards_and_counted(written, monkeypatch):
@@ -44,7 +45,7 @@ async def test_a_slow_read_is_hedged_to_shards(written, monkeypatch):
     pulled = files._pulled
 
     def slow(*asked: Any) -> PullReply:
-        gate.wait(600)
+        gate.wait(PATIENCE_S)
         return pulled(*asked)
 
     monkeypatch.setattr(files, "_pulled", slow)
@@ -66,7 +67,7 @@ async def test_files_that_hang_are_left_to_shards(written, monkeypatch):
 
     def hung(*asked: Any) -> PullReply:
         began.set()
-        gate.wait(600)
+        gate.wait(PATIENCE_S)
         return pulled(*asked)
 
     monkeypatch.setattr(files, "_pulled", hung)
@@ -89,7 +90,7 @@ async def test_files_that_hang_are_left_to_shards(written, monkeypatch):
         await cluster.router.pull(MODEL, 1, lookups(), deadline_s=time.monotonic() + 0.05)
     gate.set()
     await asyncio.gather(read, waits)
-    assert await connection.request(StatisticsRequest(), deadline_s=time.monotonic() + 600)
+    assert await connection.request(StatisticsRequest(), deadline_s=time.monotonic() + PATIENCE_S)
     assert cluster.pulls == 2
     await cluster.close()
 
@@ -159,10 +160,15 @@ async def test_shards_are_followed_and_those_elsewhere_are_left_alone(written, m
 
     monkeypatch.setattr(cluster.following, "_sleep", sleep)
     task = asyncio.create_task(cluster.following.follow())
-    shards = cluster.router.addresses
-    monkeypatch.setattr(cluster.router, "addresses", lambda: 1 / 0)
+    shards, went_wrong = cluster.router.addresses, asyncio.Event()
+
+    def fails() -> None:
+        went_wrong.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cluster.router, "addresses", fails)
     looks.release()
-    await asyncio.sleep(0.01)
+    await went_wrong.wait()
     monkeypatch.setattr(cluster.router, "addresses", shards)
     cluster.elsewhere |= {0, 1}
     looks.release()

@@ -34,6 +34,7 @@ from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
 from tests.clock import Clock
 from tests.inference.served import ROWS, Served, still_serves
 from tests.inference.small_model import columns_of
+from tests.patience import PATIENCE_S
 
 BODY = encode_request(as_call("ranker", columns_of(ROWS))).SerializeToString()
 FAR_S = 1e6
@@ -342,7 +343,9 @@ async def test_a_message_that_does_not_come_ends_its_call_in_words(served: Serve
 @pytest.mark.parametrize("shared", [True, False], ids=["one connection", "another connection"])
 async def test_calls_without_messages_take_the_head_from_nobody(served: Served, shared: bool) -> None:
     async with connect(served.target) as channel, connect(served.target) as other:
-        silent = [(channel if shared else other).stream_unary(stubs.PREDICT.path)(timeout=600) for _ in range(200)]
+        silent = [
+            (channel if shared else other).stream_unary(stubs.PREDICT.path)(timeout=PATIENCE_S) for _ in range(200)
+        ]
         await until(lambda: served.predictor.receiving.overdue == 200)
         assert served.predictor.admission.queue_s() == served.predictor.admission.pressure() == 0.0
         for _ in range(20):
@@ -359,11 +362,11 @@ async def test_calls_without_messages_take_the_head_from_nobody(served: Served, 
 async def test_more_calls_without_messages_than_may_be_end_the_oldest(served: Served, path: str) -> None:
     settings = {"max_receiving_requests": 10, "max_concurrent_requests": 5}
     async with limited(served, **settings) as (target, predictor), connect(target) as crowd, connect(target) as honest:
-        mine = honest.stream_unary(stubs.PREDICT.path)(timeout=600)
+        mine = honest.stream_unary(stubs.PREDICT.path)(timeout=PATIENCE_S)
         await until(lambda: predictor.receiving.overdue == 1)
         silent = []
         for count in range(2, 40):
-            silent.append(crowd.stream_unary(path)(timeout=600))
+            silent.append(crowd.stream_unary(path)(timeout=PATIENCE_S))
             await until(lambda count=count: predictor.receiving.overdue == min(count, 10))
             await until(lambda count=count: predictor.receiving.ended["full"] == max(0, count - 10))
         assert await silent[0].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -380,7 +383,7 @@ async def test_more_calls_without_messages_than_may_be_end_the_oldest(served: Se
 @pytest.mark.net
 async def test_a_message_that_comes_late_is_answered(served: Served, client: AsyncClient) -> None:
     async with connect(served.target) as channel:
-        call = channel.stream_unary(stubs.PREDICT.path)(timeout=600)
+        call = channel.stream_unary(stubs.PREDICT.path)(timeout=PATIENCE_S)
         await until(lambda: served.predictor.receiving.overdue == 1)
         await call.write(BODY)
         await call.done_writing()
@@ -394,9 +397,9 @@ async def test_calls_in_flight_are_limited_with_a_hint(served: Served) -> None:
     async with limited(served, max_concurrent_requests=2) as (target, predictor), connect(target) as channel:
         served.router.gate.clear()
         predict = channel.unary_unary(stubs.PREDICT.path)
-        calls = [asyncio.create_task(_answer(predict(BODY, timeout=600))) for _ in range(2)]
+        calls = [asyncio.create_task(_answer(predict(BODY, timeout=PATIENCE_S))) for _ in range(2)]
         await until(lambda: predictor.counts.requests == 2)
-        refused = predict(BODY, timeout=600)
+        refused = predict(BODY, timeout=PATIENCE_S)
         assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "max_concurrent_requests" in (await refused.details() or "")
         assert await hint_of(refused) > 0
@@ -428,11 +431,11 @@ async def test_a_crowd_at_the_port_takes_no_place_at_the_door_nor_lifts_its_limi
     port, door = grpc_server(parts, config, Unasked()), grpc_server(parts, config, AtDoor(), at_door=True)
     at_port, at_door = [f"127.0.0.1:{await each.start()}" for each in (port, door)]
     async with connect(at_port) as crowd, connect(at_door) as operator:
-        mine = operator.stream_unary(path)(timeout=600)
+        mine = operator.stream_unary(path)(timeout=PATIENCE_S)
         await until(lambda: predictor.receiving_at_door.overdue == 1)
         silent = []
         for count in range(1, 13):
-            silent.append(crowd.stream_unary(stubs.PREDICT.path)(timeout=600))
+            silent.append(crowd.stream_unary(stubs.PREDICT.path)(timeout=PATIENCE_S))
             await until(lambda count=count: predictor.receiving.overdue == min(count, 10))
             await until(lambda count=count: predictor.receiving.ended["full"] == max(0, count - 10))
         assert predictor.receiving_at_door.overdue == 1
@@ -441,9 +444,9 @@ async def test_a_crowd_at_the_port_takes_no_place_at_the_door_nor_lifts_its_limi
         # What is overdue at the port makes no room at the door: two calls, and no more.
         served.router.gate.clear()
         predict, begun = operator.unary_unary(stubs.PREDICT.path), predictor.counts.requests
-        calls = [asyncio.create_task(_answer(predict(BODY, timeout=600))) for _ in range(2)]
+        calls = [asyncio.create_task(_answer(predict(BODY, timeout=PATIENCE_S))) for _ in range(2)]
         await until(lambda: predictor.counts.requests == begun + 2)
-        assert await predict(BODY, timeout=600).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await predict(BODY, timeout=PATIENCE_S).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         served.router.gate.set()
         await asyncio.gather(*calls)
         for each in (mine, *silent):

@@ -16,6 +16,7 @@ from tests.clock import Clock
 from tests.inference.served import Served
 from tests.inference.test_overload import learnt
 from tests.inference.test_receiving import BODY, Calls, Limit, connect, limited, until
+from tests.patience import PATIENCE_S
 
 
 async def test_who_brings_no_requests_is_not_counted_on(clock: Clock) -> None:
@@ -92,7 +93,7 @@ async def test_calls_that_end_just_before_they_are_late_take_it_from_nobody(
 
         async def hold_one_after_the_other() -> None:
             while True:
-                call = stranger.stream_unary(stubs.PREDICT.path)(timeout=600)
+                call = stranger.stream_unary(stubs.PREDICT.path)(timeout=PATIENCE_S)
                 await asyncio.sleep(0.9 * receiving.overdue_s)
                 if end == "cancelled":
                     call.cancel()

@@ -43,6 +43,7 @@ from ringpull.ps.errors import (
 )
 from tests.inference.served import ROWS, still_serves
 from tests.inference.small_model import columns_of, make_manifest, make_tables, plain_row
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.net
 
@@ -151,14 +152,18 @@ async def test_a_message_that_never_comes_is_not_waited_for_longer(served):
 async def test_a_missed_deadline_is_a_failure_whoever_ends_the_call_first(client, served):
     served.router.gate.clear()
 
-    async def miss() -> None:
+    async def miss(timeout_s: float) -> None:
         with pytest.raises(DeadlineExceeded):
-            await client.predict("ranker", columns_of(ROWS), timeout_s=1.0)
+            await client.predict("ranker", columns_of(ROWS), timeout_s=timeout_s)
 
-    await asyncio.gather(*[miss() for _ in range(40)])
-    while served.predictor.admission.in_flight_bytes:
-        await asyncio.sleep(0.001)
-    assert served.counts.failed == served.counts.requests == 40
+    timeout_s = 1.0
+    while not served.counts.requests:  # On a busy machine a client may give up before the head has heard of a call.
+        await asyncio.gather(*[miss(timeout_s) for _ in range(40)])
+        timeout_s *= 2
+    async with asyncio.timeout(PATIENCE_S):
+        while served.predictor.admission.in_flight_bytes or served.counts.failed < served.counts.requests:
+            await asyncio.sleep(0.001)
+    assert 0 < served.counts.failed == served.counts.requests
 
 
 async def test_an_endless_error_is_cut_so_that_it_arrives(client):
@@ -168,19 +173,18 @@ async def test_an_endless_error_is_cut_so_that_it_arrives(client):
 
 
 async def test_caller_who_goes_away_is_not_served(client, served):
-    served.router.gate.clear()
-    first = asyncio.create_task(client.predict("ranker", columns_of(ROWS)))
-    while not served.counts.requests:
-        await asyncio.sleep(0)
-    gone = asyncio.create_task(client.predict("ranker", columns_of(ROWS[:1])))
-    while served.counts.requests < 2:
-        await asyncio.sleep(0)
+    first, gone = await served.riding(
+        client.predict("ranker", columns_of(ROWS)), client.predict("ranker", columns_of(ROWS[:1]))
+    )
+    begun = served.router.pulls_begun
     gone.cancel()
-    while "waiting=1" in repr(served.version.batcher) and not gone.done():
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_S):
+        while "waiting=0 " not in repr(served.version.batcher):
+            await asyncio.sleep(0)
     served.router.gate.set()
     await first
     await still_serves(client)
+    assert served.router.pulls_begun == 2 * begun, "a pull of whoever was there, and none besides"
     assert served.counts.failed == 0
 
 

@@ -34,6 +34,7 @@ from ringpull.router.control.state_files import open_files
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.integration.local import local_cluster
 from tests.loadtest.live_cluster import LocalMembers
+from tests.patience import PATIENCE_S
 from tests.reference import assert_close
 
 pytestmark = pytest.mark.net
@@ -43,7 +44,6 @@ MODEL = FOLDER / "models" / "everything"
 STATES = sorted((FOLDER / "states").glob("*.json"))
 CHANGES = {Kind.BRING_UP, Kind.PUBLISH, Kind.ROLLBACK, Kind.REBALANCE}
 """Kinds of change that there were."""
-PATIENCE_S = 600.0
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -32,10 +32,10 @@ from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_files import open_files
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.cluster.models import score, write_model
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
-PATIENCE_S: Final = 600.0
 USERS: Final = [3, 40, 500, 999]
 EXPECTED: Final = np.array([score(user, ["drama"]) for user in USERS])
 

@@ -32,6 +32,7 @@ from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
 from tests.integration.local import open_versions
+from tests.ports import free_port
 from tests.reference import assert_close
 
 pytestmark = pytest.mark.net
@@ -100,7 +101,9 @@ class Led:
         self.map = replace(open_versions(self.shards, [version], 1), deployment=deployment)
         self.coordinator = Coordinator()
         self.coordinator.newest = self.map
-        self.head = HeadProcess(HeadConfig(default_timeout_s=LONG_S), self.coordinator)
+        # Ports that nobody else gets when the head has let go of them.
+        config = HeadConfig(default_timeout_s=LONG_S, grpc_port=free_port(), http_port=free_port())
+        self.head = HeadProcess(config, self.coordinator)
 
     def client(self, version: Path, shard_map: ShardMap | None = None) -> Client:
         self.address = self.head.start(shard_map or self.map, [version])

@@ -24,6 +24,7 @@ from ringpull.ps.store.base import Base
 from tests.inference.served import Served
 from tests.integration.test_pushes import DIM, KEYS, PUSHES, REMOVED, WRITERS, KilledShard, Oracle, key_of, pulled
 from tests.integration.test_straight_pushes import counted
+from tests.patience import PATIENCE_S
 from tests.ps.live.pushing import LINEAGE
 from tests.ps.tables import MODEL, VERSION
 
@@ -34,7 +35,7 @@ KILLS = 3
 
 async def push_until(client: AsyncClient, oracle: Oracle, writer: int, over: Callable[[], bool]) -> None:
     drawn, number = random.Random(writer), 0
-    async with client.pusher(MODEL, writer=f"writer {writer}", timeout_s=600) as pusher:
+    async with client.pusher(MODEL, writer=f"writer {writer}", timeout_s=PATIENCE_S) as pusher:
         while not over():
             number += 1
             keys = np.unique(np.array([drawn.randrange(KEYS) for _ in range(drawn.choice([1, 20, 300]))]))

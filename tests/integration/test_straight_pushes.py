@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,8 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.clock import Clock
 from tests.integration.local import LocalCluster, local_cluster
 from tests.integration.test_writer import DIM, as_stored, export
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
@@ -295,7 +296,7 @@ def test_a_push_that_comes_while_the_thread_ends_fails(tmp_path: Path, monkeypat
 
         def late() -> None:
             with pytest.raises(Unavailable, match="the client was closed"):
-                thread.push(route, push, time.monotonic() + 600)
+                thread.push(route, push, time.monotonic() + PATIENCE_S)
             failed.append(True)
 
         async def then_late(pushes: StraightPushes) -> None:
@@ -336,7 +337,7 @@ def test_a_client_of_another_loop_says_so(tmp_path: Path) -> None:
     with serving(tmp_path) as cluster:
 
         async def made() -> AsyncClient:
-            client = AsyncClient(cluster.target, timeout_s=600)
+            client = AsyncClient(cluster.target, timeout_s=PATIENCE_S)
             await client.push("feed", "user", [1], ROW)
             return client
 
@@ -352,8 +353,10 @@ def test_a_client_of_another_loop_says_so(tmp_path: Path) -> None:
 
 
 def test_the_thread_ends_with_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = threading.enumerate()  # of other tests, which may be ending
+
     def threads() -> list[threading.Thread]:
-        return [each for each in threading.enumerate() if each.name == "straight pushes"]
+        return [each for each in threading.enumerate() if each.name == "straight pushes" and each not in others]
 
     with serving(tmp_path) as cluster:
         with cluster.client() as client:
@@ -378,7 +381,7 @@ def test_the_thread_ends_with_the_client(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_pushes_go_on_straight_while_a_head_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = HeadConfig(default_timeout_s=60)
+    config = HeadConfig(default_timeout_s=60, grpc_port=free_port())
     clock = Clock(time.monotonic())
     with serving(tmp_path, config=config) as cluster, cluster.client() as client:
         monkeypatch.setattr(client._ways, "clock", clock)  # no route grows old of itself
@@ -387,7 +390,7 @@ def test_pushes_go_on_straight_while_a_head_is_restarted(tmp_path: Path, monkeyp
         cluster.head.drain(5)
         for key in range(20):
             assert client.push("feed", "user", [key], 2 * ROW).lineage == done.lineage
-        again = HeadProcess(replace(config, grpc_port=cluster.address.grpc_port))
+        again = HeadProcess(config)
         try:
             again.start(cluster.shard_map, [str(tmp_path / "feed" / "1")])
             clock.now_s += RENEW_S
@@ -420,7 +423,7 @@ def test_shards_that_another_deployment_has_there_by_now_take_nothing() -> None:
         shard_map = ShardMap(1, (address,), Ring.even([0]), {}, deployment=deployment, term=1)
         specs = {"user": TableSpec(name="user", dim=DIM)}
         route = PushRoute(model="m", version=1, lineage="00000000000000aa", specs=specs, shard_map=shard_map)
-        await pushes.push(route, push, time.monotonic() + 600)
+        await pushes.push(route, push, time.monotonic() + PATIENCE_S)
 
     async def both() -> None:
         with pytest.raises(Unavailable, match=r"deployment old\) was meant"):

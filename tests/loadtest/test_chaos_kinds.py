@@ -27,6 +27,7 @@ from ringpull.loadtest.chaos.kinds.undoing import away
 from ringpull.loadtest.chaos.schedule import SURROUNDINGS, Command, Fault, Kind
 from ringpull.loadtest.chaos.serving import CommandFailed
 from ringpull.loadtest.deployment import Deployment
+from tests.ports import free_port
 
 VERSIONS = (1, 2, 3)
 NO_PROCESS = (1 << 31) - 1
@@ -444,11 +445,11 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
     strange = tmp_path_factory.mktemp("strange")
     for version in (1, 2):
         export_version(strange, version, rows, content=version + 7)
-    listens = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True);"
+    port = free_port()
+    listens = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print(flush=True);"
     shard = subprocess.Popen([sys.executable, "-c", f"{listens} time.sleep(600)"], stdout=subprocess.PIPE, text=True)
     assert shard.stdout is not None
-    port = int(shard.stdout.readline())
-
+    assert shard.stdout.readline() == "\n"
     answered: list[bytes] = []
 
     async def sleep(_: float) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ringpull.loadtest.local import LOCUSTFILE, run_locust
 from tests.integration.local import LocalCluster
+from tests.patience import PATIENCE_S
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
@@ -49,7 +50,10 @@ def test_it_ends_by_itself_and_counts_what_the_server_counts(cluster: LocalClust
     assert "<html" in (tmp_path / "locust.html").read_text()
 
 
-def test_a_master_and_two_workers_count_together(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_master_and_two_workers_count_together(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringpull.loadtest.local.free_port", free_port)
     # The second step is long: a busy machine's workers take a while to start its users, and to tell the master.
     shape = ["--shape", "step", "--steps", "2"]
     line = run_locust(cluster.target, tmp_path, seconds=8, users=4, workers=2, options=[*OPTIONS, *shape])
@@ -80,7 +84,7 @@ def locust(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == status, done.stderr

@@ -13,8 +13,7 @@ from ringpull.ps.fenced import FencedShard
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import VersionPlacement
 from ringpull.ps.process import ShardProcess
-
-PATIENCE_S = 600.0
+from tests.patience import PATIENCE_S
 
 
 class Slow:

@@ -27,6 +27,7 @@ from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import StatisticsRequest
 from tests.certificates import Certificates
 from tests.metrics_page import Page, documented
+from tests.patience import PATIENCE_S
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
 from tests.ps.test_process import whole
 from tests.ps.wire.fake_shard import soon
@@ -155,7 +156,7 @@ def page_within(server: MetricsServer, secure: Certificates | None) -> int:
     """Return the status of one page."""
     trusted = ssl.create_default_context(cafile=str(secure.ca)) if secure else False
     address = f"{'https' if secure else 'http'}://127.0.0.1:{server.port}/metrics"
-    return httpx.get(address, timeout=600, verify=trusted, trust_env=False).status_code
+    return httpx.get(address, timeout=PATIENCE_S, verify=trusted, trust_env=False).status_code
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -241,6 +242,6 @@ def test_a_ca_may_be_one_that_another_has_signed(certificates: Certificates) -> 
     with serving(LiveTls(shown.files(certificates.intermediate_ca.cert))) as server:
         page = f"https://127.0.0.1:{server.port}/metrics"
         with pytest.raises(httpx.TransportError):
-            httpx.get(page, verify=context, trust_env=False, timeout=600)
+            httpx.get(page, verify=context, trust_env=False, timeout=PATIENCE_S)
         context.load_cert_chain(shown.cert, shown.key)
-        assert httpx.get(page, verify=context, trust_env=False, timeout=600).status_code == 200
+        assert httpx.get(page, verify=context, trust_env=False, timeout=PATIENCE_S).status_code == 200

@@ -32,13 +32,11 @@ from ringpull.router.control.reign import Reign
 from ringpull.router.control.saved_files import generations
 from ringpull.router.control.state_files import LocalFiles
 from ringpull.router.control.state_store import Owner, StateStore
+from tests.patience import PATIENCE_S
 from tests.router.members import FakeMembers
 from tests.saved_state import newest_state
 
 FAST = Timing(heartbeat_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
-
-PATIENCE_S = 600.0
-"""Longest wait for something that has to come; only a broken build waits so long."""
 
 
 def version(number: int) -> PlacedVersion:

@@ -13,6 +13,7 @@ from tests.chromium import Tab, tab
 from tests.inference.page.deployments import HOSTILE, busy, growing, hostile
 from tests.inference.page.page_head import PageHead, page_head
 from tests.inference.page.tokens import READER, WRITER, tokens
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
@@ -149,8 +150,8 @@ def test_a_dead_shard_and_warnings_come_first(page: Any, head: PageHead) -> None
 
 
 def test_a_head_that_is_away_is_asked_again(browser: Any) -> None:
-    with page_head() as first:
-        port = first.port
+    port = free_port()
+    with page_head(port=port) as first:
         with_tab = Tab(browser)
         with_tab.page.goto(first.url)
         with_tab.page.wait_for_selector(SHOWN)

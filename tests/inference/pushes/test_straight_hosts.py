@@ -23,10 +23,10 @@ from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, Reply, Req
 from ringpull.router.backoff import Backoff
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.clock import Clock
+from tests.patience import PATIENCE_S
 
 ADDRESS = ShardAddress(0, "10.0.0.1", 5, "i1")
 REQUEST = DescribeRequest("m", 1, "user", 0, 1)
-LONG_S = 600.0
 
 
 def test_a_host_that_was_never_reached_is_forgotten_after_a_while() -> None:
@@ -63,7 +63,7 @@ def test_one_that_was_reached_is_restarted_perhaps_unless_it_says_nothing() -> N
 @pytest.mark.net
 async def test_a_shard_that_takes_bytes_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(straight_hosts, "SILENT_S", 0.05)
-    monkeypatch.setattr("ringpull.inference.client.straight.CONNECT_S", LONG_S)
+    monkeypatch.setattr("ringpull.inference.client.straight.CONNECT_S", PATIENCE_S)
     ended = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,7 +82,7 @@ async def test_a_shard_that_takes_bytes_and_says_nothing_is_given_up(monkeypatch
     pushes, told = StraightPushes(), list[tuple[type[RingpullError], bool]]()
     with pytest.raises(Unavailable):
         await pushes.push(
-            route, push, time.monotonic() + LONG_S, lambda error, reached: told.append((type(error), reached))
+            route, push, time.monotonic() + PATIENCE_S, lambda error, reached: told.append((type(error), reached))
         )
     assert told == [(Unavailable, False)]
     await ended.wait()  # the connection is closed: the next push makes another one
@@ -133,12 +133,12 @@ async def connected(gate: asyncio.Event | None = None) -> tuple[StraightConnecti
 async def test_a_shard_that_is_slow_with_one_request_and_answers_others_is_not(
     monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    monkeypatch.setattr(straight_hosts, "SILENT_S", LONG_S)
+    monkeypatch.setattr(straight_hosts, "SILENT_S", PATIENCE_S)
     connections, hosts, connection = await connected()
     began_s = time.monotonic()
-    slow = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=began_s + LONG_S))
+    slow = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=began_s + PATIENCE_S))
     await asyncio.sleep(0)
-    other = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=began_s + LONG_S))
+    other = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=began_s + PATIENCE_S))
     connection.outcomes.put_nowait(answer)
     done, waiting = await asyncio.wait([slow, other], return_when=asyncio.FIRST_COMPLETED)
     assert len(done) == len(waiting) == 1
@@ -163,7 +163,7 @@ async def test_a_request_that_had_hardly_any_time_says_nothing_of_its_shard(
     monkeypatch.setattr(straight_hosts, "SURE_S", SURE_S - had_s)
     connection.outcomes.put_nowait(DeadlineExceeded("no reply in time"))
     with pytest.raises(DeadlineExceeded):
-        await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S)
+        await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + PATIENCE_S)
     assert hosts.all_reached is (had_s == 0.0)
     await connections.close()
     assert connection.closed
@@ -174,7 +174,7 @@ async def test_a_client_whose_loop_was_blocked_takes_no_shard_for_silent(monkeyp
     connections, hosts, connection = await connected()
     answer = DescribeReply(np.empty(0, np.uint8), 1, 0)
     connection.outcomes.put_nowait(answer)
-    await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S)
+    await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + PATIENCE_S)
     monkeypatch.setattr(straight_hosts, "SILENT_S", 0.05)
 
     async def request(message: Request, *, deadline_s: float) -> Reply:
@@ -185,7 +185,7 @@ async def test_a_client_whose_loop_was_blocked_takes_no_shard_for_silent(monkeyp
         return await answered  # type: ignore[no-any-return]
 
     monkeypatch.setattr(connection, "request", request)
-    assert await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S) is answer
+    assert await connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + PATIENCE_S) is answer
     await connections.close()
     assert hosts.all_reached
 
@@ -201,7 +201,7 @@ async def test_a_silent_shard_is_given_up_also_where_it_was_slow_to_connect(monk
         return real(*args)
 
     monkeypatch.setattr(connections, "_look", look)
-    asked = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + LONG_S))
+    asked = asyncio.ensure_future(connections.ask(ADDRESS, REQUEST, deadline_s=time.monotonic() + PATIENCE_S))
     await looked.wait()
     assert hosts.all_reached
     gate.set()

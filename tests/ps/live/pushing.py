@@ -15,6 +15,7 @@ from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
+from tests.patience import PATIENCE_S
 from tests.ps.tables import MODEL, VERSION
 
 LINEAGE = 0x1234
@@ -69,7 +70,7 @@ def done(reply: object) -> PushReply:
 
 def until(wanted: Callable[[], bool], what: str = "") -> None:
     """Wait for what another thread does soon; `what` says what it means if it never does."""
-    until_s = time.monotonic() + 600
+    until_s = time.monotonic() + PATIENCE_S
     while not wanted():
         assert time.monotonic() < until_s, what
         time.sleep(0.01)

@@ -38,6 +38,7 @@ from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.segments import Segments
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
+from tests.patience import PATIENCE_S
 from tests.ps.live.pushing import EPOCH, LINEAGE, RING, placed, push_of
 from tests.ps.live.served import DIM, Served, row
 from tests.ps.tables import MODEL, VERSION, rows_request, write_table
@@ -92,14 +93,14 @@ def test_a_push_that_is_sent_again_applies_once(served: Callable[..., Served]) -
 def test_a_first_push_waits_until_it_is_confirmed(served: Callable[..., Served]) -> None:
     shard = served()
     late = shard.asked(push_of([5], row(1)), time.monotonic() + 0.05)
-    assert isinstance(late.get(timeout=600), DeadlineExceeded)
+    assert isinstance(late.get(timeout=PATIENCE_S), DeadlineExceeded)
     before = shard.rows([5])
     waits = shard.asked(push_of([5], row(1)))
     while not shard.live.wanted:
         time.sleep(0.001)
     assert shard.rows([5]).tolist() == before.tolist()
     shard.live.confirm([NAME])
-    assert isinstance(waits.get(timeout=600), PushReply)
+    assert isinstance(waits.get(timeout=PATIENCE_S), PushReply)
     assert shard.live.pushed == {NAME}
     again = served()  # noted in the log, so nothing is missing, even if nothing had come
     again.live.confirm([NAME])
@@ -184,7 +185,7 @@ def test_what_is_of_no_open_lineage_is_forgotten(
     while not shard.live.wanted:
         time.sleep(0.001)
     shard.live.confirm(shard.live.wanted)
-    assert isinstance(waits.get(timeout=600), PushReply)
+    assert isinstance(waits.get(timeout=PATIENCE_S), PushReply)
     while NAME in shard.live.pushed:
         time.sleep(0.01)
     assert shard.live.pushed == {LiveName(MODEL, LINEAGE + 1, "users")}

@@ -23,15 +23,13 @@ from ringpull.ps.wire.messages import (
 )
 from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
+from tests.patience import PATIENCE_S
 
 ECHO, GATED = "echo", "gated"
 
-SOON_S = 600.0
-"""A deadline that a test never reaches unless something hangs."""
-
 
 def soon() -> float:
-    return time.monotonic() + SOON_S
+    return time.monotonic() + PATIENCE_S
 
 
 def pull_of(*keys: int, model: str = ECHO) -> PullRequest:
