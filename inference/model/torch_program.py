@@ -147,7 +147,7 @@ class TorchProgram:
                 run = _made_elsewhere(maker, version_dir, manifest, short=short)
             if run is None:
                 module, values = _checked(content, file, manifest, device, short=short)
-                if device == "cpu" and (made := _packed(file, module, manifest)) is not None:
+                if device == "cpu" and not short and (made := _packed(file, module, manifest)) is not None:
                     module, packed = made.module, made.packed
                     rows = [torch.empty((0, each.width), device="meta") for each in packed]
                     values = [*rows, *[values[place] for place in single_places(len(values), packed)]]

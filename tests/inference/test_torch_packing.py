@@ -36,7 +36,8 @@ class Model(nn.Module):
         torch.manual_seed(7)
         self.tables = nn.ModuleDict({name: nn.Embedding(9, DIM) for name in NAMES})
         self.numbers = nn.Linear(3, DIM)
-        self.top = nn.Linear((len(NAMES) + len(around)) * DIM, 2)
+        self.hidden = nn.Linear((len(NAMES) + len(around)) * DIM, 8)
+        self.top = nn.Linear(8, 2)
         self.join, self.around, self.reused, self.kind = join, around, reused, kind
 
     def forward(
@@ -60,7 +61,7 @@ class Model(nn.Module):
         for where in self.around:
             parts.insert({"<": 0, "|": len(parts) // 2, ">": len(parts)}[where], own)
         joined = torch.stack(parts, 1) if self.join == "stack" else torch.cat(parts, dim=-1)
-        score = self.top(joined.flatten(1)).to(self.kind)
+        score = self.top(self.hidden(joined.flatten(1)).relu()).to(self.kind)
         return {"score": score, "joined": joined.flatten(1) if self.reused is None else vectors[self.reused]}
 
 
@@ -191,6 +192,13 @@ def test_outputs_are_of_any_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert packed.takes_flat
     tensors, flat = inputs_of(manifest, 5)
     assert bits(packed, flat, 5) == bits(packed, tensors, 5) == bits(plain, tensors, 5)
+
+
+def test_programs_in_bfloat16_are_not_packed(tmp_path: Path) -> None:
+    path, manifest = exported(tmp_path, Model("cat", ""))
+    assert TorchProgram.load(path, manifest, "cpu", precision="float32").takes_flat
+    short = TorchProgram.load(path, manifest, "cpu", precision="bfloat16")
+    assert (short.runtime.precision, short.takes_flat) == ("bfloat16", False)
 
 
 def test_a_program_that_is_no_script_is_packed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
