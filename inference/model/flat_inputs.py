@@ -7,7 +7,7 @@ are a list of `ProgramTensor`s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -62,6 +62,22 @@ class FlatInputs(Sequence[ProgramTensor]):
 
     def __iter__(self) -> Iterator[ProgramTensor]:
         return (self[place] for place in range(len(self)))
+
+    def part(self, rows: slice) -> FlatInputs:
+        """Return the inputs of some rows next to each other, of the same memory."""
+        begin, end, _ = rows.indices(self.rows)
+        if (begin, end) == (0, self.rows):
+            return self
+        index = np.arange(self.rows) if self.row_index is None else self.row_index
+        per_row = (self.begins >= 0) & (self.context == 0)
+        others = {
+            place: ProgramTensor(each.values[rows])
+            if each.row_index is None
+            else ProgramTensor(each.values, each.row_index[rows])
+            for place, each in self.others.items()
+        }
+        begins = self.begins + np.where(per_row, begin * self.dims, 0)
+        return replace(self, begins=begins, row_index=index[rows], rows=end - begin, others=others)
 
     def side_by_side(
         self, places: Int64Array, dims: Int64Array, columns: Int64Array | None = None, width: int | None = None

@@ -22,12 +22,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from ringpull.inference.model.torch_script import same_bits
+
 Int64Array = NDArray[np.int64]
 
 LEAST_INPUTS: Final = 8
 """Inputs that are packed together at least."""
 
 _ATEN: Final[Any] = torch.ops.aten
+_COLUMNS: Final[dict[Any, tuple[int, int]]] = {_ATEN.cat.default: (1, -1), _ATEN.stack.default: (1, -2)}
+"""Operators that lay rows side by side, and the dimensions along which they do."""
 _CHECKED_ROWS: Final = 5
 
 
@@ -60,15 +64,19 @@ class PackedModule:
 
 
 def packed_module(module: fx.GraphModule, lookups: Collection[int]) -> PackedModule | None:
-    """Return a program with its inputs packed; None: there is nothing to pack, or it would give other bits.
+    """Return a program with its inputs packed; None: there is nothing to pack.
 
     Args:
         module: Program, which is left as it was.
         lookups: Places of the inputs that are vectors of a look-up.
+
+    Raises:
+        ValueError: With packed inputs it gives other bits.
+        Exception: Of any root: one of the two does not run.
     """
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-    may = {inputs[place]: place for place in lookups if len(inputs[place].users) == 1 and _dim(inputs[place])}
-    joins = [(node, found) for node in module.graph.nodes if (found := _joined(node, may)) is not None]
+    places = {inputs[place]: place for place in lookups if len(inputs[place].users) == 1 and _dim(inputs[place])}
+    joins = [(node, found) for node in module.graph.nodes if (found := _joined(node, places)) is not None]
     if not joins:
         return None
     graph = fx.Graph()
@@ -84,7 +92,9 @@ def packed_module(module: fx.GraphModule, lookups: Collection[int]) -> PackedMod
         elif node not in gone:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     made = PackedModule(fx.GraphModule(module, graph), tuple(found for _, found in joins))
-    return made if _agree(module, made, inputs) else None
+    if not _agree(module, made, inputs):
+        raise ValueError("with packed inputs its scores differ")
+    return made
 
 
 def _dim(node: fx.Node) -> int:
@@ -95,20 +105,27 @@ def _dim(node: fx.Node) -> int:
     return value.shape[1] if isinstance(value.shape[1], int) else 0
 
 
-def _joined(node: fx.Node, may: dict[fx.Node, int]) -> PackedRows | None:
-    """Return what a node lays side by side, if it does, and enough of it may be packed."""
-    along = (1, -1) if node.target is _ATEN.cat.default else (1, -2) if node.target is _ATEN.stack.default else ()
-    if not along or len(node.args) != 2 or node.args[1] not in along or node.kwargs:
+def _joined(node: fx.Node, places: dict[fx.Node, int]) -> PackedRows | None:
+    """Return what a node lays side by side, if it does, and enough of it may be packed: what is in `places`."""
+    if node.target not in _COLUMNS or len(node.args) != 2 or node.args[1] not in _COLUMNS[node.target] or node.kwargs:
         return None
     parts: Any = node.args[0]
+    if not isinstance(parts, list | tuple) or any(_writes(user) for user in node.users):
+        return None
     dims = [_dim(part) for part in parts]
-    own = [number for number, part in enumerate(parts) if part in may]
+    own = [number for number, part in enumerate(parts) if part in places]
     if len(own) < LEAST_INPUTS or not all(dims):
         return None
     columns = np.concatenate([[0], np.cumsum(dims)])
-    places = np.array([may[parts[at]] for at in own])
     short = all(user.target is _ATEN.to.dtype and user.args[1:] == (torch.bfloat16,) for user in node.users)
-    return PackedRows(places, np.array(dims)[own], columns[own], int(columns[-1]), short)
+    found = np.array([places[parts[at]] for at in own])
+    return PackedRows(found, np.array(dims)[own], columns[own], int(columns[-1]), short)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a node writes to what it takes: with packed rows that would be what the program is given."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _filled(
@@ -137,10 +154,7 @@ def _agree(module: fx.GraphModule, made: PackedModule, inputs: Sequence[fx.Node]
         shape = (_CHECKED_ROWS, *(int(size) for size in like.shape[1:]))
         given.append(torch.rand(shape, generator=generator).to(like.dtype))
     with torch.inference_mode():
-        try:
-            expected = module(*given)
-        except Exception:  # of any root, and its own: whoever loads it hears of it
-            return False
+        expected = module(*given)
         packed = []
         for each in made.packed:
             rows = torch.zeros(_CHECKED_ROWS, each.width, dtype=each.dtype)
@@ -148,10 +162,7 @@ def _agree(module: fx.GraphModule, made: PackedModule, inputs: Sequence[fx.Node]
                 rows[:, column : column + dim] = given[place]
             packed.append(rows)
         found = made.module(*packed, *[given[place] for place in single_places(len(inputs), made.packed)])
-    return all(
-        one.shape == other.shape and one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
-        for one, other in zip(found, expected, strict=True)
-    )
+    return all(same_bits(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def single_places(inputs: int, packed: Sequence[PackedRows]) -> list[int]:

@@ -19,6 +19,7 @@ import warnings
 import weakref
 import zipfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program, graph_bytes
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
 from ringpull.inference.model.script_maker import ScriptInput, ScriptMaker
-from ringpull.inference.model.torch_packing import PackedRows, packed_module, single_places
+from ringpull.inference.model.torch_packing import PackedModule, PackedRows, packed_module, single_places
 from ringpull.inference.model.torch_script import load_script, prepare, save_script, scripted
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
 from ringpull.ps.spec import Pooling
@@ -146,7 +147,7 @@ class TorchProgram:
                 run = _made_elsewhere(maker, version_dir, manifest, short=short)
             if run is None:
                 module, values = _checked(content, file, manifest, device, short=short)
-                if device == "cpu" and (made := packed_module(module, _lookups(manifest))) is not None:
+                if device == "cpu" and (made := _packed(file, module, manifest)) is not None:
                     module, packed = made.module, made.packed
                     rows = [torch.empty((0, each.width), dtype=each.dtype, device="meta") for each in packed]
                     values = [*rows, *[values[place] for place in single_places(len(values), packed)]]
@@ -168,13 +169,13 @@ class TorchProgram:
                 f"{len(inputs)} inputs of {rows} rows; the dense program takes {len(self._inputs)} of 1 or more"
             )
         self._pin_threads()
+        parts = -(-rows // CPU_ROWS) if self.device == "cpu" else 1
         with torch.inference_mode():
-            tensors = [self._rows(inputs, each, rows) for each in self._packed]
-            tensors += [self._tensor(inputs[place], self._inputs[place], rows) for place in self._single]
-            results = self._run_in_parts(tensors, rows) if self.device == "cpu" else self._run(*tensors)
+            results = [self._run(*self._tensors(inputs, rows, part)) for part in _parts(rows, parts)]
+            whole = results[0] if parts == 1 else [torch.cat(each) for each in zip(*results, strict=True)]
             return {
                 output.name: np.ascontiguousarray(result[:rows].to("cpu", torch.float32).numpy())
-                for output, result in zip(self.outputs, results, strict=True)
+                for output, result in zip(self.outputs, whole, strict=True)
             }
 
     def _pin_threads(self) -> None:
@@ -182,50 +183,58 @@ class TorchProgram:
             torch.set_num_threads(self.runtime.threads)
             self._pinned = thread
 
-    def _run_in_parts(self, tensors: Sequence[Tensor], rows: int) -> Sequence[Tensor]:
-        parts = -(-rows // CPU_ROWS)
-        if parts == 1:
-            return self._run(*tensors)  # type: ignore[no-any-return]
-        results = [self._run(*part) for part in zip(*[tensor.tensor_split(parts) for tensor in tensors], strict=True)]
-        return [torch.cat(each) for each in zip(*results, strict=True)]
+    def _tensors(self, inputs: Sequence[ProgramTensor], rows: int, part: slice) -> list[Tensor]:
+        """Return what the program is given for a part of the rows: no more is laid out than stays in the cache."""
+        packed = [self._rows(inputs, each, rows, part) for each in self._packed]
+        return packed + [self._tensor(inputs[place], self._inputs[place], rows, part) for place in self._single]
 
-    def _rows(self, inputs: Sequence[ProgramTensor], packed: PackedRows, rows: int) -> Tensor:
+    def _rows(self, inputs: Sequence[ProgramTensor], packed: PackedRows, rows: int, part: slice) -> Tensor:
         """Return packed rows, which are new: the program writes to them."""
         laid = None
         if isinstance(inputs, FlatInputs) and inputs.rows == rows:
-            lay = inputs.short_side_by_side if packed.short else inputs.side_by_side
+            flat = inputs.part(part)
+            lay = flat.short_side_by_side if packed.short else flat.side_by_side
             laid = lay(packed.places, packed.dims, packed.columns, packed.width)
         if laid is not None:
             tensor = torch.from_numpy(laid).view(packed.dtype)
             return tensor if rows >= MIN_ROWS else torch.cat([tensor] * MIN_ROWS)
-        tensor = torch.empty(max(rows, MIN_ROWS), packed.width, dtype=packed.dtype)
+        tensor = torch.empty(max(part.stop - part.start, MIN_ROWS), packed.width, dtype=packed.dtype)
         columns = zip(packed.places.tolist(), packed.dims.tolist(), packed.columns.tolist(), strict=True)
         for place, dim, column in columns:
             entry = self._inputs[place]
-            values = self._tensor(inputs[place], entry, rows)
+            values = self._tensor(inputs[place], entry, rows, part)
             if values.shape[1:] != (dim,):
                 raise InvalidInput(
                     f"input {described(entry)} of the dense program has the shape {(rows, *values.shape[1:])}; it must"
                     f" be {(rows, dim)}"
                 )
+            if values.dtype != torch.float32:  # which would be cast silently here
+                raise InvalidInput(f"input {described(entry)} of the dense program is {values.dtype}, not float32")
             tensor[:, column : column + dim] = values
         return tensor
 
-    def _tensor(self, given: ProgramTensor, entry: ProgramInput, rows: int) -> Tensor:
-        # torch takes no read-only memory.
-        values = given.values if given.values.flags.writeable else given.values.copy()
-        tensor = torch.from_numpy(values).to(self._target)
-        if given.row_index is not None:
-            index = given.row_index if given.row_index.flags.writeable else given.row_index.copy()
-            tensor = tensor.index_select(0, torch.from_numpy(index).to(self._target))
-        if len(tensor) != rows:
-            raise InvalidInput(
-                f"input {described(entry)} of the dense program has {len(tensor)} rows; the batch has {rows}"
-            )
+    def _tensor(self, given: ProgramTensor, entry: ProgramInput, rows: int, part: slice) -> Tensor:
+        index = given.row_index
+        if (has := len(given.values if index is None else index)) != rows:
+            raise InvalidInput(f"input {described(entry)} of the dense program has {has} rows; the batch has {rows}")
+        tensor = self._there(given.values[part] if index is None else given.values)
+        if index is not None:
+            tensor = tensor.index_select(0, self._there(index[part]))
         return tensor if rows >= MIN_ROWS else torch.cat([tensor] * MIN_ROWS)
+
+    def _there(self, values: NDArray[Any]) -> Tensor:
+        # torch takes no read-only memory.
+        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(self._target)
 
     def __repr__(self) -> str:
         return f"<TorchProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
+
+
+def _parts(rows: int, parts: int) -> list[slice]:
+    """Return the rows of each part, which differ by one row at most."""
+    least, more = divmod(rows, parts)
+    cuts = [least * part + min(part, more) for part in range(parts + 1)]
+    return [slice(begin, end) for begin, end in pairwise(cuts)]
 
 
 def write_script(version_dir: Path, manifest: Manifest, short: bool, path: str) -> list[ScriptInput]:
@@ -298,9 +307,16 @@ def _module_of(program: ExportedProgram) -> fx.GraphModule:
     return fx.GraphModule(whole, graph)
 
 
-def _lookups(manifest: Manifest) -> list[int]:
-    """Return the places of the program's inputs that are vectors of a look-up."""
-    return [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
+def _packed(file: Path, module: fx.GraphModule, manifest: Manifest) -> PackedModule | None:
+    """Return a program with its inputs packed; None: it takes them as it did, and the log says why if it tried."""
+    lookups = [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
+    try:
+        return packed_module(module, lookups)
+    except MemoryError:
+        raise
+    except Exception as exc:  # of any root; the program runs as it is
+        logger.warning("%s: its inputs are not packed: %s", file, last_words(exc))
+        return None
 
 
 def _let_go_of(tensors: Sequence[Tensor]) -> None:

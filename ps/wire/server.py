@@ -377,7 +377,9 @@ class ShardServer:
                     job.work = self._admission_of(job.request).park(job.work)
                 connection.park(job)
                 continue
-            if self._tally is not None:  # before it is sent: who has the answer finds it counted
+            # Before it is sent: who has the answer finds it counted. A tally must not raise: that would cost this
+            # answer, its place among the requests in flight, and time for those behind, which wait for another flush.
+            if self._tally is not None:
                 self._tally.answered(
                     job.request,
                     answer.reply,

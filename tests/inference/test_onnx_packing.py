@@ -372,6 +372,39 @@ def test_nothing_beyond_the_vectors_is_read(other: dict[str, Any]) -> None:
         flat_inputs(**other).side_by_side(*both)
 
 
+@pytest.mark.parametrize(
+    ("columns", "width"), [([0, 3], 4), ([-1, 2], 4), ([0, 2], 3)], ids=["behind", "before", "narrow"]
+)
+def test_nothing_is_written_beyond_a_row(columns: list[int], width: int) -> None:
+    both = np.array([0, 1]), np.array([2, 2])
+    found = flat_inputs().side_by_side(*both, np.array([3, 0]), 5)
+    assert found is not None
+    assert np.delete(found, 2, axis=1).tolist() == [[6, 7, 0, 1], [6, 7, 2, 3], [8, 9, 4, 5]]
+    with pytest.raises(ValueError, match="of rows of"):
+        flat_inputs().side_by_side(*both, np.array(columns), width)
+
+
+def test_a_part_of_flat_inputs_is_of_the_same_rows() -> None:
+    dense, sent = np.arange(3, dtype=np.float32).reshape(3, 1), np.ones((2, 1), np.float32)
+    index = np.array([0, 0, 1])
+    fields = {
+        "begins": np.array([0, 6, -1, -1]),
+        "dims": np.array([2, 2, 0, 0]),
+        "context": np.array([0, 1, 0, 0]),
+        "others": {2: ProgramTensor(dense), 3: ProgramTensor(sent, index)},
+    }
+    each_its_own = {"row_index": None, "requests": 3, "vectors": np.arange(12, dtype=np.float32)}
+    for whole in (flat_inputs(**fields), flat_inputs(**fields, **each_its_own)):
+        for rows in (slice(0, 3), slice(0, 1), slice(1, 3), slice(2, 3)):
+            part = whole.part(rows)
+            assert part.rows == rows.stop - rows.start
+            for one, other in zip(part, whole, strict=True):
+                cut, expected = (
+                    each.values if each.row_index is None else each.values[each.row_index] for each in (one, other)
+                )
+                assert cut.tolist() == expected[rows].tolist()
+
+
 def test_a_packed_graph_that_gives_other_bits_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

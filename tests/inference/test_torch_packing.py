@@ -18,6 +18,7 @@ from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.torch_packing import LEAST_INPUTS, packed_module
 from ringpull.inference.model.torch_program import CPU_ROWS, TorchProgram
+from ringpull.inference.model.torch_script import scripted
 from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
@@ -25,19 +26,20 @@ from ringpull.ps.errors import InvalidInput
 DIM = 4
 NAMES = tuple(f"f{number}" for number in range(LEAST_INPUTS + 2))
 REQUESTS = 3
+CAT, STACK = torch.ops.aten.cat.default, torch.ops.aten.stack.default
 
 
 class Model(nn.Module):
     """Lays its vectors side by side; `around` of what it computes lies before, among or behind them."""
 
-    def __init__(self, join: str, around: str, reused: int | None = None) -> None:
+    def __init__(self, join: str, around: str, reused: int | None = None, kind: torch.dtype = torch.float32) -> None:
         super().__init__()
         torch.manual_seed(7)
         self.tables = nn.ModuleDict({name: nn.Embedding(9, DIM) for name in NAMES})
         self.numbers = nn.Linear(3, DIM)
         self.hidden = nn.Linear((len(NAMES) + len(around)) * DIM, 8)
         self.top = nn.Linear(8, 2)
-        self.join, self.around, self.reused = join, around, reused
+        self.join, self.around, self.reused, self.kind = join, around, reused, kind
 
     def forward(
         self,
@@ -60,7 +62,7 @@ class Model(nn.Module):
         for where in self.around:
             parts.insert({"<": 0, "|": len(parts) // 2, ">": len(parts)}[where], own)
         joined = torch.stack(parts, 1) if self.join == "stack" else torch.cat(parts, dim=-1)
-        score = self.top(self.hidden(joined.flatten(1)).relu())
+        score = self.top(self.hidden(joined.flatten(1)).relu()).to(self.kind)
         return {"score": score, "joined": joined.flatten(1) if self.reused is None else vectors[self.reused]}
 
 
@@ -157,7 +159,8 @@ def test_packed_inputs_give_the_same_bits(
     assert packed.takes_flat
     assert not plain.takes_flat
     assert packed.runtime == plain.runtime
-    for rows in (1, 2, 5, CPU_ROWS, CPU_ROWS + 3):
+    assert packed.runtime.eager_because == ""
+    for rows in (1, 2, 5, CPU_ROWS, CPU_ROWS + 3, 3 * CPU_ROWS + 2):
         tensors, flat = inputs_of(manifest, rows)
         expected = bits(plain, tensors, rows)
         assert bits(packed, tensors, rows) == expected
@@ -207,7 +210,70 @@ def test_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
         program.run(tensors, 4)
 
 
-def test_a_program_that_would_give_other_bits_is_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_of_another_type_are_refused(tmp_path: Path) -> None:
+    path, manifest = exported(tmp_path, Model("stack", ""))
+    tensors, _ = inputs_of(manifest, 4)
+    tensors[lookups_of(manifest)[0]] = ProgramTensor(np.zeros((4, DIM), np.float64))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"is torch\.float64, not float32"):
+        TorchProgram.load(path, manifest, "cpu").run(tensors, 4)
+
+
+def test_zero_rows_are_refused(tmp_path: Path) -> None:
+    path, manifest = exported(tmp_path, Model("stack", ""))
+    tensors, flat = inputs_of(manifest, 2)
+    program = TorchProgram.load(path, manifest, "cpu")
+    for inputs in (tensors, flat):
+        with pytest.raises(InvalidInput, match=r"of 0 rows; the dense program takes \d+ of 1 or more"):
+            program.run(inputs, 0)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_outputs_are_of_any_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype) -> None:
+    path, manifest = exported(tmp_path, Model("cat", "<", kind=kind))
+    packed, plain = both(path, manifest, monkeypatch)
+    assert packed.takes_flat
+    tensors, flat = inputs_of(manifest, 5)
+    assert bits(packed, flat, 5) == bits(packed, tensors, 5) == bits(plain, tensors, 5)
+
+
+def test_a_program_that_is_no_script_is_packed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, manifest = exported(tmp_path, Model("stack", "<|>"))
+    monkeypatch.setattr(torch_program, "scripted", lambda module, *_: (module, "it is not to be one"))
+    packed, plain = both(path, manifest, monkeypatch)
+    assert packed.takes_flat
+    assert packed.runtime.eager_because == "it is not to be one"
+    for rows in (1, 5, CPU_ROWS + 3):
+        tensors, flat = inputs_of(manifest, rows)
+        assert bits(packed, flat, rows) == bits(packed, flat, rows) == bits(plain, tensors, rows)
+
+
+def test_a_program_that_cannot_be_packed_takes_its_inputs_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, manifest = exported(tmp_path, Model("cat", "<"))
+    _, plain = both(path, manifest, monkeypatch)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("of torch")
+
+    monkeypatch.setattr(torch_program, "packed_module", fails)
+    program = TorchProgram.load(path, manifest, "cpu")
+    assert not program.takes_flat
+    assert "dense.pt2: its inputs are not packed: RuntimeError: of torch" in caplog.text
+    tensors, flat = inputs_of(manifest, 5)
+    assert bits(program, flat, 5) == bits(plain, tensors, 5)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch_program, "packed_module", no_memory)
+    with pytest.raises(MemoryError):
+        TorchProgram.load(path, manifest, "cpu")
+
+
+def test_a_program_that_would_give_other_bits_is_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path, manifest = exported(tmp_path, Model("stack", "<"))
     module, _ = torch_program._checked(
         (path / "dense.pt2").read_bytes(), path / "dense.pt2", manifest, "cpu", short=False
@@ -222,8 +288,11 @@ def test_a_program_that_would_give_other_bits_is_not_packed(tmp_path: Path, monk
             return tuple(each + len(calls) for each in super().__call__(*given))
 
     monkeypatch.setattr(torch_program.fx, "GraphModule", Counting)
-    assert packed_module(module, lookups) is None
+    with pytest.raises(ValueError, match="scores differ"):
+        packed_module(module, lookups)
     assert calls
+    assert not TorchProgram.load(path, manifest, "cpu").takes_flat
+    assert "dense.pt2: its inputs are not packed: ValueError: with packed inputs its scores differ" in caplog.text
 
 
 def test_few_inputs_are_not_packed(tmp_path: Path) -> None:
@@ -234,3 +303,55 @@ def test_few_inputs_are_not_packed(tmp_path: Path) -> None:
     lookups = lookups_of(manifest)
     assert packed_module(module, lookups[: LEAST_INPUTS - 1]) is None
     assert packed_module(module, lookups[:LEAST_INPUTS]) is not None
+
+
+def graph_of(inputs: int) -> tuple[torch.fx.Graph, list[torch.fx.Node]]:
+    """Return a graph by hand, and its inputs: of vectors."""
+    graph = torch.fx.Graph()
+    given = [graph.placeholder(f"given_{number}") for number in range(inputs)]
+    for each in given:
+        each.meta["val"] = torch.empty(2, DIM, device="meta")
+    return graph, given
+
+
+def packed_of(graph: torch.fx.Graph, *outputs: torch.fx.Node) -> list[list[int]]:
+    """Return the places of each packed input of a graph; whether it gives the same bits is checked in there."""
+    graph.output(outputs)
+    inputs = sum(node.op == "placeholder" for node in graph.nodes)
+    made = packed_module(torch.fx.GraphModule({}, graph), range(inputs))
+    return [] if made is None else [each.places.tolist() for each in made.packed]
+
+
+def test_one_lookup_twice_side_by_side() -> None:
+    graph, given = graph_of(LEAST_INPUTS)
+    assert packed_of(graph, graph.call_function(CAT, ([*given, given[0]], 1))) == [[*range(LEAST_INPUTS), 0]]
+
+
+def test_two_joins() -> None:
+    graph, given = graph_of(2 * LEAST_INPUTS)
+    first, second = (given[part::2] for part in range(2))
+    joined = graph.call_function(CAT, (first, 1)), graph.call_function(STACK, (second, 1))
+    assert packed_of(graph, *joined) == [[*range(0, 2 * LEAST_INPUTS, 2)], [*range(1, 2 * LEAST_INPUTS, 2)]]
+
+
+def test_a_join_of_what_is_no_list_is_left_as_it_is() -> None:
+    graph, given = graph_of(1)
+    chunks = graph.call_function(torch.ops.aten.chunk.default, (given[0], LEAST_INPUTS, 1))
+    assert packed_of(graph, graph.call_function(CAT, (chunks, 1))) == []
+
+
+def test_what_the_program_writes_to_is_not_packed() -> None:
+    graph, given = graph_of(LEAST_INPUTS)
+    joined = graph.call_function(CAT, (given, 1))
+    assert packed_of(graph, graph.call_function(torch.ops.aten.relu_.default, (joined,))) == []
+
+
+def test_a_packed_program_that_writes_to_a_view_of_its_rows_is_a_script() -> None:
+    """It is compared with its script for the same numbers, not for those that the other one has left."""
+    graph, given = graph_of(LEAST_INPUTS)
+    view = graph.call_function(torch.ops.aten.view.default, (graph.call_function(CAT, (given, 1)), [-1, DIM]))
+    graph.output((graph.call_function(torch.ops.aten.mul_.Scalar, (view, 2.0)),))
+    made = packed_module(torch.fx.GraphModule({}, graph), range(LEAST_INPUTS))
+    assert made is not None
+    rows = torch.empty(2, LEAST_INPUTS * DIM, device="meta")
+    assert scripted(made.module, [rows], torch.device("cpu"))[1] == ""

@@ -9,6 +9,7 @@ Where one of them does not end as it should, all methods are served by grpc.aio'
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from typing import Any, Final
@@ -16,8 +17,11 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from ringpull.inference.client.channels import NO_PROXY
 from ringpull.inference.head.frontends.grpc import direct_calls
 from ringpull.inference.head.frontends.grpc.taking_in import AHEAD, server
+
+logger: Final = logging.getLogger(__name__)
 
 NAME: Final = "ringpull.Rehearsal"
 METHOD: Final = "Say"
@@ -26,12 +30,16 @@ WAITS: Final = b"waits"
 HEADER: Final = ("rehearsal", "of a header")
 TIMEOUT_S: Final = 60.0
 """Deadline of the calls, which none is to miss."""
-PATIENCE_S: Final = 20.0
-"""Time for all of it, which takes some 30 ms: a start is held up no longer where calls are not answered at all."""
-STOP_S: Final = 5.0
+PATIENCE_S: Final = 12.0
+"""Time for a try, its server's stop included, which takes some 30 ms: a start is held up for two of them at most."""
+STOP_S: Final = 2.0
+"""Time of these for the stop: a server that serves nothing may not stop either."""
 
 _well: Final[list[bool]] = []
 """Outcomes of rehearsals in this process: there is one, or as many as were begun at the same time."""
+
+_stopping: Final[set[asyncio.Task[None]]] = set()
+"""Tasks that stop the servers of rehearsals: the event loop itself holds none."""
 
 
 async def rehearse() -> None:
@@ -39,7 +47,9 @@ async def rehearse() -> None:
     if _well or not direct_calls.available():
         return
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        try:
+            wrong = await _found()
+        except TimeoutError:  # perhaps of a machine that had much else to do
             wrong = await _found()
     except TimeoutError:
         wrong = f"calls do not end within {PATIENCE_S:g} s"
@@ -53,7 +63,12 @@ async def rehearse() -> None:
 
 
 async def _found() -> str:
-    """Return what is wrong with calls that are served directly; empty: nothing."""
+    """Return what is wrong with calls that are served directly; empty: nothing.
+
+    Raises:
+        TimeoutError: Calls do not end in time.
+        Exception: Of any root, as this build of gRPC raises it.
+    """
     waits, gone = asyncio.Event(), asyncio.Event()
 
     async def say(_messages: Any, context: grpc.aio.ServicerContext) -> bytes:
@@ -77,13 +92,27 @@ async def _found() -> str:
     served.add_registered_method_handlers(NAME, handlers)
     address = f"unix-abstract:ringpull-{os.getpid()}-{uuid.uuid4().hex}"
     served.add_insecure_port(address)
-    await served.start()
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            return await _wrong(channel.unary_unary(f"/{NAME}/{METHOD}"), waits, gone)
+        async with asyncio.timeout(PATIENCE_S - STOP_S):
+            await served.start()
+            async with grpc.aio.insecure_channel(address, [NO_PROXY]) as channel:
+                return await _wrong(channel.unary_unary(f"/{NAME}/{METHOD}"), waits, gone)
     finally:
-        # One that serves nothing may not stop either.
-        await asyncio.wait([asyncio.create_task(served.stop(None))], timeout=STOP_S)
+        await _stop(served)
+
+
+async def _stop(served: grpc.aio.Server) -> None:
+    """Stop a server, and wait for that for a while."""
+    task = asyncio.create_task(served.stop(None))
+    _stopping.add(task)
+    task.add_done_callback(_stopped)
+    await asyncio.wait([task], timeout=STOP_S)
+
+
+def _stopped(task: asyncio.Task[None]) -> None:
+    _stopping.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("the server of a rehearsal of calls does not stop: %r", error)
 
 
 async def _wrong(say: grpc.aio.UnaryUnaryMultiCallable, waits: asyncio.Event, gone: asyncio.Event) -> str:
