@@ -62,8 +62,10 @@ class CheckedRows:
         self._lock = threading.Lock()
         self._tables: Tables = {}
         self._told = False
-        self._seen: tuple[int, ...] | None = None
-        """Stamp of the file that `_tables` are of; None: they are of none."""
+        self._unsaved: Tables = {}
+        """Those of `_tables` that could not be written."""
+        self._seen: bytes | None = None
+        """Stamp of the file that `_tables` are of, but for `_unsaved`; None: they are of none."""
 
     def __repr__(self) -> str:
         return f"<CheckedRows {self._path or 'of this process'} {len(self._tables)} tables>"
@@ -89,7 +91,7 @@ class CheckedRows:
         key = _key(base)
         with self._lock, _locked(self._path):
             self._load()
-            known = self._tables.pop(key, {})
+            known = self._tables.get(key, {})
             if {name: known.get(name) for name in entry} != entry:
                 known = {}
             checked = _as_blocks(known.get("checked", ()), base.block_count)
@@ -97,8 +99,10 @@ class CheckedRows:
             checked[list(good)], damaged[list(good)] = unchanged, False
             checked[list(bad)], damaged[list(bad)] = False, True
             made = {**entry, "checked": _as_ranges(checked), "damaged": _as_ranges(damaged)}
+            self._tables.pop(key, None)  # in the order of their notes
             self._tables[key] = made
-            if self._path is not None and made != known:
+            if self._path is not None and (made != known or self._unsaved or self._seen is None):
+                self._unsaved[key] = made
                 self._save(self._path)
 
     def _of(self, base: Base, what: str) -> Blocks:
@@ -112,25 +116,27 @@ class CheckedRows:
     def _load(self) -> None:
         if self._path is None:
             return
+        seen, self._seen = self._seen, None
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            if (now := _stamp(self._path)) == self._seen:
-                return  # Whoever looks at a thousand tables notes as many, and most notes change nothing.
-            self._seen = None
+            if seen is not None and _stamp(self._path) == seen:
+                self._seen = seen  # Whoever looks at a thousand tables notes as many, and most notes change nothing.
+                return
             digest, _, body = read_file(self._path).partition(b"\n")
             if digest == _digest(body) and (found := json.loads(body))["format"] == FORMAT:
-                self._tables, self._seen = found["tables"], now
+                self._tables, self._seen = found["tables"] | self._unsaved, digest
 
     def _save(self, path: Path) -> None:
         self._seen = None
-        self._forget(len(self._tables) - MAX_TABLES)
+        if (excess := len(self._tables) - MAX_TABLES) > 0:
+            self._forget(excess + MAX_TABLES // 16)  # not one with each note: that looks at all folders
         body = json.dumps({"format": FORMAT, "tables": self._tables}).encode()
         beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             make_private_folder(path.parent)
-            write_private(beside, _digest(body) + b"\n" + body)
-            made = _stamp(beside)
+            digest = _digest(body)
+            write_private(beside, digest + b"\n" + body)
             beside.replace(path)
-            self._seen = made
+            self._seen, self._unsaved = digest, {}
         except OSError as exc:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -141,14 +147,13 @@ class CheckedRows:
     def _forget(self, excess: int) -> None:
         """Forget so many tables: those whose folder is gone, then those noted longest ago. None that has damage and is
         still there: it would be served after a restart."""
-        if excess <= 0:
-            return
         gone = {folder for folder in self._tables if _is_gone(Path(folder))}
         damaged = {folder for folder, known in self._tables.items() if known.get("damaged")}
         # Sorting keeps the order of those that are equal, which is that of their notes.
-        order = sorted(self._tables.keys() - (damaged - gone), key=list(self._tables).index)
+        order = [folder for folder in self._tables if folder not in damaged - gone]
         for folder in sorted(order, key=lambda folder: (folder in damaged, folder not in gone))[:excess]:
             del self._tables[folder]
+            self._unsaved.pop(folder, None)
 
 
 @contextmanager
@@ -167,10 +172,13 @@ def _locked(path: Path | None) -> Iterator[None]:
         yield
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what tells a file that was put in another one's place from that; a rename keeps it."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _stamp(path: Path) -> bytes:
+    """Return what tells a file that was put in another one's place from that: the digest it begins with.
+
+    Inodes come again at once, and times may be those of a tick of the clock.
+    """
+    with path.open("rb") as file:
+        return file.read(_DIGEST_CHARS)
 
 
 def _key(base: Base) -> str:

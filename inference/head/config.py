@@ -187,7 +187,7 @@ class HeadConfig:
         float,
         above(0),
         Option(
-            "The longest wait once a queue has lasted for longer than --max-queue.",
+            "The longest wait once a queue of more than 16 requests has lasted for longer than --max-queue.",
             Group.OVERLOAD,
             "standing-queue",
             "SECONDS",

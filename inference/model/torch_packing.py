@@ -5,7 +5,8 @@ those of a context were spread over the rows one by one. One kernel does all of 
 (`FlatInputs.side_by_side`), so the program is given the rows as they are to be, with room for what it lays between
 them, and copies only that. The same numbers at the same places: all that it computes of them has the same bits.
 
-Where a program takes these rows in bfloat16 alone, the kernel writes that: rounded as torch does, bit for bit.
+Where a program takes these rows in bfloat16 alone, the kernel writes that: rounded as torch does, bit for bit but for
+which NaN a NaN becomes.
 
 What is rewritten is the module in memory, for the CPU; the version's file stays what it is. Only look-ups that nothing
 else takes are packed.
@@ -117,7 +118,9 @@ def _joined(node: fx.Node, places: dict[fx.Node, int]) -> PackedRows | None:
     if len(own) < LEAST_INPUTS or not all(dims):
         return None
     columns = np.concatenate([[0], np.cumsum(dims)])
-    short = all(user.target is _ATEN.to.dtype and user.args[1:] == (torch.bfloat16,) for user in node.users)
+    short = all(
+        user.target is _ATEN.to.dtype and user.args[1:] == (torch.bfloat16,) and not user.kwargs for user in node.users
+    )
     found = np.array([places[parts[at]] for at in own])
     return PackedRows(found, np.array(dims)[own], columns[own], int(columns[-1]), short)
 

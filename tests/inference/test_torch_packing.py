@@ -118,9 +118,9 @@ def test_rows_in_bfloat16_are_rounded_as_torch_rounds_them(numbers: str) -> None
         vectors = random.standard_normal(vectors.size, np.float32)
     vectors[:6] = 0.0, -0.0, np.inf, -np.inf, np.finfo(np.float32).max, 1e-45
     vectors[6:8] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)  # half-way between two
-    both = np.arange(2)
-    flat = FlatInputs(vectors, both * 50 * 64, np.full(2, 64), both * 0, 50, np.arange(50), 50, {})
-    where = both, np.full(2, 64), both[::-1] * 64, 128
+    places = np.arange(2)
+    flat = FlatInputs(vectors, places * 50 * 64, np.full(2, 64), places * 0, 50, np.arange(50), 50, {})
+    where = places, np.full(2, 64), places[::-1] * 64, 128
     short, whole = flat.short_side_by_side(*where), flat.side_by_side(*where)
     assert short is not None
     assert whole is not None

@@ -149,7 +149,7 @@ async def test_a_body_that_there_is_no_room_for_is_not_read(served: Served, toy:
 
 BATCH_S = 0.02
 BATCHES = 75
-"""That are done while there is a flood."""
+"""Batches that are done while there is a flood."""
 
 
 class SlowProgram(EchoProgram):

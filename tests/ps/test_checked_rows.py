@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,7 @@ def test_a_note_that_changes_nothing_reads_no_file_that_is_still_the_same(
     read: list[Path] = []
     monkeypatch.setattr(checked_rows, "read_file", lambda path: read.append(path) or Path(path).read_bytes())
     memory.note(base, good=[0])
+    read.clear()
     stamp = file.stat()
     for _ in range(3):
         memory.note(base, good=[0])
@@ -165,9 +167,30 @@ def test_what_could_not_be_written_is_written_with_the_next_note(
             raise OSError(28, "no space left")
 
         patch.setattr(checked_rows, "write_private", full)
-        memory.note(base, good=[1])
+        memory.note(base, bad=[0], good=[1])
+    memory.note(base, good=[2])  # nobody says again what was said
+    assert checked(file, folder) == [1, 2]
+    assert CheckedRows(file).damaged(base) == [0]
+
+
+@pytest.mark.parametrize("lost", [Path.unlink, lambda file: file.write_bytes(b"rubbish")])
+def test_a_file_that_was_lost_is_written_again_by_a_note_that_changes_nothing(
+    folder: Path, file: Path, lost: Callable[[Path], object]
+) -> None:
+    memory, base = CheckedRows(file), Base.open(folder)
+    memory.note(base, good=[1], bad=[0])
+    lost(file)
     memory.note(base, good=[1])
-    assert checked(file, folder) == [0, 1]
+    assert (checked(file, folder), CheckedRows(file).damaged(base)) == ([1], [0])
+
+
+def test_a_note_that_cannot_be_of_a_table_costs_no_other(folder: Path, file: Path) -> None:
+    memory, base = CheckedRows(file), Base.open(folder)
+    memory.note(base, bad=[0])
+    with pytest.raises(IndexError):
+        memory.note(base, good=[base.block_count])
+    memory.note(base, good=[1])
+    assert CheckedRows(file).damaged(base) == [0]
 
 
 def test_the_oldest_is_forgotten(folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
