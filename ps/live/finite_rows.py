@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ringpull.ps.live.push_kernels import AT_ONCE, all_affine_finite, all_finite
 from ringpull.ps.spec import RowType
 
-_EXPONENTS: Final[Mapping[RowType, np.unsignedinteger[Any]]] = MappingProxyType(
+EXPONENTS: Final[Mapping[RowType, np.unsignedinteger[Any]]] = MappingProxyType(
     {RowType.FLOAT32: np.uint32(0x7F80_0000), RowType.FLOAT16: np.uint16(0x7C00), RowType.BFLOAT16: np.uint16(0x7F80)}
 )
 """Bits of a number, as a word of its size, that are all set in NaN and infinities alone."""
@@ -56,5 +56,5 @@ def _are_finite(rows: NDArray[np.uint8], row_type: RowType) -> bool:
     if row_type is RowType.INT8:
         affine = rows.reshape(-1).view(np.float32)
         return bool(all_affine_finite(affine, rows.shape[1] // affine.itemsize))
-    exponent = _EXPONENTS[row_type]
+    exponent = EXPONENTS[row_type]
     return bool(all_finite(rows.reshape(-1).view(exponent.dtype), exponent))

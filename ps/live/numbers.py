@@ -103,6 +103,15 @@ class Numbers:
             last[known] = kept.numbers[at[known]]
         return last
 
+    def dense(self, name: LiveName, writer: int) -> UInt64Array | None:
+        """Return the numbers of a writer at all slots, to be read and put; None: there is none, or it has used few."""
+        kept = self._of.get((name, writer))
+        return kept.numbers if kept is not None and kept.slots.size == SLOTS else None
+
+    def seen(self, name: LiveName, writer: int, now_s: float) -> None:
+        """Note when a writer has pushed."""
+        self._of[name, writer].seen_s = now_s
+
     def check(self, name: LiveName, writer: int, number: int, slots: Slots, now_s: float) -> LastNumbers:
         """Return the last numbers of a writer at the slots that a push touches: where one is smaller, the push is new.
 

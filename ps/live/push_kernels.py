@@ -70,6 +70,46 @@ def all_finite(words, exponent):  # type: ignore[no-untyped-def]
 
 
 @kernel(nogil=False)
+def take_plain(
+    positions_at, numbers, number, rows, exponent, to, begin, stamps, first, stamp, words, first_word, step, slots, last
+):  # type: ignore[no-untyped-def]
+    """Take in a push whose slots have all had smaller numbers, and whose numbers are all finite; else change nothing.
+
+    One pass over its positions, and one over its rows, in which they are copied and looked at.
+
+    Args:
+        numbers: Last number of the writer at every slot; `number` is put at those of the push.
+        rows: Of the push, as words of uint16 or uint32, with `exponent` as in `all_finite`.
+        to: Where rows go, from word `begin` on, and are seen by nobody. Likewise `stamps`, from row `first` on.
+        words: Overwritten, (n,); so are `slots` and `last`, their numbers before.
+
+    Returns:
+        Whether it was taken in.
+    """
+    largest = np.uint64(0)
+    for k in range(len(slots)):
+        slot = np.uint16(u64(positions_at + 8 * k) >> np.uint64(SLOT_SHIFT))
+        found = numbers[slot]
+        slots[k], last[k] = slot, found
+        largest = max(largest, found)
+    if largest >= number:
+        return False
+    copies = to[begin : begin + len(rows)]
+    highest = np.uint32(0)
+    for k in range(len(rows)):
+        word = rows[k]
+        copies[k] = word
+        highest = max(highest, np.uint32(word & exponent))
+    if highest == exponent:
+        return False
+    for k in range(len(slots)):
+        stamps[first + k] = stamp
+        words[k] = first_word + np.uint64(k) * step
+        numbers[slots[k]] = number
+    return True
+
+
+@kernel(nogil=False)
 def all_affine_finite(numbers, step):  # type: ignore[no-untyped-def]
     """Return whether all int8 rows decode to finite numbers: scale and offset are the first of `step` float32 each."""
     finite = True

@@ -130,7 +130,9 @@ class VectorBlock:
         lease, self.nbytes = _mapped(stamps_at + STAMP_BYTES * self._capacity, budget)
         self._rows_area = _Area(lease, 0, stamps_at)
         self._stamps_area = _Area(lease, stamps_at, STAMP_BYTES * self._capacity)
-        self._rows = self._rows_area.bytes[: self._capacity * row_bytes].reshape(self._capacity, row_bytes)
+        self.flat = self._rows_area.bytes[: self._capacity * row_bytes]
+        """Rows end to end, uint8."""
+        self._rows = self.flat.reshape(self._capacity, row_bytes)
         self.stamps = self._stamps_area.bytes.view(np.uint64)
         self.step = row_bytes
         self._used = 0
@@ -147,6 +149,22 @@ class VectorBlock:
     def fitting(self, rows: RawRows, begin: int) -> int:
         """Return how many rows there is room for, of those from `begin` on."""
         return min(len(rows) - begin, self._capacity - self._used)
+
+    def reserved(self, count: int) -> int | None:
+        """Return the number of the first of so many rows that may be written next; None: there is no room for them.
+
+        They are not there before they are `kept`: without that the next ones are written over them.
+        """
+        end = self._used + count
+        if end > self._capacity:
+            return None
+        self._rows_area.take(end * self.step)
+        self._stamps_area.take(end * STAMP_BYTES)
+        return self._used
+
+    def keep(self, count: int) -> None:
+        """Have rows there that were written, with their stamps, where they were `reserved`."""
+        self._used += count
 
     def write(self, rows: RawRows, begin: int, end: int, stamps: UInt64Array | int) -> int:
         """Append rows [begin, end) and their stamps; return the offset of the first."""

@@ -12,7 +12,7 @@ import mmap
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,16 @@ class Generation:
     def add(self, segment: _Segment) -> None:
         """Keep another segment, too."""
         self._segments.append(segment)
+
+
+class Reserved(NamedTuple):
+    """Place in the arena that rows of vectors may be written to."""
+
+    block: VectorBlock
+    first: int
+    """Number of the first row in its block."""
+    word: int
+    """Word of the first row."""
 
 
 class Segments:
@@ -174,6 +184,14 @@ class Segments:
             parts.append(_words_from(segment, offset, end - begin))
             begin = end
         return parts[-1] if len(parts) <= 2 else np.concatenate(parts)
+
+    def reserved(self, count: int) -> Reserved | None:
+        """Return where the next rows may be written, by whoever has `keep` called after; None: a new block is due."""
+        if self._open is None or not isinstance(self._open[1], VectorBlock):
+            return None
+        segment, block = self._open
+        first = block.reserved(count)
+        return None if first is None else Reserved(block, first, (segment.number << SEGMENT_SHIFT) + first * block.step)
 
     def gone(self, stamps: Stamps, count: int = 1) -> UInt64Array:
         """Return words (n,) that say that rows are gone since these stamps; of one stamp `count` words.
