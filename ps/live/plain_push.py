@@ -52,7 +52,6 @@ def taken(request: PushRequest, table: LiveTable, numbers: Numbers, stamp: int, 
     if place is None:
         return None
     block, first, word = place
-    size = exponent.itemsize
     made = Taken(np.empty(count, np.uint64), np.empty(count, np.uint16), np.empty(count, np.uint64))
     if not take_plain(
         address(positions),
@@ -60,8 +59,8 @@ def taken(request: PushRequest, table: LiveTable, numbers: Numbers, stamp: int, 
         np.uint64(request.number),
         rows.view(exponent.dtype),
         exponent,
-        block.flat.view(exponent.dtype),
-        first * block.step // size,
+        address(rows),
+        block.rows_at + first * block.step,
         block.stamps,
         first,
         np.uint64(stamp),

@@ -130,9 +130,8 @@ class VectorBlock:
         lease, self.nbytes = _mapped(stamps_at + STAMP_BYTES * self._capacity, budget)
         self._rows_area = _Area(lease, 0, stamps_at)
         self._stamps_area = _Area(lease, stamps_at, STAMP_BYTES * self._capacity)
-        self.flat = self._rows_area.bytes[: self._capacity * row_bytes]
-        """Rows end to end, uint8."""
-        self._rows = self.flat.reshape(self._capacity, row_bytes)
+        self._rows = self._rows_area.bytes[: self._capacity * row_bytes].reshape(self._capacity, row_bytes)
+        self.rows_at: int = address(self._rows)
         self.stamps = self._stamps_area.bytes.view(np.uint64)
         self.step = row_bytes
         self._used = 0
@@ -144,7 +143,7 @@ class VectorBlock:
 
     def fields(self) -> tuple[int, int, int, int]:
         """Return the numbers that kernels know of it."""
-        return address(self._rows), 0, 0, 0
+        return self.rows_at, 0, 0, 0
 
     def fitting(self, rows: RawRows, begin: int) -> int:
         """Return how many rows there is room for, of those from `begin` on."""
