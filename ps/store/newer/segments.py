@@ -187,9 +187,11 @@ class Segments:
 
     def reserved(self, count: int) -> Reserved | None:
         """Return where the next rows may be written, by whoever has `keep` called after; None: a new block is due."""
-        if self._open is None or not isinstance(self._open[1], VectorBlock):
+        if self._open is None:
             return None
         segment, block = self._open
+        if not isinstance(block, VectorBlock):
+            return None
         first = block.reserved(count)
         return None if first is None else Reserved(block, first, (segment.number << SEGMENT_SHIFT) + first * block.step)
 
