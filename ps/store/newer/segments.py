@@ -29,7 +29,7 @@ from ringpull.ps.store.newer.arena import STAMP_BYTES, Block, BytesBlock, GoneBl
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory
 from ringpull.ps.store.newer.logged import LoggedRows
-from ringpull.ps.store.newer.stamp_kernels import STAMP_FIELDS, gone_of, stamps_of
+from ringpull.ps.store.newer.stamp_kernels import NO_SEGMENT, STAMP_FIELDS, gone_of, stamps_of
 from ringpull.ps.store.newer.words import MAX_SEGMENTS, SEGMENT_SHIFT, offsets_of, segments_of, words_at
 from ringpull.ps.store.raw_rows import RawRows
 
@@ -357,19 +357,18 @@ class Segments:
         """
         words, out = np.ascontiguousarray(words), np.empty(len(words), np.uint64)
         fields = np.zeros((self._highest + 1, STAMP_FIELDS), np.uint64)
-        is_there = np.zeros(self._highest + 1, bool)
-        is_there[[0, *self._segments]] = True
-        numbers = segments_of(words).astype(np.intp)
-        if not is_there[numbers].all():
-            raise KeyError("a word of a segment that there is no more")
+        fields[1:, 1] = NO_SEGMENT
         for number, each in self._segments.items():
             if isinstance(each.stamps, int):
                 fields[number] = 0, 0, each.stamps
-            elif not isinstance(each.stamps, LoggedRows):
+            elif isinstance(each.stamps, LoggedRows):
+                fields[number] = 0, 0, 0
+            else:
                 fields[number] = address(each.stamps), each.step, 0
-        stamps_of(address(words), address(fields), out)
+        if not stamps_of(address(words), address(fields), len(fields), out):
+            raise KeyError("a word of a segment that there is no more")
         for number, rows in self.logs().items():
-            chosen = np.flatnonzero(numbers == number)
+            chosen = np.flatnonzero(segments_of(words) == number)
             out[chosen] = rows.stamps(offsets_of(words[chosen]))
         return out
 
