@@ -38,8 +38,9 @@ from ringpull.ps.store.file_errors import is_there, read_file
 
 FORMAT: Final = 1
 
-MAX_TABLES: Final = 512
-"""Tables that are remembered; beyond that those that are gone are forgotten, and those noted longest ago."""
+MAX_TABLES: Final = 4096
+"""Tables that are remembered; beyond that those that are gone are forgotten, and those noted longest ago. With fewer
+than are served each note would write the file anew, round after round."""
 
 LOCK_WAIT_S: Final = 0.005
 LOCK_WAITS: Final = 200
@@ -61,6 +62,8 @@ class CheckedRows:
         self._lock = threading.Lock()
         self._tables: Tables = {}
         self._told = False
+        self._seen: tuple[int, ...] | None = None
+        """Stamp of the file that `_tables` are of; None: they are of none."""
 
     def __repr__(self) -> str:
         return f"<CheckedRows {self._path or 'of this process'} {len(self._tables)} tables>"
@@ -110,18 +113,24 @@ class CheckedRows:
         if self._path is None:
             return
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            if (now := _stamp(self._path)) == self._seen:
+                return  # Whoever looks at a thousand tables notes as many, and most notes change nothing.
+            self._seen = None
             digest, _, body = read_file(self._path).partition(b"\n")
             if digest == _digest(body) and (found := json.loads(body))["format"] == FORMAT:
-                self._tables = found["tables"]
+                self._tables, self._seen = found["tables"], now
 
     def _save(self, path: Path) -> None:
+        self._seen = None
         self._forget(len(self._tables) - MAX_TABLES)
         body = json.dumps({"format": FORMAT, "tables": self._tables}).encode()
         beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             make_private_folder(path.parent)
             write_private(beside, _digest(body) + b"\n" + body)
+            made = _stamp(beside)
             beside.replace(path)
+            self._seen = made
         except OSError as exc:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -156,6 +165,12 @@ def _locked(path: Path | None) -> Iterator[None]:
                         break
                     time.sleep(LOCK_WAIT_S)
         yield
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells a file that was put in another one's place from that; a rename keeps it."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _key(base: Base) -> str:

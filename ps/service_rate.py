@@ -90,6 +90,11 @@ class ServiceRate:
         return self._count == 0
 
     @property
+    def count(self) -> int:
+        """Number of pieces of work that began and did not end."""
+        return self._count
+
+    @property
     def in_flight(self) -> float:
         """Cost of the work that began and did not end."""
         return self._in_flight

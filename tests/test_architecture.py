@@ -35,6 +35,7 @@ A file's longest such folder decides.
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),
     "torch": (
+        "inference/model/torch_packing.py",
         "inference/model/torch_program.py",
         "inference/model/cheaper_operators.py",
         "inference/model/torch_script.py",

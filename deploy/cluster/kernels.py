@@ -26,7 +26,7 @@ from ringpull.inference.head.local_reads.files import LocalFiles
 from ringpull.inference.head.local_reads.following import Following
 from ringpull.inference.head.request import kernels
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
-from ringpull.inference.model.input_kernels import lay_side_by_side
+from ringpull.inference.model.input_kernels import lay_short_side_by_side, lay_side_by_side
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
 from ringpull.ps.bytes_rows import BytesRows
@@ -119,7 +119,9 @@ def _receive_columns() -> None:
         kernels.direct_offsets(received.words, begins, counts)
         kernels.all_within(received.words, begins, counts, np.zeros(1, np.int64), np.zeros(1, np.int64))
     zero = np.zeros(1, np.int64)
-    lay_side_by_side(np.ones(1, np.float32), zero, zero + 1, zero, zero, np.empty((1, 1), np.float32))
+    where = zero, zero + 1, zero, zero, zero
+    lay_side_by_side(np.ones(1, np.float32), *where, np.empty((1, 1), np.float32))
+    lay_short_side_by_side(np.ones(1, np.uint32), *where, np.empty((1, 1), np.uint16))
 
 
 def _write_tables(folder: Path) -> None:

@@ -4,7 +4,9 @@ What is in flight, over the rate at which it is being answered, is how long a ne
 (`ringpull.ps.service_rate`). A request is refused
 
 - when the queue is longer than any request shall wait: `max_queue_s` for a burst, `standing_queue_s` once there has
-  been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more;
+  been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more.
+  But `STANDING_FEW` requests may always stand, up to `max_queue_s`: so few may be callers who wait for each answer,
+  and on a machine that is slow for a while cutting their queue would end no overload, only fail their calls;
 - when its own deadline comes before its turn, by as much as such predictions usually err;
 - when the bytes in flight would be more than `max_in_flight_bytes`.
 
@@ -44,6 +46,8 @@ ASIDE_SHARE: Final = 0.5
 """Part of `max_in_flight_bytes` that requests which are set aside take at most: who sends nothing fills no head."""
 STANDING_LONE: Final = 8.0
 """Lone requests' worth of queue that may stand, if that is more: slow models have large batches."""
+STANDING_FEW: Final = 16
+"""Number of requests that may stand, if they take longer than that."""
 MIN_HINT_S: Final = 0.001
 """Shortest hint: one of no time at all would have the whole crowd back at once."""
 
@@ -316,7 +320,8 @@ class Admission:
             self._unqueued_s = now
         if now - self._unqueued_s <= self._max_queue_s:
             return self._max_queue_s
-        return min(max(self._standing_queue_s, STANDING_LONE * self._rate.lone_s), self._max_queue_s)
+        few_s = STANDING_FEW * self._rate.wait_s() / max(self._rate.count, 1)
+        return min(max(self._standing_queue_s, STANDING_LONE * self._rate.lone_s, few_s), self._max_queue_s)
 
     def _allow(self, spare_s: float) -> None:
         """Take note of how long a request may wait, for `pressure`."""

@@ -193,7 +193,8 @@ class HeadConfig:
             "SECONDS",
         ),
     ] = 0.2
-    """Longest wait once there has been a queue for longer than `max_queue_s` without a break."""
+    """Longest wait once there has been a queue, of more than 16 requests, for longer than `max_queue_s` without a
+    break."""
 
     degrade_high: Annotated[
         float,
@@ -263,18 +264,6 @@ class HeadConfig:
         ),
     ] = False
     """Whether keys are answered here whose rows a shard of this machine serves from files that can be read here."""
-    hand_over: Annotated[
-        bool,
-        Option(
-            "Whether a busy head hands requests to another one of its machine that is idle: auto or off.",
-            Group.COMPUTING,
-            metavar="auto|off",
-            default="off",
-            given_as=str,
-            parse=_auto,
-        ),
-    ] = False
-    """Whether a request that would wait here is answered by another head of this machine that has nothing to do."""
     straight_pushes: Annotated[
         bool,
         Option(

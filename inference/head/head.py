@@ -268,7 +268,6 @@ class Head:
         watched = [warning for each in watches for warning in each.warnings]
         asked = () if self._tokens is None else self._tokens.warnings
         others = (*asked, *self._local.warnings, *warnings_of(self._tls), *closed, *self._audit.warnings)
-        others += self._predictor.neighbours.warnings
         return (*refused, *unchecked, *watched, *others)
 
     def leader(self) -> LeaderView | None:
@@ -293,8 +292,8 @@ class Head:
                 task.cancel()
         self._scripts.stop()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
-        ways = (self._predictor.neighbours, *(() if self._ways_in is None else (self._ways_in,)))
-        await asyncio.gather(*(each.stop(timeout_s) for each in ways))
+        if self._ways_in is not None:
+            await self._ways_in.stop(timeout_s)
         await asyncio.gather(*(served.close(0) for served in self._catalog.loaded()))
         if self._ways_in is not None:
             await self._ways_in.http.stop()
@@ -444,7 +443,6 @@ class Head:
             leader=self.leader,
         )
         self._ways_in = opened
-        await self._predictor.neighbours.begin(self._door_folders, self._asker.head, self._router.deployment)
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, opened.grpc_port, opened.http_port, opened.door.address)
 

@@ -39,7 +39,6 @@ from ringpull.inference.head.metrics.call_log import Call, Verb
 from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.missed_deadlines import missed_after_s
-from ringpull.inference.head.neighbours.neighbours import Neighbours
 from ringpull.inference.head.outputs import predicts_nothing, wanted_outputs, with_rows
 from ringpull.inference.head.push_routes import PushRoutes
 from ringpull.inference.head.receiving import Incoming, Receiving
@@ -104,9 +103,6 @@ class Predictor:
         )
         self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
         self.push_routes: Final = PushRoutes(catalog, config)
-        self.neighbours: Final = Neighbours(
-            catalog, self.limits, self.admission, wanted=config.share_port and config.hand_over
-        )
         self._catalog = catalog
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
@@ -171,7 +167,7 @@ class Predictor:
         trace.rows = columns.rows_left
         decoded_s = time.monotonic()
         trace.stage = "batch"
-        scores, times = await self.neighbours.submit(served, columns, call.deadline_s)
+        scores, times = await served.batcher.submit(columns, columns.rows_left, call.deadline_s)
         scored_s = time.monotonic()
         trace.stage = "encode"
         asked.degrader.count(scores.degraded)

@@ -93,11 +93,6 @@ class UnixSocket:
         """Address to listen on, before `show`."""
         return f"{SCHEME}{self._made}"
 
-    @property
-    def path_to_bind(self) -> Path:
-        """Path to listen on, before `show`."""
-        return self._made
-
     def show(self) -> None:
         """Put the socket that was bound in its place, for its owner alone.
 

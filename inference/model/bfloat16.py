@@ -197,6 +197,8 @@ class _Rewriter:
                 made = self._graph.get_attr(name)
             else:
                 made = self._graph.call_function(torch.ops.aten.to.dtype, (self._copies[node], dtype))
+                # Look-ups beside it are packed only where its shape is known (`torch_packing`).
+                made.meta["val"] = _value(self._module, node).to(dtype)
             self._casts[node, dtype] = made
         return self._casts[node, dtype]
 

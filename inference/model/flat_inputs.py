@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.model.dense_program import ProgramTensor
-from ringpull.inference.model.input_kernels import lay_side_by_side
+from ringpull.inference.model.input_kernels import lay_short_side_by_side, lay_side_by_side
 from ringpull.ps.spec import Float32Array
 
 Int64Array = NDArray[np.int64]
@@ -63,20 +63,35 @@ class FlatInputs(Sequence[ProgramTensor]):
     def __iter__(self) -> Iterator[ProgramTensor]:
         return (self[place] for place in range(len(self)))
 
-    def side_by_side(self, places: Int64Array, dims: Int64Array) -> Float32Array | None:
-        """Return the vectors of some inputs, row by row: (B, sum of `dims`), new; None: some are not flat, or of
-        another width.
+    def side_by_side(
+        self, places: Int64Array, dims: Int64Array, columns: Int64Array | None = None, width: int | None = None
+    ) -> Float32Array | None:
+        """Return the vectors of some inputs, row by row: (B, width), new; None: some are not flat, or of another width.
 
         Args:
             places: (P,): the inputs.
             dims: (P,): numbers of the vectors of each, as they must be.
+            columns: (P,): where those of each go in a row; None: one after the other.
+            width: Numbers of a row; between the vectors they are any. None: the sum of `dims`.
 
         Raises:
-            ValueError: Vectors would lie outside of `vectors`; the kernel does not look.
+            ValueError: Vectors would lie outside of `vectors`, or of a row; the kernel does not look.
         """
+        columns = np.cumsum(dims) - dims if columns is None else columns
+        out = np.empty((self.rows, int(dims.sum()) if width is None else width), np.float32)
+        return out if self._lay(places, dims, columns, out) else None
+
+    def short_side_by_side(
+        self, places: Int64Array, dims: Int64Array, columns: Int64Array, width: int
+    ) -> NDArray[np.uint16] | None:
+        """Return the same in bfloat16, its bits."""
+        out = np.empty((self.rows, width), np.uint16)
+        return out if self._lay(places, dims, columns, out) else None
+
+    def _lay(self, places: Int64Array, dims: Int64Array, columns: Int64Array, out: NDArray[Any]) -> bool:
         begins = self.begins[places]
         if (begins < 0).any() or not np.array_equal(self.dims[places], dims):
-            return None
+            return False
         context = self.context[places]
         index = np.arange(self.rows) if self.row_index is None else self.row_index
         ends = begins + np.where(context, self.requests, self.rows) * dims
@@ -84,6 +99,11 @@ class FlatInputs(Sequence[ProgramTensor]):
             raise ValueError(f"vectors of inputs end at {ends.max()}; there are {self.vectors.size} numbers")
         if len(index) != self.rows or index.min(initial=0) < 0 or index.max(initial=0) >= self.requests:
             raise ValueError(f"rows of {self.requests} requests: {self.rows}, of which {len(index)} say theirs")
-        out = np.empty((self.rows, int(dims.sum())), np.float32)
-        lay_side_by_side(self.vectors, begins, dims, context, index, out)
-        return out
+        width = out.shape[1]
+        if columns.min(initial=0) < 0 or (columns + dims).max(initial=0) > width:
+            raise ValueError(f"vectors of inputs end at {(columns + dims).max()} of rows of {width} numbers")
+        if out.dtype == np.float32:
+            lay_side_by_side(self.vectors, begins, dims, columns, context, index, out)
+        else:
+            lay_short_side_by_side(self.vectors.view(np.uint32), begins, dims, columns, context, index, out)
+        return True

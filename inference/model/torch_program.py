@@ -34,10 +34,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ringpull.inference.model.bfloat16 import INSTRUCTIONS, in_bfloat16, instructions
 from ringpull.inference.model.cheaper_operators import with_cheaper_operators
 from ringpull.inference.model.dense_program import Precision, ProgramTensor, RuntimeFacts, described
+from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program, graph_bytes
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
 from ringpull.inference.model.script_maker import ScriptInput, ScriptMaker
+from ringpull.inference.model.torch_packing import PackedRows, packed_module, single_places
 from ringpull.inference.model.torch_script import load_script, prepare, save_script, scripted
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
 from ringpull.ps.spec import Pooling
@@ -64,6 +66,7 @@ class TorchProgram:
         *,
         short: bool = False,
         eager_because: str = "",
+        packed: Sequence[PackedRows] = (),
     ) -> None:
         """Use `TorchProgram.load`."""
         self.device = device
@@ -75,6 +78,11 @@ class TorchProgram:
         self._inputs = manifest.inputs
         self._target = torch.device(device)
         self._run = run
+        self._packed = packed
+        """Inputs that `run` takes first, each in place of several."""
+        self._single = single_places(len(manifest.inputs), packed)
+        self.takes_flat: Final = bool(packed)
+        """Whether `FlatInputs` cost it less than as many tensors."""
         self.runtime: Final = RuntimeFacts(
             name="torch",
             version=str(torch.__version__),
@@ -133,11 +141,17 @@ class TorchProgram:
         short = asked or precision == "bfloat16"
         try:
             run, why = None, ""
+            packed: tuple[PackedRows, ...] = ()
             if maker is not None and device == "cpu" and graph_bytes(content) >= maker.least_graph_bytes:
                 run = _made_elsewhere(maker, version_dir, manifest, short=short)
             if run is None:
-                run, why = scripted(*_checked(content, file, manifest, device, short=short), torch.device(device))
-            return cls(run, manifest, device, writer, threads, short=short, eager_because=why)
+                module, values = _checked(content, file, manifest, device, short=short)
+                if device == "cpu" and (made := packed_module(module, _lookups(manifest))) is not None:
+                    module, packed = made.module, made.packed
+                    rows = [torch.empty((0, each.width), dtype=each.dtype, device="meta") for each in packed]
+                    values = [*rows, *[values[place] for place in single_places(len(values), packed)]]
+                run, why = scripted(module, values, torch.device(device))
+            return cls(run, manifest, device, writer, threads, short=short, eager_because=why, packed=packed)
         except (MemoryError, torch.OutOfMemoryError, InvalidInput):  # which say nothing of the file
             raise
         except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
@@ -155,7 +169,8 @@ class TorchProgram:
             )
         self._pin_threads()
         with torch.inference_mode():
-            tensors = [self._tensor(each, entry, rows) for each, entry in zip(inputs, self._inputs, strict=True)]
+            tensors = [self._rows(inputs, each, rows) for each in self._packed]
+            tensors += [self._tensor(inputs[place], self._inputs[place], rows) for place in self._single]
             results = self._run_in_parts(tensors, rows) if self.device == "cpu" else self._run(*tensors)
             return {
                 output.name: np.ascontiguousarray(result[:rows].to("cpu", torch.float32).numpy())
@@ -173,6 +188,28 @@ class TorchProgram:
             return self._run(*tensors)  # type: ignore[no-any-return]
         results = [self._run(*part) for part in zip(*[tensor.tensor_split(parts) for tensor in tensors], strict=True)]
         return [torch.cat(each) for each in zip(*results, strict=True)]
+
+    def _rows(self, inputs: Sequence[ProgramTensor], packed: PackedRows, rows: int) -> Tensor:
+        """Return packed rows, which are new: the program writes to them."""
+        laid = None
+        if isinstance(inputs, FlatInputs) and inputs.rows == rows:
+            lay = inputs.short_side_by_side if packed.short else inputs.side_by_side
+            laid = lay(packed.places, packed.dims, packed.columns, packed.width)
+        if laid is not None:
+            tensor = torch.from_numpy(laid).view(packed.dtype)
+            return tensor if rows >= MIN_ROWS else torch.cat([tensor] * MIN_ROWS)
+        tensor = torch.empty(max(rows, MIN_ROWS), packed.width, dtype=packed.dtype)
+        columns = zip(packed.places.tolist(), packed.dims.tolist(), packed.columns.tolist(), strict=True)
+        for place, dim, column in columns:
+            entry = self._inputs[place]
+            values = self._tensor(inputs[place], entry, rows)
+            if values.shape[1:] != (dim,):
+                raise InvalidInput(
+                    f"input {described(entry)} of the dense program has the shape {(rows, *values.shape[1:])}; it must"
+                    f" be {(rows, dim)}"
+                )
+            tensor[:, column : column + dim] = values
+        return tensor
 
     def _tensor(self, given: ProgramTensor, entry: ProgramInput, rows: int) -> Tensor:
         # torch takes no read-only memory.
@@ -259,6 +296,11 @@ def _module_of(program: ExportedProgram) -> fx.GraphModule:
     graph = fx.Graph()
     graph.output(graph.graph_copy(whole.graph, {}))
     return fx.GraphModule(whole, graph)
+
+
+def _lookups(manifest: Manifest) -> list[int]:
+    """Return the places of the program's inputs that are vectors of a look-up."""
+    return [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
 
 
 def _let_go_of(tensors: Sequence[Tensor]) -> None:

@@ -49,13 +49,8 @@ def main() -> None:
     with ringpull(requests) as ours:
         _against_baselines(report, ours, requests)
         # Alone again: an idle Ray Serve wakes up often enough to be in the tail of others.
-        with report.part("the tail", *e2e_tail.KEYS):
-            e2e_tail.beside_echo(report, ours, requests)
-    if (why := triton.missing()) is None:
-        with report.part("the tail beside Triton", *e2e_tail.TRITON_KEYS):
-            e2e_tail.beside_triton(report, requests)
-    else:
-        report.absent("the tail beside Triton", why, *e2e_tail.TRITON_KEYS)
+        e2e_tail.alone(report, ours, requests)
+    e2e_tail.beside(report, requests)
     e2e_din.measure(report)
     report.finish()
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ringpull.inference.head.frontends.oip.messages import ModelInferResponse
 from ringpull.inference.proto import ringpull_pb2
 from ringpull.inference.wire.codec import decode_response
+from ringpull.loadtest.bench.asked_rates import PATIENT
 from ringpull.loadtest.bench.baselines import METHOD
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, payload_of, score_request
 from ringpull.loadtest.bench.doors import OIP_METHOD, oip_payload
@@ -98,8 +99,8 @@ def in_process(requests: Sequence[Request]) -> dict[str, Callable[[], float]]:
 def ringpull(
     requests: Sequence[Request], *options: str, precision: Literal["float32", "bfloat16"] = "float32"
 ) -> Iterator[Contender]:
-    """Serve the exported model with the real command, its dense program in a precision."""
-    with deployed(dlrm_folder(ROWS, precision), SHARDS, *options) as ours:
+    """Serve the exported model with the real command, its dense program in a precision; it refuses nobody."""
+    with deployed(dlrm_folder(ROWS, precision), SHARDS, *PATIENT, *options) as ours:
         asked = Server(ours.target, processes=ours.running())
         yield Contender(asked, [payload_of(request) for request in requests], _ours)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ringpull.loadtest.bench.asked_rates import PATIENT
 from ringpull.loadtest.bench.dlrm_requests import payloads_of
 from ringpull.loadtest.bench.e2e_contenders import echo_of
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
@@ -33,7 +34,7 @@ def main() -> None:
 
         return measure
 
-    with deployed(dlrm_folder(ROWS), SHARDS) as deployment:
+    with deployed(dlrm_folder(ROWS), SHARDS, *PATIENT) as deployment:
         ours = Server(deployment.target)
         reply = one_reply(ours, payloads[0])
         with echo_of(reply) as echo:

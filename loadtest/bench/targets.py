@@ -72,6 +72,8 @@ TARGETS = (
     Target("p99_vs_triton", "p99 at half the slower one's top, 2 heads", "Triton, 2 instances", maximum=1.3, aim=1),
     Target("p99_vs_triton_at_0_25", "the same at a quarter", "Triton, 2 instances"),
     Target("p99_vs_triton_at_0_75", "the same at three quarters", "Triton, 2 instances"),
+    Target("p99_vs_triton_at_equal_use", "the same where both take as much of the cores", "Triton, 2 instances"),
+    Target("queue_p99_vs_triton", "p99 of a queue of our CPU a request, same arrivals", "one of Triton's CPU"),
     Target("din_bytes_vs_unpooled", "DIN with masked means, bytes between head and shards", "unpooled", maximum=0.5),
     Target("din_rate_vs_unpooled", "the same, requests/s", "unpooled"),
     Target("goodput_at_3x", "answers in time/s at 3 x the top rate", "the top rate", minimum=0.9),

@@ -11,13 +11,10 @@ behind for its many connections is one that takes longer than the other.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import grpc.aio
@@ -31,6 +28,7 @@ from ringpull.loadtest.bench.dlrm_requests import make_requests, payload_of
 from ringpull.loadtest.bench.e2e_contenders import IN_FLIGHT, OPEN_SECONDS, ROWS, SECONDS, SHARDS
 from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.load import Server, check_answered
+from ringpull.loadtest.bench.threads import Threads, since, threads_of
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected, endless_arrivals
@@ -57,10 +55,10 @@ def main() -> None:
             processes = ours.running("head")
             before = threads_of(processes)
             outcomes, dealt = uvloop.run(_open_loop(ours.target, processes, timed, top * SHARE, connections))
-            spent = since(before, threads_of(processes))
+            after = threads_of(processes)
         report_stages(report, outcomes, f"{heads} heads, {top * SHARE:.0f} requests/s")
         report_heads(report, outcomes, dealt, heads)
-        report_threads(report, spent, len(outcomes))
+        report_threads(report, before, after, len(outcomes))
     report.finish()
 
 
@@ -147,46 +145,12 @@ def latencies_of(outcomes: Iterable[Outcome], dealt: Sequence[int], heads: int) 
     return took_ms
 
 
-Threads = Mapping[tuple[int, int], "Thread"]
-
-
-@dataclass(frozen=True, slots=True)
-class Thread:
-    """What the kernel says of a thread so far."""
-
-    name: str
-    ran_s: float
-    waited_s: float
-    """Time that it was ready and had no core."""
-    turns: int
-    """Times that it was given one."""
-
-
-def threads_of(processes: Iterable[psutil.Process]) -> Threads:
-    """Return the threads of processes, by the ids of process and thread."""
-    found = {}
-    for process in processes:
-        folder = Path(f"/proc/{process.pid}/task")
-        for task in os.listdir(folder):
-            ran, waited, turns = (folder / task / "schedstat").read_text("ascii").split()
-            name = (folder / task / "comm").read_text("utf-8", errors="replace").strip()
-            found[process.pid, int(task)] = Thread(name, int(ran) / 1e9, int(waited) / 1e9, int(turns))
-    return found
-
-
-def since(before: Threads, now: Threads) -> list[Thread]:
-    """Return what threads did meanwhile, the busiest first."""
-    none = Thread("", 0.0, 0.0, 0)
-    spent = [
-        Thread(each.name, each.ran_s - was.ran_s, each.waited_s - was.waited_s, each.turns - was.turns)
-        for key, each in now.items()
-        for was in (before.get(key, none),)
-    ]
-    return sorted(spent, key=lambda each: -each.ran_s)
-
-
-def report_threads(report: Report, spent: Sequence[Thread], requests: int) -> None:
-    for each in spent[:SHOWN_THREADS]:
+def report_threads(report: Report, before: Threads | None, after: Threads | None, requests: int) -> None:
+    """Add the busiest threads between two looks."""
+    if before is None or after is None:
+        report.absent("threads", "this kernel does not count how long they wait for a core")
+        return
+    for each in since(before, after)[:SHOWN_THREADS]:
         ran, waited = each.ran_s / requests * 1e3, each.waited_s / requests * 1e3
         report.row(f"thread {each.name}, ms a request", f"{ran:.2f}", f"no core {waited:.2f}", each.turns / requests)
 

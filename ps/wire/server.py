@@ -377,10 +377,7 @@ class ShardServer:
                     job.work = self._admission_of(job.request).park(job.work)
                 connection.park(job)
                 continue
-            self.ledger.handed += answer.sent_bytes
-            connection.answered(job, answer.pieces, answer.sent_bytes)
-            self._ended(job, served=isinstance(answer.reply, PullReply | TopKReply))
-            if self._tally is not None:
+            if self._tally is not None:  # before it is sent: who has the answer finds it counted
                 self._tally.answered(
                     job.request,
                     answer.reply,
@@ -389,6 +386,9 @@ class ShardServer:
                     received_bytes=job.size,
                     sent_bytes=answer.sent_bytes,
                 )
+            self.ledger.handed += answer.sent_bytes
+            connection.answered(job, answer.pieces, answer.sent_bytes)
+            self._ended(job, served=isinstance(answer.reply, PullReply | TopKReply))
 
     # -- in one of the threads ------------------------------------------------------------------------------------
 

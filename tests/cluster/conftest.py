@@ -110,5 +110,5 @@ def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 def alive(processes: list[psutil.Process]) -> list[str]:
     """The names of those that still run, after a moment to end."""
-    _, left = psutil.wait_procs(processes, timeout=15)
+    _, left = psutil.wait_procs(processes, timeout=30)  # half of what Ray's agents take that are left to themselves
     return [" ".join(process.cmdline())[:100] for process in left]

@@ -60,7 +60,7 @@ from ringpull.router.control.operations import (
     Rebalance,
 )
 from tests.cluster.models import write_model
-from tests.cluster.watching import Watch, actors, until
+from tests.cluster.watching import PATIENCE_S, Watch, actors, until
 from tests.saved_state import newest_state
 
 ROWS: Final = {1: 20_000, 2: 500}
@@ -226,7 +226,7 @@ class Matrix:
 
     def _caught(self, phase: Phase, strike: Callable[[], object]) -> bool:
         """Strike when the phase has begun; return whether it was still that phase then."""
-        until_s = time.monotonic() + 60
+        until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             change = newest_state(self._state)["state"]["change"]
             if change is not None and change["phase"] == phase.value:

@@ -21,6 +21,7 @@ from ringpull.deploy.cluster import control_store
 from tests.cluster.conftest import RingpullRun
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, gcs_of, until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -199,8 +200,3 @@ def test_all_of_ray_is_killed_and_started_again_and_the_deployment_is_back(
     up_s, back_s = started_s - begin_s, time.monotonic() - started_s
     print(f"Ray was up again after {up_s:.1f} s, all of the deployment {back_s:.1f} s later")
     assert watch.wrong == []
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

@@ -4,7 +4,6 @@ the other one, beside the old ones, which live on. So there are two coordinators
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +21,7 @@ from ringpull.ps.errors import RingpullError
 from tests.cluster.conftest import RingpullRun
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import Watch, until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -211,8 +211,3 @@ def shown(target: str) -> Counter[int]:
 def newest_name(folder: Path) -> str:
     """Return the name of the newest state, which has its term and generation."""
     return max(path.name for path in folder.iterdir() if path.name.startswith("state-"))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

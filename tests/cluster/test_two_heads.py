@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import json
 import signal
-import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
-from ringpull import Client
 from ringpull.ps.errors import Unavailable
 from tests.cluster.conftest import RingpullRun, Serving
-from tests.cluster.models import score, write_model
-from tests.cluster.watching import USERS, Watch, actors, until
-from tests.metrics_page import Page
+from tests.cluster.models import write_model
+from tests.cluster.watching import Watch, actors, until
 
 pytestmark = pytest.mark.ray
 
@@ -31,7 +26,7 @@ THREADS = 4
 def serving(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Serving]) -> Serving:
     """Two copies of everything on three shards, and two heads."""
     model: Path = write_model(tmp_path_factory.mktemp("models") / "ranker", user_replicas=2)
-    return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", 2, "--hand-over", "auto")
+    return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", 2)
 
 
 def heads(serving: Serving) -> list[psutil.Process]:
@@ -89,36 +84,6 @@ def test_nothing_fails_while_all_are_restarted(serving: Serving, ringpull: Ringp
 def test_both_heads_get_traffic(serving: Serving) -> None:
     assert len(heads(serving)) == 2
     until("connections at both heads", lambda: all_take_part(serving))
-
-
-def handed_over(serving: Serving) -> float:
-    """How many requests heads have answered for each other, by what those say that handed them over."""
-    with urllib.request.urlopen(f"http://{serving.ready['http']}/metrics/targets") as answer:
-        targets = [each for each in json.load(answer) if each["labels"]["member"].startswith("head-")]
-    pages = [Page.of(*each["targets"][0].rsplit(":", 1)) for each in targets]
-    samples = [each for page in pages for each in page.samples("ringpull_handed_over_total")]
-    return sum(value for labels, value in samples if labels["outcome"] == "answered")
-
-
-def test_a_busy_head_has_the_other_one_answer(serving: Serving) -> None:
-    """All requests come over one connection, to one head, in crowds, and are large: some are handed over."""
-    users = np.tile(np.array(USERS), 16_000 // len(USERS))
-    expected = np.array([score(user, ["drama"]) for user in users.tolist()])
-    genres = [["drama"]] * len(users)
-
-    def ask(client: Client) -> bool:
-        found = client.predict("ranker", {"user_id": users, "genres": genres}, timeout_s=60).outputs["score"]
-        return bool(np.allclose(found, expected, rtol=1e-5, atol=1e-5))
-
-    with Client(serving.ready["grpc"], channels=1) as client, ThreadPoolExecutor(THREADS) as threads:
-        answers: list[bool] = []
-
-        def some_were() -> bool:
-            answers.extend(threads.map(ask, [client] * 2 * THREADS))
-            return handed_over(serving) > 0
-
-        until("a request that was handed over", some_were)
-    assert all(answers)
 
 
 def test_a_killed_head_loses_nothing_and_comes_back(serving: Serving) -> None:

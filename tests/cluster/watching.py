@@ -18,7 +18,7 @@ from ringpull.inference.client.retry import DEFAULT_RETRIES
 from ringpull.ps.errors import RingpullError
 from tests.cluster.models import score
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 600.0
 """Longest wait for something that has to come; only a broken build waits so long."""
 
 USERS: Final = tuple(range(0, 1000, 7))

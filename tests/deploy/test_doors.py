@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -30,6 +29,7 @@ from tests.deploy.actor_specs import make_actor_spec
 from tests.deploy.fake_operations import FakeOperations
 from tests.deploy.running import Run
 from tests.inference.operated import grpc_of, operated
+from tests.ports import free_port
 
 OPERATES, READS = "operates-0123456789abcdef", "reads-0123456789abcdef"
 
@@ -244,8 +244,7 @@ def test_where_heads_of_this_machine_leave_sockets(state: Path) -> None:
 @pytest.mark.medium
 def test_heads_of_one_machine_share_the_port_of_their_door(state: Path) -> None:
     fake = FakeOperations()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = HeadConfig(share_port=True, admin_port=port)
     with operated(fake, config, head=0) as first, operated(fake, config, head=1) as second:
         assert first.admin == second.admin == f"127.0.0.1:{port}"

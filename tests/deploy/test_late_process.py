@@ -38,6 +38,13 @@ class Surroundings:
         return self.go_on.acquire()
 
 
+def until_they_end() -> None:
+    """Wait for whatever tries again: also for what other tests left, which is about to end."""
+    for each in threading.enumerate():
+        if each.name == "restart":
+            each.join()
+
+
 def restarted(surroundings: Surroundings) -> LateProcess:
     return LateProcess("shard 3", surroundings.make, restarted=True, wait=surroundings.wait)
 
@@ -71,9 +78,7 @@ def test_on_a_restart_it_waits_and_says_why(error: BaseException) -> None:
     assert "shard 3 is back, and waits for what it needs: " in str(raised.value)
     assert str(error) in str(raised.value)
     surroundings.go_on.release()
-    (made,) = [each for each in threading.enumerate() if each.name == "restart"] or [None]
-    if made is not None:
-        made.join()
+    until_they_end()
     assert late.get().heartbeat(2) == "renewed for 2 s"
 
 
@@ -85,9 +90,8 @@ def test_it_tries_again_less_and_less_often_and_says_each_reason_once(caplog: py
             surroundings.waits.acquire()
             surroundings.go_on.release()
         surroundings.waits.acquire()
-        thread = next(each for each in threading.enumerate() if each.name == "restart")
         surroundings.go_on.release()
-        thread.join()
+        until_they_end()
     assert late.get()
     assert surroundings.waited_s[:3] == [FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S]
     assert surroundings.waited_s[-3:] == [LONGEST_RETRY_S] * 3
@@ -109,8 +113,7 @@ def test_an_actor_answers_for_a_process_that_is_not_there_yet(monkeypatch: pytes
     with pytest.raises(Unavailable, match=r"head 1 is back.*the cache folder is away"):
         actor.invoke("heartbeat", 2)
     may_start.set()
-    for thread in [each for each in threading.enumerate() if each.name == "restart"]:
-        thread.join()
+    until_they_end()
     assert actor.invoke("heartbeat", 2) == "renewed for 2 s"
 
 

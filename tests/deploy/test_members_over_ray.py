@@ -16,7 +16,7 @@ from ringpull.ps.errors import Superseded, Unavailable
 from ringpull.ps.fence import Order
 from tests.deploy.actor_specs import make_actor_spec
 
-PATIENCE_S = 30.0
+PATIENCE_S = 600.0
 
 
 @pytest.fixture

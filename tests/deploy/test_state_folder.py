@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from ringpull.deploy.cluster.state_folder import OwnedStateFolder, lives, owner_
 from ringpull.ps.errors import InvalidInput, StartupError
 from ringpull.router.control.state_files import open_files
 from ringpull.router.control.state_store import Life, Owner, StateStore
+from tests.ports import free_port
 
 
 def take(folder: Path, deployment: str) -> OwnedStateFolder:
@@ -74,8 +74,7 @@ def test_the_ray_that_a_deployment_was_left_on_is_asked_for_it(found: int | str 
 
 
 def test_where_no_ray_is_that_is_known_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     with pytest.raises(ConnectionRefusedError):
         count_actors(f"127.0.0.1:{port}", "mine")
     assert count_actors("no address", "mine") is None

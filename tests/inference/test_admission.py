@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from ringpull.inference.head.admission import REQUEST_COST_BYTES, Admission, Ticket
+from ringpull.inference.head.admission import REQUEST_COST_BYTES, STANDING_FEW, Admission, Ticket
 from ringpull.ps.errors import LimitExceeded
 from tests.clock import Clock
 
@@ -184,6 +184,41 @@ def test_a_queue_that_stands_is_cut_until_there_was_none(admission: Admission, c
     assert fill_up(admission, waiting) == pytest.approx(21, abs=1)
     answer(len(waiting))
     assert fill_up(admission, waiting) == pytest.approx(101, abs=1)
+
+
+def closed_loop(admission: Admission, clock: Clock, callers: int, answers: int, took_s: float) -> None:
+    """Answer callers one after the other, each of whom then asks again."""
+    waiting = fill(admission, callers)
+    for _ in range(answers):
+        clock.now_s += took_s
+        waiting.pop(0).done()
+        waiting += fill(admission, 1)
+    for ticket in waiting:
+        ticket.done(served=False)
+
+
+def test_a_few_callers_who_wait_for_each_answer_are_not_refused_while_the_machine_is_slow(
+    admission: Admission, clock: Clock
+) -> None:
+    for took_s in (0.01, 0.05, 0.02):
+        closed_loop(admission, clock, STANDING_FEW, 300, took_s)
+    assert admission.refused == 0
+
+
+def test_what_a_few_make_of_a_queue_is_less_than_pressure_takes(admission: Admission, clock: Clock) -> None:
+    waiting = fill(admission, STANDING_FEW)
+    for _ in range(300):
+        clock.now_s += 0.05
+        waiting.pop(0).done()
+        waiting += fill(admission, 1)
+    assert 0.8 < admission.pressure() <= 1.0
+    assert fill_up(admission, waiting) == STANDING_FEW + 1, "the one that is served waits for nobody"
+    assert admission.pressure() > 1.0
+
+
+def test_a_few_are_refused_when_they_wait_for_longer_than_in_any_burst(admission: Admission, clock: Clock) -> None:
+    with pytest.raises(LimitExceeded, match="the most is 1000 ms"):
+        closed_loop(admission, clock, STANDING_FEW, 300, 0.15)
 
 
 def test_bytes_in_flight_are_bounded_and_one_larger_request_is_taken_alone(clock: Clock) -> None:

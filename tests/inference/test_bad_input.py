@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -149,15 +148,9 @@ async def test_columns_sent_one_by_one_get_the_same_answer(client, served):
 
 
 async def test_bad_request_fails_alone_in_its_batch(client, served):
-    served.router.gate.clear()
-    first = asyncio.create_task(client.predict("ranker", columns_of(ROWS)))
-    while not served.router.pulls_begun:
-        await asyncio.sleep(0)
     bad = {**columns_of(ROWS), "tags": Ragged([1] * 3, [0, 1, 2, 3], [1, np.nan, 1])}
-    wait = [client.predict("ranker", columns) for columns in (columns_of(ROWS), bad, columns_of(ROWS[:1]))]
-    calls = [asyncio.create_task(each) for each in wait]
-    while served.counts.requests < 4:
-        await asyncio.sleep(0)
+    sent = (columns_of(ROWS), columns_of(ROWS), bad, columns_of(ROWS[:1]))
+    first, *calls = await served.riding(*(client.predict("ranker", columns) for columns in sent))
     served.router.gate.set()
     with pytest.raises(InvalidInput, match="feature tags: a weight is NaN or infinite"):
         await calls[1]

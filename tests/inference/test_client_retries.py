@@ -207,6 +207,9 @@ async def test_settings_are_checked(kind: type[Client | AsyncClient]) -> None:
 @pytest.mark.medium
 async def test_a_deadline_is_no_reason_to_ask_again(predict: Predict, head: Head) -> None:
     head.held.clear()
-    with pytest.raises(DeadlineExceeded):
-        await predict(head.target, timeout_s=0.5)
+    timeout_s = 0.5
+    while not head.peers:  # on a busy machine a call may not arrive in its time
+        with pytest.raises(DeadlineExceeded):
+            await predict(head.target, timeout_s=timeout_s)
+        timeout_s *= 2
     assert len(head.peers) == 1

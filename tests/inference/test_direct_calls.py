@@ -10,10 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc._cython import cygrpc
 
 from ringpull.inference.client import stubs
-from ringpull.inference.head.frontends.grpc import direct_calls, taking_in
+from ringpull.inference.head.frontends.grpc import direct_calls, rehearsal, taking_in
 from ringpull.inference.head.frontends.grpc.direct_calls import DirectCalls
+from ringpull.inference.head.frontends.grpc.rehearsal import rehearse
 from ringpull.inference.head.frontends.grpc.taking_in import AHEAD
 from tests.inference.served import Served
 from tests.inference.test_overload import BODY
@@ -66,6 +68,7 @@ async def test_predict_is_taken_directly_in_this_build_of_grpc(served: Served) -
     assert direct.asked == AHEAD
     await served.raw(stubs.PREDICT.path, BODY)
     assert direct.asked == AHEAD
+    assert set(rehearsal._well) == {True}, "it was tried before"
     assert repr(direct).startswith(f"<DirectCalls of {stubs.PREDICT.path}: {AHEAD} asked for, ")
 
 
@@ -147,6 +150,80 @@ async def test_a_grpc_that_is_built_otherwise_serves_such_methods_as_all_others(
                 assert not served.direct
                 assert await say(b"as before") == b"as before"
         direct_calls.available.cache_clear()
+
+
+@pytest.fixture
+def unrehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of this build, whatever has served before."""
+    monkeypatch.setattr(rehearsal, "_well", [])
+    monkeypatch.setattr(direct_calls, "_refused", [])
+
+
+@pytest.mark.usefixtures("unrehearsed")
+async def test_a_rehearsal_finds_nothing_wrong_with_this_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    await rehearse()
+    assert (rehearsal._well, direct_calls._refused) == ([True], [])
+    monkeypatch.setattr(rehearsal, "_found", None)  # there is no second one
+    await rehearse()
+
+
+def does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectCalls, "_serve", lambda *_: None)
+
+
+def hears_of_nobody_who_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> None: ...
+
+    monkeypatch.setattr(cygrpc, "_handle_cancellation_from_core", never)
+
+
+def takes_other_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    def context(*_: object) -> None:
+        raise TypeError("_ServicerContext takes no such arguments")
+
+    monkeypatch.setattr(cygrpc, "_ServicerContext", context)
+
+
+def answers_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = DirectCalls._serve
+
+    async def says(_messages: Any, context: grpc.aio.ServicerContext) -> bytes:
+        await context.read()
+        return b"of another call"
+
+    def other(direct: DirectCalls, state: Any) -> None:
+        direct._method = says
+        serve(direct, state)
+
+    monkeypatch.setattr(DirectCalls, "_serve", other)
+
+
+@pytest.mark.usefixtures("unrehearsed")
+@pytest.mark.parametrize(
+    ("behaves", "said"),
+    [
+        (does_not_answer, "end as CANCELLED"),
+        (hears_of_nobody_who_goes_away, "do not end within 0.3 s"),
+        (takes_other_arguments, "do not end within 0.3 s"),
+        (answers_another, "are not answered as they were asked"),
+    ],
+)
+async def test_a_grpc_that_does_something_else_serves_such_methods_as_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    behaves: Callable[[pytest.MonkeyPatch], None],
+    said: str,
+) -> None:
+    behaves(monkeypatch)
+    if "within" in said:
+        monkeypatch.setattr(rehearsal, "PATIENCE_S", 0.3)
+        monkeypatch.setattr(rehearsal, "STOP_S", 0.0)
+    await rehearse()
+    assert rehearsal._well == [False]
+    assert f"served directly, calls {said}" in caplog.text
+    async with serving(echo) as (served, say):
+        assert await asyncio.gather(*[say(b"%d" % each) for each in range(50)]) == [b"%d" % each for each in range(50)]
+        assert served.direct[PATH.encode()].asked == 0
 
 
 async def test_calls_are_asked_for_again_after_a_mistake(

@@ -35,6 +35,7 @@ from ringpull.router.control.operations import VERBS, GetChange
 from ringpull.router.control.verbs import Role
 from tests.inference.operated import NOBODY, grpc_of, operated
 from tests.inference.test_operations import ANSWERS, REQUESTS, FakeOperations
+from tests.ports import free_port
 
 pytestmark = pytest.mark.net
 
@@ -81,7 +82,7 @@ def ask(address: str, request: object) -> pb.OperationReply:
     message = pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request))
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary("/ringpull.v1.Operations/Call", response_deserializer=pb.OperationReply.FromString)
-        return call(message.SerializeToString(), timeout=10)
+        return call(message.SerializeToString(), timeout=600)
 
 
 # -- who is let in where -----------------------------------------------------------------------------------------------
@@ -119,9 +120,9 @@ def test_http_changes_nothing(head: HeadAddress, fake: FakeOperations, method: s
 
 def test_a_head_tells_where_its_door_is(head: HeadAddress) -> None:
     with grpc.insecure_channel(grpc_of(head)) as channel, grpc.insecure_channel(head.admin) as at_door:
-        whole = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=10)
-        alone = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(head_only=True), timeout=10)
-        there = stubs.GET_STATUS.on(at_door)(public_pb.GetStatusRequest(head_only=True), timeout=10)
+        whole = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=600)
+        alone = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(head_only=True), timeout=600)
+        there = stubs.GET_STATUS.on(at_door)(public_pb.GetStatusRequest(head_only=True), timeout=600)
     assert whole.admin == alone.admin == there.admin == head.admin
     assert (whole.at_door, alone.at_door, there.at_door) == (False, False, True)
     assert len(whole.shards) == 1
@@ -227,7 +228,7 @@ def test_a_head_without_a_door_serves_and_says_so(tmp_path: Path, monkeypatch: p
             with pytest.raises(Forbidden, match=r"it has no door for operators; .*--admin-host and --admin-port"):
                 client.call(CHANGES[0])
         with grpc.insecure_channel(grpc_of(address)) as channel:
-            warnings = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=10).warnings
+            warnings = stubs.GET_STATUS.on(channel)(public_pb.GetStatusRequest(), timeout=600).warnings
     assert any("operators have no door" in each and "--admin-host" in each for each in warnings)
 
 
@@ -288,9 +289,8 @@ def test_where_the_door_is(config: HeadConfig, at: tuple[str, int] | None) -> No
 
 
 def test_a_port_that_is_in_use_is_a_clear_error_and_leaves_the_others_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as stranger, socket.create_server(("127.0.0.1", 0)) as free:
-        taken, grpc_port = stranger.getsockname()[1], free.getsockname()[1]
-        free.close()
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken, grpc_port = stranger.getsockname()[1], free_port()
         head = HeadProcess(HeadConfig(grpc_port=grpc_port, admin_port=taken))
         with pytest.raises(StartupError, match=f"admin port {taken} on 127.0.0.1"):
             head.route(NOBODY, {}, ())

@@ -17,6 +17,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import CorruptData, StartupError, Unavailable
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import export_tiny
+from tests.ports import free_port
 
 pytestmark = pytest.mark.net
 
@@ -27,11 +28,6 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Nothing to check it by: no shard would answer.
     replace(Manifest.load(folder), samples=None).save(folder)
     return folder
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.medium

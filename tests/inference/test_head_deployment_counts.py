@@ -19,6 +19,7 @@ from ringpull.router.control.operations import Asker, ChangeStatus, Overview
 from ringpull.router.control.overviews import Overviews
 
 RANKER = ("ranker", 7)
+PATIENT_S = 600.0
 
 
 class Coordinator:
@@ -44,11 +45,13 @@ class Coordinator:
 class Head:
     """A head's tally, and what it tells of all heads."""
 
-    def __init__(self, number: int, coordinator: Coordinator | None, life: int = 1) -> None:
+    def __init__(
+        self, number: int, coordinator: Coordinator | None, life: int = 1, patience_s: float = PATIENT_S
+    ) -> None:
         self.asker = Asker(number, f"head {number}, life {life}")
         self.tally = CallTally()
         self.tally.loaded(*RANKER)
-        self.counts = DeploymentCounts(self.tally, self.asker, coordinator, lambda: [RANKER], patience_s=0.05)  # type: ignore[arg-type]
+        self.counts = DeploymentCounts(self.tally, self.asker, coordinator, lambda: [RANKER], patience_s=patience_s)  # type: ignore[arg-type]
 
     def answer(self, calls: int = 1) -> None:
         for _ in range(calls):
@@ -138,12 +141,14 @@ async def test_without_a_coordinator_others_are_as_last_heard_and_it_is_said(coo
 
 
 async def test_a_coordinator_that_hangs_is_waited_for_once(coordinator: Coordinator) -> None:
-    head = Head(0, coordinator)
+    head = Head(0, coordinator, patience_s=0.05)
     coordinator.answers.clear()
     for _ in range(3):
         head.answer()
         await head.told()
         assert "answer" in head.counts.warning
+    while not coordinator.asked:  # its thread may begin after that
+        await asyncio.sleep(0)
     assert (await head.told(), coordinator.asked) == (3, 1)
 
 

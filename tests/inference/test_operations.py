@@ -214,7 +214,7 @@ def test_the_port_of_predictions_lets_nobody_change_anything(
     verb = VERBS.of(request_)
     message = pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request_))
     with grpc.insecure_channel(client.target) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/ringpull.v1.Operations/Call")(message.SerializeToString(), timeout=10)
+        channel.unary_unary("/ringpull.v1.Operations/Call")(message.SerializeToString(), timeout=600)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert fake.asked == []
 
@@ -307,7 +307,7 @@ def test_specs_of_real_changes_travel() -> None:
 def refused(target: str, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
     """Return how a head refuses a call that no client of this build makes."""
     with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary(f"/ringpull.v1.Operations/{method}")(message, timeout=10)
+        channel.unary_unary(f"/ringpull.v1.Operations/{method}")(message, timeout=600)
     return raised.value.code(), raised.value.details()
 
 
@@ -348,7 +348,7 @@ def test_methods_that_earlier_builds_had_are_refused_by_name(client: OperationsC
 def test_reflection_tells_how_verbs_travel(client: OperationsClient) -> None:
     asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol="ringpull.v1.Operations")
     with grpc.insecure_channel(client.target) as channel:
-        [reply] = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
+        [reply] = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=600)
     assert list(reply.file_descriptor_response.file_descriptor_proto) == [pb.DESCRIPTOR.serialized_pb]
 
 

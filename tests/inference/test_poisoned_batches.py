@@ -116,14 +116,8 @@ async def test_one_caller_with_bad_ids_fails_alone_among_five(limited: Served) -
 
 async def test_those_of_one_batch_are_told_apart(limited: Served) -> None:
     async with AsyncClient(limited.target, timeout_s=60, retries=0) as client:
-        limited.router.gate.clear()
-        first = asyncio.create_task(client.predict("ranker", columns(1)))
-        while not limited.router.pulls_begun:
-            await asyncio.sleep(0)
         sent = [[2, 3], [1, 1_000_000], [4], [1, 1_000_000]]
-        calls = [asyncio.create_task(client.predict("ranker", columns(*users))) for users in sent]
-        while limited.counts.requests < 5:
-            await asyncio.sleep(0)
+        first, *calls = await limited.riding(*(client.predict("ranker", columns(*users)) for users in ([1], *sent)))
         limited.router.gate.set()
         await first
         for users, answer in zip(sent, await asyncio.gather(*calls, return_exceptions=True), strict=True):

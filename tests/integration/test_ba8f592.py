@@ -43,7 +43,7 @@ MODEL = FOLDER / "models" / "everything"
 STATES = sorted((FOLDER / "states").glob("*.json"))
 CHANGES = {Kind.BRING_UP, Kind.PUBLISH, Kind.ROLLBACK, Kind.REBALANCE}
 """Kinds of change that there were."""
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from tests.cluster.models import score, write_model
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 600.0
 USERS: Final = [3, 40, 500, 999]
 EXPECTED: Final = np.array([score(user, ["drama"]) for user in USERS])
 

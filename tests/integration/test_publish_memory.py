@@ -110,4 +110,4 @@ def test_a_head_keeps_nothing_of_what_it_let_go_of_or_refused(versions: Sequence
     settled, last = left[SETTLED - 3 : SETTLED], left[-3:]
     grown_bytes = min(size for size, _ in last) - min(size for size, _ in settled)
     assert grown_bytes < (PUBLISHES - SETTLED) * PROGRAM_BYTES / 4, [size // MIB for size, _ in left]
-    assert last[-1][1] == settled[-1][1]
+    assert min(opened for _, opened in last) <= min(opened for _, opened in settled)

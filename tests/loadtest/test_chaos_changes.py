@@ -72,7 +72,7 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
     with live_cluster(served, tmp_path, shards=4, replicas=["item=2", "genre=all"]) as cluster:
         for version in range(2, VERSIONS + 1):
             (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
-        async with AsyncClient(cluster.target) as client:
+        async with AsyncClient(cluster.target, timeout_s=600) as client:
             oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
             load = CheckedLoad(client.predict, (MODEL,), oracle, live)
             await load.warm_up()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +26,12 @@ from ringpull.loadtest.bench.harness import Report, Samples
 from ringpull.loadtest.bench.load import Run
 from ringpull.loadtest.bench.strongest import in_setting, in_strongest_setting
 
+RUNS = {
+    name: [Run(took_s=[0.001] * 100, server_cpu_s=each, generator_cpu_s=each, server_waited_s=each)]
+    for name, each in {"ours": 0.2, "triton": 0.1}.items()
+}
+"""Runs of which a request takes 4 ms of processor time, and 2 ms."""
+
 
 @dataclass
 class MadeUp:
@@ -30,6 +39,8 @@ class MadeUp:
 
     top: float
     took_s: float
+    cpu_s: float = 0.002
+    """Processor time of a request."""
     asked: list[list[float]] = field(default_factory=list)
 
     def closed_loop(self, payloads: Sequence[bytes], *, in_flight: int, seconds: float) -> Run:
@@ -37,7 +48,7 @@ class MadeUp:
 
     def open_loop(self, payloads: Sequence[bytes], arrivals: Iterable[float]) -> Run:
         self.asked.append(list(arrivals))
-        return Run(took_s=[self.took_s] * 100, wall_s=1.0)
+        return Run(took_s=[self.took_s] * 100, wall_s=1.0, server_cpu_s=self.cpu_s * 100)
 
 
 def keys(report: Report) -> dict[str, Any]:
@@ -45,6 +56,10 @@ def keys(report: Report) -> dict[str, Any]:
 
 
 class TestTail:
+    @pytest.fixture(autouse=True)
+    def few_queued(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(e2e_tail, "QUEUED", 2_000)
+
     def test_both_are_asked_at_the_same_times_at_shares_of_the_slower_ones_top(self) -> None:
         servers: dict[str, Any] = {"ours": MadeUp(400, 0.002), "triton": MadeUp(100, 0.004)}
         report = Report("")
@@ -53,15 +68,60 @@ class TestTail:
         assert ours == theirs
         rounds = 1 + e2e_tail.ROUNDS
         rates = [len(times) / e2e_tail.OPEN_SECONDS for times in ours]
-        assert rates == pytest.approx([25.0] * rounds + [50.0] * rounds + [75.0] * rounds)
+        # at half once more: a request takes as much of the cores of either
+        assert rates == pytest.approx([25.0] * rounds + [50.0] * 2 * rounds + [75.0] * rounds)
         found = keys(report)
         assert found["e2e_heads_vs_triton"] == pytest.approx(4)
-        assert {name: found[name] for name in e2e_tail.TRITON_KEYS[1:]} == dict.fromkeys(e2e_tail.TRITON_KEYS[1:], 0.5)
+        ratios = [name for name in found if "_vs_triton" in name and name != "e2e_heads_vs_triton"]
+        assert {name: found[name] for name in ratios} == dict.fromkeys(ratios, 0.5) | {e2e_tail.OF_QUEUES: 1.0}
+        assert found.keys() == set(e2e_tail.TRITON_KEYS)
+
+    @pytest.mark.parametrize(("most", "rate"), [(500.0, 100.0), (90.0, 90.0)])
+    def test_who_takes_half_the_processor_time_is_asked_at_twice_the_rate_for_an_equal_use(
+        self, most: float, rate: float
+    ) -> None:
+        servers: dict[str, Any] = {"ours": MadeUp(400, 0.002, 0.004), "triton": MadeUp(400, 0.004, 0.003)}
+        contenders = {name: Contender(each, [b""], _nothing) for name, each in servers.items()}
+        report = Report("")
+        e2e_tail.compare_at_equal_use(report, contenders, RUNS, 50.0, most)
+        asked = {name: {len(times) / e2e_tail.OPEN_SECONDS for times in each.asked} for name, each in servers.items()}
+        assert asked == {"ours": {50.0}, "triton": {rate}}
+        found, cores = keys(report), len(os.sched_getaffinity(0))
+        assert found[e2e_tail.EQUAL_USE] == 0.5
+        # what they took there, not what they were to take
+        assert found["core_use_at_equal_use"] == pytest.approx(0.2 / cores)
+        assert found["triton_core_use_at_equal_use"] == pytest.approx(0.003 * rate / cores)
+
+    def test_what_both_take_of_the_cores(self) -> None:
+        report = Report("")
+        e2e_tail.compare_use(report, RUNS, 50.0)
+        found, cores = keys(report), len(os.sched_getaffinity(0))
+        assert (found["core_use"], found["triton_core_use"]) == pytest.approx((0.2 / cores, 0.1 / cores))
+        assert (found["core_wait_ms"], found["triton_core_wait_ms"]) == pytest.approx((2.0, 1.0))
+        assert found["queue_p99_ms"] >= 4.0
+        ratio = found["queue_p99_ms"] / found["triton_queue_p99_ms"]
+        assert found[e2e_tail.OF_QUEUES] == pytest.approx(ratio, rel=1e-3)
+
+    def test_where_the_kernel_counts_no_waits_they_are_null(self) -> None:
+        report = Report("")
+        runs = {name: [dataclasses.replace(run, server_waited_s=None) for run in each] for name, each in RUNS.items()}
+        e2e_tail.compare_use(report, runs, 50.0)
+        found = keys(report)
+        assert (found["core_wait_ms"], found["triton_core_wait_ms"]) == (None, None)
+        assert found["core_use"] is not None
+
+    def test_the_p99_of_a_queue(self) -> None:
+        times = np.array(list(itertools.islice(e2e_tail.endless(200.0), e2e_tail.QUEUED)))
+        assert e2e_tail.queue_p99_s(200.0, 0.004, len(times)) == pytest.approx(0.004)
+        ends = [0.0]
+        for due in times:
+            ends.append(max(due, ends[-1]) + 0.004)
+        assert e2e_tail.queue_p99_s(200.0, 0.004, 1) == pytest.approx(np.percentile(np.array(ends[1:]) - times, 99))
 
     def test_the_first_run_of_each_is_to_warm_up(self) -> None:
         took_s = iter([9.0, 0.001, 0.003])
-        found = e2e_tail.tails({"ours": lambda: Run(took_s=[next(took_s)], wall_s=1.0)}, rounds=2)
-        assert found[99].values == {"ours": [1.0, 3.0]}
+        runs = e2e_tail.in_turns({"ours": lambda: Run(took_s=[next(took_s)], wall_s=1.0)}, rounds=2)
+        assert e2e_tail.percentiles(runs)[99].values == {"ours": [1.0, 3.0]}
 
     def test_what_is_at_half_of_the_top_is_the_key_with_a_bound(self) -> None:
         assert e2e_tail.key_of(99, 0.5) == "p99_vs_triton"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from ringpull.loadtest.local import LOCUSTFILE, run_locust
 from tests.integration.local import LocalCluster
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
 
@@ -60,10 +60,7 @@ def test_a_master_and_two_workers_count_together(cluster: LocalCluster, tmp_path
 
 
 def test_the_web_ui_starts_runs_and_shows_the_same_count(cluster: LocalCluster, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ui = ["--web-host", "127.0.0.1", "--web-port", str(port), "--autostart", "--autoquit", "1"]
+    ui = ["--web-host", "127.0.0.1", "--web-port", str(free_port()), "--autostart", "--autoquit", "1"]
     locust(*ui, "-H", cluster.target, "-u", "2", "-t", "2s", "--report", str(tmp_path), *OPTIONS)
     summary = summary_of(tmp_path)
     assert summary["requests"] == summary["server_requests"] > 0
@@ -83,7 +80,7 @@ def locust(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == status, done.stderr

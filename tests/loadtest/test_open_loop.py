@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ringpull.loadtest.open_loop_report import measure_rate, search_rate
 from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.report import Summary
 from tests.integration.local import LocalCluster
+from tests.ports import free_port
 
 OPTIONS = WorkloadOptions(candidates=4, requests=16, context=("user", "town"))
 
@@ -34,9 +34,7 @@ COMMAND = ("loadtest", "--rate", "40", "--seconds", "1", "--candidates", "4", "-
 
 @pytest.fixture(scope="module")
 def closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_arrivals_are_a_poisson_process_of_the_rate_and_the_seed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import grpc
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ringpull.inference.client.stubs import PREDICT
 from ringpull.loadtest.bench.bare_refusing import bytes_per_s, work
 from ringpull.loadtest.bench.harness import Report
-from ringpull.loadtest.bench.load import Run
+from ringpull.loadtest.bench.load import REFUSED, Run, Server, check_answered
 from ringpull.loadtest.bench.overload import Overload, _report_bare
 from ringpull.loadtest.process import server
 
@@ -38,6 +39,35 @@ def test_calls_beyond_its_capacity_are_refused_and_the_others_answered() -> None
             assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 2
             assert len(ask(b"again")) == 7
         assert sum(process.cpu_times()[:2]) >= 3 * 0.2
+
+
+@pytest.mark.parametrize(
+    ("statuses", "share", "fails"),
+    [
+        ({"OK": 100}, 0.0, False),
+        ({"OK": 95, REFUSED: 5}, 0.05, False),
+        ({"OK": 95, REFUSED: 5}, 0.0, True),
+        ({"OK": 94, REFUSED: 6}, 0.05, True),
+        ({REFUSED: 6}, 0.05, True),
+        ({"OK": 99, "UNAVAILABLE": 1}, 0.05, True),
+        ({"OK": 98, REFUSED: 1, "UNAVAILABLE": 1}, 0.05, True),
+    ],
+)
+def test_some_calls_of_a_loop_may_be_refused_and_no_other_may_fail(
+    statuses: dict[str, int], share: float, fails: bool
+) -> None:
+    with pytest.raises(RuntimeError, match=r"here: calls failed: .*\(in words\)") if fails else nullcontext():
+        check_answered("here", statuses, "in words", may_be_refused=share)
+
+
+@pytest.mark.medium
+@pytest.mark.net
+def test_a_closed_loop_that_is_refused_says_why() -> None:
+    with (
+        server(MODULE, "--at-a-time", "1", "--service-us", "50000") as (port, _),
+        pytest.raises(RuntimeError, match=r"RESOURCE_EXHAUSTED.*\(RESOURCE_EXHAUSTED: full\)"),
+    ):
+        Server(f"127.0.0.1:{port}").closed_loop([b"x"], in_flight=4, seconds=0.3)
 
 
 def test_goodput_is_compared_as_shares_of_the_own_top_rates() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import grpc.aio
 import numpy as np
@@ -13,13 +12,10 @@ import pytest
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.loadtest.bench.timeline import (
     STAGES,
-    Thread,
     connections_of,
     dealt_out,
     latencies_of,
-    since,
     stages_of,
-    threads_of,
 )
 from ringpull.loadtest.generator import Outcome
 
@@ -35,19 +31,6 @@ def test_stages_add_up_to_what_the_client_saw():
         "late": 2, "decode": 0.01, "queue": 0.03, "features": 0.02, "lookup": 0.4, "dense": 0.5, "between": 0.04,
         "grpc": 2,
     }  # fmt: skip
-
-
-def test_threads_are_told_by_what_they_did_meanwhile():
-    before = {(1, 1): Thread("loop", 1.0, 0.5, 3), (1, 2): Thread("gone", 1.0, 0.0, 1)}
-    now = {(1, 1): Thread("loop", 1.5, 0.75, 5), (1, 3): Thread("new", 2.0, 0.0, 1)}
-    assert since(before, now) == [Thread("new", 2.0, 0.0, 1), Thread("loop", 0.5, 0.25, 2)]
-
-
-def test_threads_of_a_process_are_found():
-    own = threads_of([psutil.Process()])
-    me = own[psutil.Process().pid, threading.get_native_id()]
-    assert me.ran_s > 0
-    assert me.turns > 0
 
 
 def test_each_connection_is_told_by_the_head_that_accepted_it():

@@ -137,6 +137,39 @@ def test_a_stopped_writer_holds_up_nobody(folder: Path, file: Path, monkeypatch:
     assert checked(file, folder) == [0]
 
 
+def test_a_note_that_changes_nothing_reads_no_file_that_is_still_the_same(
+    folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, other, base = CheckedRows(file), CheckedRows(file), Base.open(folder)
+    read: list[Path] = []
+    monkeypatch.setattr(checked_rows, "read_file", lambda path: read.append(path) or Path(path).read_bytes())
+    memory.note(base, good=[0])
+    stamp = file.stat()
+    for _ in range(3):
+        memory.note(base, good=[0])
+    assert (read, file.stat().st_ino) == ([], stamp.st_ino)
+    other.note(base, good=[1])
+    assert memory.checked(base).nonzero()[0].tolist() == [0, 1]
+    memory.note(base, good=[2])
+    assert checked(file, folder) == [0, 1, 2]
+
+
+def test_what_could_not_be_written_is_written_with_the_next_note(
+    folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, base = CheckedRows(file), Base.open(folder)
+    memory.note(base, good=[0])
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise OSError(28, "no space left")
+
+        patch.setattr(checked_rows, "write_private", full)
+        memory.note(base, good=[1])
+    memory.note(base, good=[1])
+    assert checked(file, folder) == [0, 1]
+
+
 def test_the_oldest_is_forgotten(folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked_rows, "MAX_TABLES", 2)
     others = [shutil.copytree(folder, tmp_path / name) for name in ("b", "c")]

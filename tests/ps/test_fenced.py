@@ -14,7 +14,7 @@ from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import VersionPlacement
 from ringpull.ps.process import ShardProcess
 
-PATIENCE_S = 30.0
+PATIENCE_S = 600.0
 
 
 class Slow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,14 +29,15 @@ from ringpull.router.control.operations import (
 )
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.reign import Reign
-from ringpull.router.control.saved_files import generations, state_name
+from ringpull.router.control.saved_files import generations
 from ringpull.router.control.state_files import LocalFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.router.members import FakeMembers
+from tests.saved_state import newest_state
 
 FAST = Timing(heartbeat_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
 
-PATIENCE_S = 30.0
+PATIENCE_S = 600.0
 """Longest wait for something that has to come; only a broken build waits so long."""
 
 
@@ -164,10 +164,8 @@ class Deployment:
         )
 
     def saved(self) -> dict[str, Any]:
-        """Return what is in the newest state."""
-        there = sorted(generations([path.name for path in self.folder.iterdir()]), reverse=True)
-        files: list[dict[str, Any]] = [json.loads((self.folder / state_name(*each)).read_text()) for each in there]
-        return next(file["saved"] for file in files if "state" in file["saved"])
+        """Return what is in the newest state, also while it is written."""
+        return newest_state(self.folder)
 
 
 @pytest.fixture
@@ -439,7 +437,7 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
         move(dying, target)
         until(lambda: gone.is_set() or not dying.call(GetChange()).under_way)
     except StartupError:
-        pass  # It says that it is dead.
+        gone.wait()  # It says that it is dead, and tells whoever runs it a moment later.
     died = gone.is_set()
     dying.stop()
     deployment.files.dies_at = -1
@@ -463,4 +461,4 @@ def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     coordinator._reign.save = broken  # type: ignore[method-assign]
     with pytest.raises(StartupError, match="the coordinator has stopped: ZeroDivisionError: a bug"):
         coordinator.bring_up(spec(1))
-    assert gone.is_set()
+    assert gone.wait(PATIENCE_S)

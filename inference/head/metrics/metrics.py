@@ -7,7 +7,7 @@ so that publishing adds none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from prometheus_client.registry import Collector
 
@@ -15,7 +15,6 @@ from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.metrics.call_metrics import STAGES, CallMetrics
-from ringpull.inference.head.neighbours.neighbours import OUTCOMES
 from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
 from ringpull.router.client import Router
 from ringpull.router.counters import RouterCounters
@@ -33,14 +32,7 @@ class HeadCollector(Collector):
         calls: CallMetrics,
         admission: Admission,
         leader: Callable[[], LeaderView | None] = lambda: None,
-        handed: Mapping[str, int] | None = None,
     ) -> None:
-        """Read from these.
-
-        Args:
-            handed: Requests that were handed over between heads, by what came of it.
-        """
-        self._handed = {} if handed is None else handed  # an empty one is filled later
         self._catalog = catalog
         self._router = router
         self._calls = calls
@@ -58,12 +50,6 @@ class HeadCollector(Collector):
         yield from self._of_versions()
         yield from self._of_leader()
         yield from self._of_degrading()
-        yield counter(
-            "ringpull_handed_over_total",
-            "Predict calls handed to another head of the machine, by what came of it; for_others: taken of one.",
-            ("outcome",),
-            {(outcome,): self._handed.get(outcome, 0) for outcome in OUTCOMES},
-        )
         yield from _of_router(self._router.counters())
 
     def describe(self) -> list[Family]:

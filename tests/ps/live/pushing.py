@@ -69,7 +69,7 @@ def done(reply: object) -> PushReply:
 
 def until(wanted: Callable[[], bool], what: str = "") -> None:
     """Wait for what another thread does soon; `what` says what it means if it never does."""
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + 600
     while not wanted():
         assert time.monotonic() < until_s, what
         time.sleep(0.01)

@@ -26,7 +26,7 @@ from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 ECHO, GATED = "echo", "gated"
 
-SOON_S = 30.0
+SOON_S = 600.0
 """A deadline that a test never reaches unless something hangs."""
 
 

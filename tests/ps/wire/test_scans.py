@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import encode_cancel
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import PullReply
+from ringpull.ps.wire.served import ServedConnection
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
 from ringpull.ps.wire.threads import LookupThreads
@@ -49,6 +51,24 @@ async def test_a_pull_does_not_wait_for_a_scan() -> None:
         assert reply.scores.tolist() == [0.0, 1.0, 2.0]
         assert shard.threads == {"lookup-0", "scan-0"}
         assert (tally.requests["top_k", "OK"], tally.requests["pull", "OK"]) == (1, 1)
+        await connection.close()
+
+
+@pytest.mark.net
+async def test_who_has_an_answer_finds_it_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics are read by another thread: an answer that is counted after it was sent is missing for a moment."""
+    sent, answered = [], ServedConnection.answered
+    async with serving() as (_, tally, _, address):
+
+        def noted(*args: Any) -> None:
+            sent.append((tally.requests["pull", "OK"], tally.received_bytes["pull"] > 0))
+            answered(*args)
+
+        monkeypatch.setattr(ServedConnection, "answered", noted)
+        connection = await Connection.connect(*address)
+        for _ in range(2):
+            await connection.request(pull_of(1), deadline_s=soon())
+        assert sent == [(1, True), (2, True)]
         await connection.close()
 
 

@@ -10,7 +10,8 @@ Of a call's context only what methods of ours use is there: `add_done_callback` 
 of messages.
 
 It builds on what grpc.aio does not promise: `NEEDED`. Where one of these is not found, or takes other arguments, such
-methods are served as all others are. Found in grpcio 1.84 and 1.85; those up to 1.83 lack some.
+methods are served as all others are; and where they do something else than was found here (`rehearsal.py`). Found in
+grpcio 1.84 and 1.85; those up to 1.83 lack some.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ FIRST_PAUSE_S: Final = 0.05
 """Time after which calls are asked for again that could not be; twice as long each time."""
 LONGEST_PAUSE_S: Final = 5.0
 
+_refused: Final[list[str]] = []
+"""What this build does otherwise than is needed; empty: nothing that is known."""
+
 Ask = Callable[[], Coroutine[Any, Any, Any]]
 """Function that returns a coroutine for the next call, which ends with it."""
 
@@ -68,6 +72,12 @@ def available() -> bool:
     if missing:
         logger.info("calls are taken in by grpc.aio's own loop: this build has other ones than %s", ", ".join(missing))
     return not missing
+
+
+def refuse(why: str) -> None:
+    """Have servers that start from now on take in no calls directly, as this build does not do what is needed."""
+    _refused.append(why)
+    logger.warning("calls are taken in by grpc.aio's own loop: served directly, %s", why)
 
 
 def _parameters(name: str) -> tuple[str, ...]:
@@ -182,7 +192,7 @@ def takes_directly(plain: Any, ahead: int) -> Any:
                     self._direct[name.encode()] = DirectCalls(name, handler, ask, ahead)
 
         def _make_request_call_future(self, method: bytes | None) -> Any:
-            if method in self._direct:
+            if method in self._direct and not _refused:
                 self._direct[method].begin()
                 return asyncio.get_running_loop().create_future()  # for nothing, until grpc.aio's loop ends it
             return super()._make_request_call_future(method)

@@ -28,6 +28,7 @@ from ringpull.inference.head.frontends.grpc.methods import (
 )
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
+from ringpull.inference.head.frontends.grpc.rehearsal import rehearse
 from ringpull.inference.head.frontends.grpc.secure_port import add_port
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.grpc.taking_in import server
@@ -170,6 +171,7 @@ class GrpcServer:
         return socket.address
 
     async def _serve(self) -> None:
+        await rehearse()
         await self._server.start()
         self._serving = True
 

@@ -78,14 +78,7 @@ class HeadMetrics:
         """
         registry = registry_of(
             [
-                HeadCollector(
-                    self._catalog,
-                    self._router,
-                    self.calls,
-                    predictor.admission,
-                    self._leader,
-                    predictor.neighbours.outcomes,
-                ),
+                HeadCollector(self._catalog, self._router, self.calls, predictor.admission, self._leader),
                 LimitsCollector((predictor.receiving, predictor.receiving_at_door), self.connections),
             ]
         )
