@@ -194,7 +194,10 @@ class Commits:
             return PushReply(self.last_stamp, 0, 0, 0)
         self._check_room(table, positions)
         stamp = next_stamp(self.last_stamp, self._epoch())
-        plain = taken(request, table, self._numbers, stamp, self._clock())
+        try:
+            plain = taken(request, table, self._numbers, stamp, self._clock())
+        except (LimitExceeded, MemoryError, OSError) as error:
+            raise _no_memory(table, error) from error
         if plain is not None:  # mostly
             self.last_stamp = stamp
             return _Accepted(place, request, table, stamp, positions, rows, 0, *plain)

@@ -103,8 +103,11 @@ class Numbers:
             last[known] = kept.numbers[at[known]]
         return last
 
-    def dense(self, name: LiveName, writer: int) -> UInt64Array | None:
-        """Return the numbers of a writer at all slots, to be read and put; None: there is none, or it has used few."""
+    def writable_at_all_slots(self, name: LiveName, writer: int) -> UInt64Array | None:
+        """Return the memory that has a writer's number of each slot, not a copy: what is put there is its last number.
+
+        None: the writer has pushed nothing, or to few slots. Whoever puts a number has it `seen`.
+        """
         kept = self._of.get((name, writer))
         return kept.numbers if kept is not None and kept.slots.size == SLOTS else None
 

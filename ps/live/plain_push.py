@@ -1,4 +1,4 @@
-"""Plain push: what most pushes are, taken in by one compiled pass over positions and one over rows.
+"""Plain push: what most pushes are, taken in by one compiled call: its rows are looked at once and copied once.
 
 It has rows of numbers, of a writer that has used most slots, all of them new, and the arena has room for them. Anything
 else, and whatever is wrong with it, is for `ringpull.ps.live.commit` to tell apart: nothing was changed then.
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ringpull.ps.live.finite_rows import EXPONENTS
+from ringpull.ps.live.finite_rows import EXPONENTS, words_of
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.numbers import NO_WRITER, Numbers, Slots
 from ringpull.ps.live.push_kernels import AT_ONCE, take_plain
@@ -39,15 +39,22 @@ def taken(request: PushRequest, table: LiveTable, numbers: Numbers, stamp: int, 
         request: One of a table that takes it, with as many bytes of rows as its keys need.
         numbers: Those of the table's shard.
         stamp: The push's.
+
+    Raises:
+        MemoryError: There is none left. Nothing was changed.
     """
     exponent = None if table.row_type is None else EXPONENTS.get(table.row_type)
-    positions, rows = request.positions, request.rows
-    if exponent is None or request.remove or request.writer == NO_WRITER or rows.size > MAX_BYTES:
+    positions, rows, count = request.positions, request.rows, len(request.positions)
+    if exponent is None or request.remove or request.writer == NO_WRITER:
         return None
-    last_numbers = numbers.dense(table.name, request.writer)
+    if count > AT_ONCE or rows.size > MAX_BYTES:
+        return None
+    last_numbers = numbers.writable_at_all_slots(table.name, request.writer)
     if last_numbers is None or not (positions.flags.c_contiguous and rows.flags.c_contiguous):
         return None
-    count = len(positions)
+    row_words = words_of(rows, exponent.dtype)
+    if not row_words.flags.aligned:  # The kernel is not compiled for such arrays.
+        return None
     place = table.segments.reserved(count)
     if place is None:
         return None
@@ -57,7 +64,7 @@ def taken(request: PushRequest, table: LiveTable, numbers: Numbers, stamp: int, 
         address(positions),
         last_numbers,
         np.uint64(request.number),
-        rows.view(exponent.dtype),
+        row_words,
         exponent,
         address(rows),
         block.rows_at + first * block.step,

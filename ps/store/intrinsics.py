@@ -94,34 +94,6 @@ fence: Any = intrinsic(_generate_fence)
 """`fence()`: what is read after it is as new as what was read before it. No instruction on x86."""
 
 
-def _generate_stream(_context: Any, _from_at: Any, _to_at: Any) -> Any:
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        kind = ir.VectorType(INT64, LINE_BYTES // 8).as_pointer()
-        line = builder.load(builder.inttoptr(args[0], kind), align=1)
-        stored = builder.store(line, builder.inttoptr(args[1], kind), align=LINE_BYTES)
-        stored.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-stream_line: Any = intrinsic(_generate_stream)
-"""`stream_line(from_at, to_at)` copies a line to where one begins, past the caches: such a store does not load first
-what it writes over, and drives nothing out. `streamed` comes before anybody may be told of it."""
-
-
-def _generate_streamed(_context: Any) -> Any:
-    def generate(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-streamed: Any = intrinsic(_generate_streamed)
-"""`streamed()`: whoever sees what is written after it sees the lines that were streamed before it."""
-
-
 def _prefetcher(locality: int) -> Any:
     """Return an intrinsic `prefetch(address)`: start loading a cache line. Any integer is safe.
 

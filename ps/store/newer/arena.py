@@ -152,7 +152,7 @@ class VectorBlock:
     def reserved(self, count: int) -> int | None:
         """Return the number of the first of so many rows that may be written next; None: there is no room for them.
 
-        They are not there before they are `kept`: without that the next ones are written over them.
+        They are no rows of the block before `keep` is called: without that the next ones are written over them.
         """
         end = self._used + count
         if end > self._capacity:
@@ -162,17 +162,17 @@ class VectorBlock:
         return self._used
 
     def keep(self, count: int) -> None:
-        """Have rows there that were written, with their stamps, where they were `reserved`."""
+        """Make the next so many rows part of the block: they and their stamps were written where `reserved` said."""
         self._used += count
 
     def write(self, rows: RawRows, begin: int, end: int, stamps: UInt64Array | int) -> int:
         """Append rows [begin, end) and their stamps; return the offset of the first."""
         assert not isinstance(rows, BytesRows), "a table has rows of one kind"  # which its segments check
-        first, self._used = self._used, self._used + end - begin
-        self._rows_area.take(self._used * self.step)
-        self._stamps_area.take(self._used * STAMP_BYTES)
-        self._rows[first : self._used] = rows[begin:end]
-        self.stamps[first : self._used] = stamps
+        first = self.reserved(end - begin)
+        assert first is not None, "more rows than are fitting"
+        self._rows[first : first + end - begin] = rows[begin:end]
+        self.stamps[first : first + end - begin] = stamps
+        self.keep(end - begin)
         return first * self.step
 
 

@@ -186,7 +186,7 @@ class Segments:
         return parts[-1] if len(parts) <= 2 else np.concatenate(parts)
 
     def reserved(self, count: int) -> Reserved | None:
-        """Return where the next rows may be written, by whoever has `keep` called after; None: a new block is due."""
+        """Return where the next rows may be written; None: a new block is due. `VectorBlock.keep` comes after."""
         if self._open is None:
             return None
         segment, block = self._open

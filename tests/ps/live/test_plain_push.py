@@ -1,22 +1,26 @@
-"""Plain pushes are taken in by one pass: all is as if they had been taken in step by step, whatever comes between."""
+"""Plain pushes are taken in by one call: all is as if they had been taken in step by step, whatever comes between."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ringpull.ps.errors import LimitExceeded, RingpullError, StaleNumber, Unavailable
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.live import commit
 from ringpull.ps.live.commit import Answer, Commits
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
-from ringpull.ps.live.numbers import Numbers, slots_of
+from ringpull.ps.live.log import Log
+from ringpull.ps.live.numbers import FORGET_AFTER_S, NAMELESS, Numbers, slots_of
 from ringpull.ps.live.plain_push import MAX_BYTES, Taken, taken
+from ringpull.ps.live.push_kernels import AT_ONCE
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.spec import RowType, TableSpec
-from ringpull.ps.store.newer.segments import FIRST_BLOCK_BYTES
+from ringpull.ps.store.newer.segments import FIRST_BLOCK_BYTES, Reserved, Segments
 from ringpull.ps.store.row_codec import encode
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from tests.ps.live.pushing import EPOCH, LINEAGE
@@ -32,8 +36,9 @@ VECTORS = [(RowType.FLOAT32, 16), (RowType.FLOAT32, 5), (RowType.FLOAT16, 7), (R
 class Side:
     """A live table in memory, and commits to it, with plain pushes or without."""
 
-    def __init__(self, spec: TableSpec, *, plain: bool) -> None:
-        self.plain = plain
+    def __init__(self, spec: TableSpec, *, plain: bool, log: Log | None = None) -> None:
+        self.plain, self.log = plain, log
+        self.now_s = 0.0
         self.taken = 0
         self.tables, self.numbers = LiveTables(0), Numbers()
         self.table = self.tables.made(NAME, spec.row_bytes)
@@ -41,11 +46,11 @@ class Side:
         self.commits = Commits(
             self.tables,
             self.numbers,
-            None,
+            log,
             target=lambda _: self.table,
             epoch=lambda: EPOCH,
             renew=lambda *_: None,
-            clock=lambda: 0.0,
+            clock=lambda: self.now_s,
         )
 
     def commit(self, requests: Sequence[PushRequest], monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
@@ -109,7 +114,10 @@ def test_all_is_as_if_pushes_were_taken_in_step_by_step(
         answers = [[told(each) for each in side.commit(group, monkeypatch)] for side in sides]
         assert answers[0] == answers[1]
     assert sides[0].state() == sides[1].state()
-    assert (sides[0].taken > 20) is (row_type is not RowType.INT8)
+    if row_type is RowType.INT8:
+        assert sides[0].taken == 0
+    else:
+        assert sides[0].taken > 20
 
 
 def test_what_is_refused_leaves_numbers_and_memory_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +158,91 @@ def test_a_push_that_its_block_has_no_room_for_or_that_is_large_is_taken_in_step
     more = np.zeros((count + 1, 16), np.float32)
     assert isinstance(side.commit([push(KEYS[: count + 1], more, spec, 99)], monkeypatch)[0], PushReply)
     assert side.taken == before
+
+
+def test_a_push_of_many_keys_is_taken_in_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TableSpec(name="users", dim=1, row_type=RowType.FLOAT16)
+    side = Side(spec, plain=True)
+    for number, count in enumerate((len(KEYS), AT_ONCE, AT_ONCE + 1), start=1):
+        keys = np.arange(count, dtype=np.uint64)
+        answers = side.commit([push(keys, np.ones((count, 1), np.float32), spec, number)], monkeypatch)
+        assert isinstance(answers[0], PushReply)
+    assert (AT_ONCE + 1) * spec.row_bytes <= MAX_BYTES
+    assert side.taken == 1
+
+
+@pytest.mark.parametrize("failing", ["log", "show"])
+def test_slots_of_a_push_that_fails_get_back_the_numbers_they_had(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TableSpec(name="users", dim=16)
+    sides = [
+        Side(
+            spec,
+            plain=plain,
+            log=Log.open(tmp_path / str(plain), shard=0, deployment="one", replay=lambda *_: None, durable=False),
+        )
+        for plain in (True, False)
+    ]
+    keys = np.concatenate([KEYS[:300], KEYS[:20]])  # some twice
+    rows = np.random.default_rng(1).random((len(keys), 16), np.float32)
+
+    def no_log(_: object) -> None:
+        raise Unavailable("the log has no disk")
+
+    def no_show(*_: object) -> None:
+        raise LimitExceeded("a directory has no memory")
+
+    for side in sides:
+        assert side.log is not None
+        side.commit([push(KEYS, np.zeros((len(KEYS), 16), np.float32), spec, 5)], monkeypatch)
+        with monkeypatch.context() as broken:
+            if failing == "log":
+                broken.setattr(side.log, "append", no_log)
+            else:
+                broken.setattr(side.table, "show", no_show)
+            assert isinstance(side.commit([push(keys, rows, spec, 7)], monkeypatch)[0], RingpullError)
+    assert sides[0].taken == 1
+    assert sides[0].state() == sides[1].state()
+    assert (sides[0].numbers.last(NAME, WRITER, slots_of(positions_of(KEYS))) == 5).all()
+    for number, applies in ((4, False), (7, True), (6, False)):
+        answers = [side.commit([push(keys, rows, spec, number)], monkeypatch)[0] for side in sides]
+        assert told(answers[0]) == told(answers[1])
+        assert isinstance(answers[0], PushReply if applies else StaleNumber)
+    assert sides[0].state() == sides[1].state()
+    assert (sides[0].taken, sides[1].taken) == (2, 0)
+    for side in sides:
+        assert side.log is not None
+        side.log.close()
+
+
+def test_a_nameless_writer_that_pushes_plainly_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TableSpec(name="users", dim=16)
+    side = Side(spec, plain=True)
+    rows = np.zeros((len(KEYS), 16), np.float32)
+    side.commit([push(KEYS, rows, spec, 1, writer=NAMELESS | WRITER)], monkeypatch)
+    side.now_s = FORGET_AFTER_S + 1
+    side.commit([push(KEYS[:9], rows[:9], spec, 2, writer=NAMELESS | WRITER)], monkeypatch)
+    assert side.taken == 1
+    assert side.numbers.forget(FORGET_AFTER_S + 2) == 0
+    assert side.numbers.forget(2 * FORGET_AFTER_S + 2) == 1
+
+
+def test_a_push_that_there_is_no_memory_for_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TableSpec(name="users", dim=16)
+    side = Side(spec, plain=True)
+    rows = np.zeros((len(KEYS), 16), np.float32)
+    side.commit([push(KEYS, rows, spec, 1)], monkeypatch)
+
+    def no_memory(_segments: Segments, _count: int) -> Reserved:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Segments, "reserved", no_memory)
+        group = [push(KEYS[:9], rows[:9], spec, 2), push(KEYS[:9], rows[:9], spec, 1, writer=WRITER + 1)]
+        answers = side.commit(group, monkeypatch)
+    assert isinstance(answers[0], LimitExceeded)
+    assert isinstance(answers[1], PushReply)
+    assert (side.numbers.last(NAME, WRITER, slots_of(positions_of(KEYS))) == 1).all()
+    assert isinstance(side.commit([push(KEYS[:9], rows[:9], spec, 2)], monkeypatch)[0], PushReply)
+    assert side.taken == 1
