@@ -3,8 +3,8 @@
 A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
 every operation, and ranked, through shard, wire and router, over a real connection, and pulled from its files; it is
 given a newer row, and compared; and the columns of two requests are read and joined, and vectors laid side by side, as
-in the head. Where kernels are compiled for all, rows are pushed and folded, too: a shard loads those kernels with its
-first push.
+in the head. Where kernels are compiled for all, rows are pushed and folded, and pushed plainly, too: a shard loads
+those kernels with its first push.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ from ringpull.inference.wire.packing import pack
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, keys_of_texts
 from ringpull.ps.identity import UNKNOWN
-from ringpull.ps.live.finite_rows import first_not_finite
+from ringpull.ps.live.finite_rows import EXPONENTS, first_not_finite
 from ringpull.ps.live.live_shard import LiveShard
+from ringpull.ps.live.live_tables import LiveTables
+from ringpull.ps.live.numbers import Numbers, slots_of
+from ringpull.ps.live.plain_push import taken
+from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
@@ -80,6 +84,7 @@ def compile_all(within: str | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ringpull-", dir=within) as folder:
         _write_tables(Path(folder))
         _push_rows(Path(folder))
+    _push_plainly()
 
 
 def warm_up(within: str | None = None) -> None:
@@ -179,6 +184,21 @@ def _push_rows(folder: Path) -> None:
             time.sleep(0.001)
     finally:
         live.close()
+
+
+def _push_plainly() -> None:
+    """Take in a plain push of each type of rows that there are such pushes of: those before are too large for it."""
+    positions = np.arange(SLOTS, dtype=np.uint64) << np.uint64(SLOT_SHIFT)
+    for row_type in EXPONENTS:
+        spec = TableSpec(name=TABLE, dim=4, row_type=row_type)
+        table = LiveTables(0).made(LiveName(MODEL, 1, TABLE), spec.row_bytes)
+        table.row_type = row_type
+        table.write(np.zeros((1, spec.row_bytes), np.uint8), 1)  # which opens a block
+        numbers = Numbers()
+        numbers.put(table.name, 1, slots_of(positions), 1, 0.0)  # at all slots
+        push = PushRequest(MODEL, TABLE, 1, 1, 1, 2, False, positions[:1], np.zeros(spec.row_bytes, np.uint8))
+        if taken(push, table, numbers, 2, 0.0) is None:
+            raise AssertionError(f"a push of {row_type} was not taken in plainly")
 
 
 def _pushed(live: LiveShard, push: PushRequest) -> None:

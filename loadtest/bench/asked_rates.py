@@ -23,8 +23,12 @@ ROUNDS: Final = 4 if QUICK else 5
 SEED: Final = 13
 IN_FLIGHT: Final = {1: 64, CANDIDATES: 8}
 """Requests in flight by the candidates of a request."""
-PATIENT: Final = ("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60")
-"""Options of `serve`: on a shared machine a closed loop may take any time, and no call is to be refused for that."""
+PATIENT: Final = (
+    *("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60"),
+    *("--max-pending", "10000"),
+)
+"""Options of `serve`: on a shared machine a loop may take any time, and no call is to be refused for that. An open loop
+goes on while a head gets no processor: the calls that gRPC has no room for then it ends as CANCELLED."""
 
 Contender = tuple[Deployment, Credentials]
 

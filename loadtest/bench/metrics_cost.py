@@ -20,6 +20,7 @@ from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.loadtest.bench.asked_rates import PATIENT
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, payloads_of
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
 from ringpull.loadtest.bench.load import Server
@@ -36,8 +37,6 @@ ROUNDS = 4 if QUICK else 5
 SCRAPE_S = 1.0
 IN_FLIGHT = {1: 64, CANDIDATES: 8}
 """Requests in flight by the candidates of a request."""
-PATIENT = ("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60")
-"""Options of `serve`: on a shared machine a closed loop may take any time, and no call is to be refused for that."""
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import NO_WRITER, Numbers, Slots, slots_of
+from ringpull.ps.live.plain_push import taken
 from ringpull.ps.live.record import Record, RecordKind
 from ringpull.ps.live.settings import LOG_LIMIT_BYTES, Durability
 from ringpull.ps.live.stamp import NO_STAMP, next_stamp
@@ -192,6 +193,14 @@ class Commits:
         if not positions.size:
             return PushReply(self.last_stamp, 0, 0, 0)
         self._check_room(table, positions)
+        stamp = next_stamp(self.last_stamp, self._epoch())
+        try:
+            plain = taken(request, table, self._numbers, stamp, self._clock())
+        except (LimitExceeded, MemoryError, OSError) as error:
+            raise _no_memory(table, error) from error
+        if plain is not None:  # mostly
+            self.last_stamp = stamp
+            return _Accepted(place, request, table, stamp, positions, rows, 0, *plain)
         slots, last, fresh = _NO_SLOTS, None, None
         if request.writer != NO_WRITER:
             slots = slots_of(positions)
@@ -203,7 +212,6 @@ class Commits:
                 positions, slots, last = positions[fresh], slots[fresh], last[fresh]
                 rows = rows if request.remove else chosen(rows, fresh)
         _check_finite(request, table, rows, fresh)  # of those alone: an older build may have applied the others
-        stamp = next_stamp(self.last_stamp, self._epoch())
         try:
             words = table.write_gone(len(positions), stamp) if request.remove else table.write(rows, stamp)
         except (LimitExceeded, MemoryError, OSError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from ringpull.ps.live.push_kernels import AT_ONCE, all_affine_finite, all_finite
 from ringpull.ps.spec import RowType
 
-_EXPONENTS: Final[Mapping[RowType, np.unsignedinteger[Any]]] = MappingProxyType(
+EXPONENTS: Final[Mapping[RowType, np.unsignedinteger[Any]]] = MappingProxyType(
     {RowType.FLOAT32: np.uint32(0x7F80_0000), RowType.FLOAT16: np.uint16(0x7C00), RowType.BFLOAT16: np.uint16(0x7F80)}
 )
 """Bits of a number, as a word of its size, that are all set in NaN and infinities alone."""
+Word = TypeVar("Word", bound=np.generic)
 _BYTES_AT_ONCE: Final = 4 * AT_ONCE
 """Bytes of rows that a kernel is given at a time, as many numbers of float32 as other kernels have positions."""
 
@@ -40,6 +41,13 @@ def first_not_finite(rows: NDArray[np.uint8], row_type: RowType) -> int | None:
     return None
 
 
+def words_of(rows: NDArray[np.uint8], dtype: np.dtype[Word]) -> NDArray[Word]:
+    """Return contiguous rows as words (n,), read-only, so that kernels are compiled for one kind of array."""
+    words = rows.reshape(-1).view(dtype)
+    words.flags.writeable = False
+    return words
+
+
 def _first_of(rows: NDArray[np.uint8], row_type: RowType) -> int:
     """Return the first row that has such a number, of rows of which one has, by halves."""
     begin, end = 0, len(rows)
@@ -54,7 +62,7 @@ def _first_of(rows: NDArray[np.uint8], row_type: RowType) -> int:
 
 def _are_finite(rows: NDArray[np.uint8], row_type: RowType) -> bool:
     if row_type is RowType.INT8:
-        affine = rows.reshape(-1).view(np.float32)
+        affine = words_of(rows, np.dtype(np.float32))
         return bool(all_affine_finite(affine, rows.shape[1] // affine.itemsize))
-    exponent = _EXPONENTS[row_type]
-    return bool(all_finite(rows.reshape(-1).view(exponent.dtype), exponent))
+    exponent = EXPONENTS[row_type]
+    return bool(all_finite(words_of(rows, exponent.dtype), exponent))

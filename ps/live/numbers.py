@@ -103,6 +103,18 @@ class Numbers:
             last[known] = kept.numbers[at[known]]
         return last
 
+    def writable_at_all_slots(self, name: LiveName, writer: int) -> UInt64Array | None:
+        """Return the memory that has a writer's number of each slot, not a copy: what is put there is its last number.
+
+        None: the writer has pushed nothing, or to few slots. Whoever puts a number has it `seen`.
+        """
+        kept = self._of.get((name, writer))
+        return kept.numbers if kept is not None and kept.slots.size == SLOTS else None
+
+    def seen(self, name: LiveName, writer: int, now_s: float) -> None:
+        """Note when a writer has pushed."""
+        self._of[name, writer].seen_s = now_s
+
     def check(self, name: LiveName, writer: int, number: int, slots: Slots, now_s: float) -> LastNumbers:
         """Return the last numbers of a writer at the slots that a push touches: where one is smaller, the push is new.
 

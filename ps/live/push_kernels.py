@@ -12,7 +12,7 @@ import numpy as np
 
 from ringpull.ps.compiled import kernel
 from ringpull.ps.hashing import SLOT_SHIFT
-from ringpull.ps.store.intrinsics import u8, u64
+from ringpull.ps.store.intrinsics import copy_bytes, u8, u64
 
 ALL_SERVED: Final = -1
 _LARGEST: Final = np.finfo(np.float32).max
@@ -67,6 +67,41 @@ def all_finite(words, exponent):  # type: ignore[no-untyped-def]
     for k in range(len(words)):
         largest = max(largest, np.uint32(words[k] & exponent))
     return largest != exponent
+
+
+@kernel(nogil=False)
+def take_plain(  # type: ignore[no-untyped-def]
+    positions_at, numbers, number, rows, exponent, rows_at, to_at, stamps, first, stamp, words, word, step, slots, last
+):
+    """Take in a push whose slots have all had smaller numbers, and whose numbers are all finite; else change nothing.
+
+    Rows are looked at once and copied once. Tried, and dropped: stores past the caches write 256 KiB in 25.7 us where
+    the copy takes 37, but the first read after them takes 24.5 where it takes 7.
+
+    Args:
+        numbers: Last number of the writer at every slot; `number` is put at those of the push.
+        rows: Of the push, as words of uint16 or uint32, with `exponent` as in `all_finite`; they are at `rows_at`.
+        to_at: Where they go. Nobody sees it, nor `stamps` from `first` on.
+        words: Overwritten, (n,), with `word` and those that follow it `step` apart; so are `slots`, and `last` with
+            their numbers before.
+
+    Returns:
+        Whether it was taken in.
+    """
+    largest = np.uint64(0)
+    for k in range(len(slots)):
+        slot = np.uint16(u64(positions_at + 8 * k) >> np.uint64(SLOT_SHIFT))
+        found = numbers[slot]
+        slots[k], last[k] = slot, found
+        largest = max(largest, found)
+    if largest >= number or not all_finite(rows, exponent):
+        return False
+    copy_bytes(to_at, rows_at, len(rows) * rows.itemsize)
+    for k in range(len(slots)):
+        stamps[first + k] = stamp
+        words[k] = word + np.uint64(k) * step
+        numbers[slots[k]] = number
+    return True
 
 
 @kernel(nogil=False)

@@ -131,6 +131,7 @@ class VectorBlock:
         self._rows_area = _Area(lease, 0, stamps_at)
         self._stamps_area = _Area(lease, stamps_at, STAMP_BYTES * self._capacity)
         self._rows = self._rows_area.bytes[: self._capacity * row_bytes].reshape(self._capacity, row_bytes)
+        self.rows_at: int = address(self._rows)
         self.stamps = self._stamps_area.bytes.view(np.uint64)
         self.step = row_bytes
         self._used = 0
@@ -142,20 +143,36 @@ class VectorBlock:
 
     def fields(self) -> tuple[int, int, int, int]:
         """Return the numbers that kernels know of it."""
-        return address(self._rows), 0, 0, 0
+        return self.rows_at, 0, 0, 0
 
     def fitting(self, rows: RawRows, begin: int) -> int:
         """Return how many rows there is room for, of those from `begin` on."""
         return min(len(rows) - begin, self._capacity - self._used)
 
+    def reserved(self, count: int) -> int | None:
+        """Return the number of the first of so many rows that may be written next; None: there is no room for them.
+
+        They are no rows of the block before `keep` is called: without that the next ones are written over them.
+        """
+        end = self._used + count
+        if end > self._capacity:
+            return None
+        self._rows_area.take(end * self.step)
+        self._stamps_area.take(end * STAMP_BYTES)
+        return self._used
+
+    def keep(self, count: int) -> None:
+        """Make the next so many rows part of the block: they and their stamps were written where `reserved` said."""
+        self._used += count
+
     def write(self, rows: RawRows, begin: int, end: int, stamps: UInt64Array | int) -> int:
         """Append rows [begin, end) and their stamps; return the offset of the first."""
         assert not isinstance(rows, BytesRows), "a table has rows of one kind"  # which its segments check
-        first, self._used = self._used, self._used + end - begin
-        self._rows_area.take(self._used * self.step)
-        self._stamps_area.take(self._used * STAMP_BYTES)
-        self._rows[first : self._used] = rows[begin:end]
-        self.stamps[first : self._used] = stamps
+        first = self.reserved(end - begin)
+        assert first is not None, "more rows than are fitting"
+        self._rows[first : first + end - begin] = rows[begin:end]
+        self.stamps[first : first + end - begin] = stamps
+        self.keep(end - begin)
         return first * self.step
 
 

@@ -12,7 +12,7 @@ import mmap
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from ringpull.ps.store.newer.arena import STAMP_BYTES, Block, BytesBlock, GoneBl
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory
 from ringpull.ps.store.newer.logged import LoggedRows
-from ringpull.ps.store.newer.stamp_kernels import STAMP_FIELDS, gone_of, stamps_of
+from ringpull.ps.store.newer.stamp_kernels import NO_SEGMENT, STAMP_FIELDS, gone_of, stamps_of
 from ringpull.ps.store.newer.words import MAX_SEGMENTS, SEGMENT_SHIFT, offsets_of, segments_of, words_at
 from ringpull.ps.store.raw_rows import RawRows
 
@@ -72,6 +72,16 @@ class Generation:
     def add(self, segment: _Segment) -> None:
         """Keep another segment, too."""
         self._segments.append(segment)
+
+
+class Reserved(NamedTuple):
+    """Place in the arena that rows of vectors may be written to."""
+
+    block: VectorBlock
+    first: int
+    """Number of the first row in its block."""
+    word: int
+    """Word of the first row."""
 
 
 class Segments:
@@ -174,6 +184,16 @@ class Segments:
             parts.append(_words_from(segment, offset, end - begin))
             begin = end
         return parts[-1] if len(parts) <= 2 else np.concatenate(parts)
+
+    def reserved(self, count: int) -> Reserved | None:
+        """Return where the next rows may be written; None: a new block is due. `VectorBlock.keep` comes after."""
+        if self._open is None:
+            return None
+        segment, block = self._open
+        if not isinstance(block, VectorBlock):
+            return None
+        first = block.reserved(count)
+        return None if first is None else Reserved(block, first, (segment.number << SEGMENT_SHIFT) + first * block.step)
 
     def gone(self, stamps: Stamps, count: int = 1) -> UInt64Array:
         """Return words (n,) that say that rows are gone since these stamps; of one stamp `count` words.
@@ -337,19 +357,18 @@ class Segments:
         """
         words, out = np.ascontiguousarray(words), np.empty(len(words), np.uint64)
         fields = np.zeros((self._highest + 1, STAMP_FIELDS), np.uint64)
-        is_there = np.zeros(self._highest + 1, bool)
-        is_there[[0, *self._segments]] = True
-        numbers = segments_of(words).astype(np.intp)
-        if not is_there[numbers].all():
-            raise KeyError("a word of a segment that there is no more")
+        fields[1:, 1] = NO_SEGMENT
         for number, each in self._segments.items():
             if isinstance(each.stamps, int):
                 fields[number] = 0, 0, each.stamps
-            elif not isinstance(each.stamps, LoggedRows):
+            elif isinstance(each.stamps, LoggedRows):
+                fields[number] = 0, 0, 0
+            else:
                 fields[number] = address(each.stamps), each.step, 0
-        stamps_of(address(words), address(fields), out)
+        if not stamps_of(address(words), address(fields), len(fields), out):
+            raise KeyError("a word of a segment that there is no more")
         for number, rows in self.logs().items():
-            chosen = np.flatnonzero(numbers == number)
+            chosen = np.flatnonzero(segments_of(words) == number)
             out[chosen] = rows.stamps(offsets_of(words[chosen]))
         return out
 

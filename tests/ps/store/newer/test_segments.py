@@ -15,7 +15,7 @@ from ringpull.ps.spec import MAX_BYTES_ROW, RowType
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.newer import Newer
 from ringpull.ps.store.newer.segments import FIRST_BLOCK_BYTES, Segments
-from ringpull.ps.store.newer.words import GONE, words_at
+from ringpull.ps.store.newer.words import GONE, MAX_SEGMENTS, words_at
 from tests.ps.newer_tables import LiveTable, random_positions, row_at, small_base, stored_rows
 
 
@@ -111,6 +111,20 @@ def test_a_word_of_a_segment_that_is_gone_has_no_stamp() -> None:
     with pytest.raises(KeyError, match="no more"):
         segments.stamps(words)
     assert segments.stamps(np.array([GONE], np.uint64)).tolist() == [0]
+
+
+def test_a_word_without_a_segment_is_found_among_many_that_have_one() -> None:
+    segments = Segments(4)
+    lost = segments.append(np.zeros((1, 4), np.uint8), 5)
+    (dropped,) = segments.seal()
+    kept = segments.append(np.zeros((300, 4), np.uint8), np.arange(300))
+    segments.drop(dropped)
+    assert segments.stamps(kept).tolist() == list(range(300))
+    never = words_at(MAX_SEGMENTS - 1, np.array([0], np.uint64))
+    for word in (lost, never):
+        for at in (0, 150, 300):
+            with pytest.raises(KeyError, match="no more"):
+                segments.stamps(np.insert(kept, at, word))
 
 
 def test_beyond_the_budget_nothing_is_written() -> None:
