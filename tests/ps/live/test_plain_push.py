@@ -203,8 +203,8 @@ def test_slots_of_a_push_that_fails_get_back_the_numbers_they_had(
                 broken.setattr(side.table, "show", no_show)
             assert isinstance(side.commit([push(keys, rows, spec, 7)], monkeypatch)[0], RingpullError)
     assert sides[0].taken == 1
-    assert sides[0].state() == sides[1].state()
     assert (sides[0].numbers.last(NAME, WRITER, slots_of(positions_of(KEYS))) == 5).all()
+    assert sides[0].state() == sides[1].state()
     for number, applies in ((4, False), (7, True), (6, False)):
         answers = [side.commit([push(keys, rows, spec, number)], monkeypatch)[0] for side in sides]
         assert told(answers[0]) == told(answers[1])
