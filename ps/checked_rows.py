@@ -63,7 +63,7 @@ class CheckedRows:
         self._tables: Tables = {}
         self._told = False
         self._unsaved: Tables = {}
-        """Those of `_tables` that could not be written."""
+        """Tables, of `_tables`, that could not be written."""
         self._seen: bytes | None = None
         """Stamp of the file that `_tables` are of, but for `_unsaved`; None: they are of none."""
 

@@ -18,15 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
-from numpy.typing import NDArray
 
 from ringpull.inference.model.onnx_inputs import GraphInput
+from ringpull.inference.model.packed_inputs import LEAST_INPUTS, Packed
 from ringpull.inference.proto.own_pool import OwnPool
 
-Int64Array = NDArray[np.int64]
-
-LEAST_INPUTS: Final = 8
-"""Inputs that are packed together at least."""
 MAX_BYTES: Final = 64 << 20
 """Largest graph that is rewritten, with its weights outside of it: both are loaded twice meanwhile, to be compared."""
 
@@ -35,14 +31,10 @@ _FLOAT: Final = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackedInput:
-    """One input in place of several."""
+class PackedInput(Packed):
+    """One input in place of several, by its name in the graph."""
 
     name: str
-    places: Int64Array
-    """(P,): these, by their places among the inputs of the graph as it was."""
-    dims: Int64Array
-    """(P,): numbers per row of each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +78,7 @@ def packed_graph(
         if not packed:
             return None
         sizes = [each.last or 0 for each in inputs]
-        made = tuple(PackedInput(each.name, each.places, np.array([sizes[p] for p in each.places])) for each in packed)
+        made = tuple(PackedInput(each.places, np.array([sizes[p] for p in each.places]), each.name) for each in packed)
         _replace_inputs(graph, {inputs[place].name for each in made for place in each.places}, made)
         return PackedGraph(model.SerializeToString(), made)
     except (DecodeError, EncodeError):
@@ -107,7 +99,7 @@ def _pack(node: Any, may: dict[str, int], taken: set[str]) -> list[PackedInput]:
             while fresh in taken:
                 fresh += "_"
             taken.add(fresh)
-            found.append(PackedInput(fresh, np.array([may[each] for each in run]), np.zeros(0, np.int64)))
+            found.append(PackedInput(np.array([may[each] for each in run]), np.zeros(0, np.int64), fresh))
             run = [fresh]
         names += run
         run = []

@@ -26,6 +26,7 @@ from ringpull.inference.model.onnx_check import CheckedGraph, check_graph
 from ringpull.inference.model.onnx_inputs import GraphInput, as_float32, graph_inputs
 from ringpull.inference.model.onnx_packing import PackedInput, packed_graph
 from ringpull.inference.model.onnx_session import device_of, open_session
+from ringpull.inference.model.packed_inputs import check_shape, lookup_places, single_places
 from ringpull.inference.model.program_errors import last_words
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
@@ -77,8 +78,7 @@ class OnnxProgram:
         """Rows that the graph is given at least: one that drops dimensions of size 1 would drop a single row's."""
         self._names = [each.name for each in session.get_outputs()]
         self._packed = packed
-        in_packed = {place for each in packed for place in each.places.tolist()}
-        self._single = [place for place in range(len(inputs)) if place not in in_packed]
+        self._single = single_places(len(inputs), packed)
         self.takes_flat: Final = bool(packed)
         """Whether `FlatInputs` cost it less than as many tensors."""
 
@@ -115,9 +115,8 @@ class OnnxProgram:
         whole = cls(session, inputs, manifest, threads, squeezes=graph.squeezes)
         if whole.device != "cpu":
             return whole
-        lookups = [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
         try:
-            packed = packed_graph(content, inputs, lookups, sum(each.nbytes for each in graph.external))
+            packed = packed_graph(content, inputs, lookup_places(manifest), sum(each.nbytes for each in graph.external))
             if packed is None:
                 return whole
             session = open_session(packed.content, version_dir, graph.external, device, threads)
@@ -181,11 +180,7 @@ class OnnxProgram:
         columns = []
         for place, dim in zip(packed.places.tolist(), packed.dims.tolist(), strict=True):
             values = self._values(inputs[place], place, rows)
-            if values.shape != (rows, dim):
-                raise InvalidInput(
-                    f"input {described(self._entries[place])} of the dense program has the shape {values.shape}; it"
-                    f" must be {(rows, dim)}"
-                )
+            check_shape(self._entries[place], values.shape, (rows, dim))
             columns.append(values)
         return np.concatenate(columns, axis=1)
 

@@ -23,12 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from ringpull.inference.model.packed_inputs import LEAST_INPUTS, Packed, single_places
 from ringpull.inference.model.torch_script import same_bits
 
 Int64Array = NDArray[np.int64]
-
-LEAST_INPUTS: Final = 8
-"""Inputs that are packed together at least."""
 
 _ATEN: Final[Any] = torch.ops.aten
 _COLUMNS: Final[dict[Any, tuple[int, int]]] = {_ATEN.cat.default: (1, -1), _ATEN.stack.default: (1, -2)}
@@ -37,13 +35,9 @@ _CHECKED_ROWS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackedRows:
+class PackedRows(Packed):
     """One input in place of several: rows in which their vectors lie, and room for what the program lays there."""
 
-    places: Int64Array
-    """(P,): these, by their places among the inputs of the program as it was."""
-    dims: Int64Array
-    """(P,): numbers per row of each."""
     columns: Int64Array
     """(P,): where those of each begin in a row."""
     width: int
@@ -166,9 +160,3 @@ def _agree(module: fx.GraphModule, made: PackedModule, inputs: Sequence[fx.Node]
             packed.append(rows)
         found = made.module(*packed, *[given[place] for place in single_places(len(inputs), made.packed)])
     return all(same_bits(one, other) for one, other in zip(found, expected, strict=True))
-
-
-def single_places(inputs: int, packed: Sequence[PackedRows]) -> list[int]:
-    """Return the places, of so many inputs, of those that are not packed."""
-    gone = {place for each in packed for place in each.places.tolist()}
-    return [place for place in range(inputs) if place not in gone]

@@ -37,10 +37,11 @@ from ringpull.inference.model.cheaper_operators import with_cheaper_operators
 from ringpull.inference.model.dense_program import Precision, ProgramTensor, RuntimeFacts, described
 from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
+from ringpull.inference.model.packed_inputs import check_shape, lookup_places, single_places
 from ringpull.inference.model.program_check import check_program, graph_bytes
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
 from ringpull.inference.model.script_maker import ScriptInput, ScriptMaker
-from ringpull.inference.model.torch_packing import PackedModule, PackedRows, packed_module, single_places
+from ringpull.inference.model.torch_packing import PackedModule, PackedRows, packed_module
 from ringpull.inference.model.torch_script import load_script, prepare, save_script, scripted
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
 from ringpull.ps.spec import Pooling
@@ -203,11 +204,7 @@ class TorchProgram:
         for place, dim, column in columns:
             entry = self._inputs[place]
             values = self._tensor(inputs[place], entry, rows, part)
-            if values.shape[1:] != (dim,):
-                raise InvalidInput(
-                    f"input {described(entry)} of the dense program has the shape {(rows, *values.shape[1:])}; it must"
-                    f" be {(rows, dim)}"
-                )
+            check_shape(entry, (rows, *values.shape[1:]), (rows, dim))
             if values.dtype != torch.float32:  # which would be cast silently here
                 raise InvalidInput(f"input {described(entry)} of the dense program is {values.dtype}, not float32")
             tensor[:, column : column + dim] = values
@@ -309,9 +306,8 @@ def _module_of(program: ExportedProgram) -> fx.GraphModule:
 
 def _packed(file: Path, module: fx.GraphModule, manifest: Manifest) -> PackedModule | None:
     """Return a program with its inputs packed; None: it takes them as it did, and the log says why if it tried."""
-    lookups = [place for place, each in enumerate(manifest.inputs) if each.lookup is not None]
     try:
-        return packed_module(module, lookups)
+        return packed_module(module, lookup_places(manifest))
     except MemoryError:
         raise
     except Exception as exc:  # of any root; the program runs as it is

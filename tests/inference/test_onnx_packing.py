@@ -17,9 +17,10 @@ from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.onnx_inputs import graph_inputs
-from ringpull.inference.model.onnx_packing import LEAST_INPUTS, MAX_BYTES, PackedGraph, packed_graph
+from ringpull.inference.model.onnx_packing import MAX_BYTES, PackedGraph, packed_graph
 from ringpull.inference.model.onnx_program import CPU_ROWS, DATA_FILE, FILE, OnnxProgram
 from ringpull.inference.model.onnx_session import open_session
+from ringpull.inference.model.packed_inputs import LEAST_INPUTS
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.loadtest.bench import width
 from ringpull.ps.spec import Pooling, TableSpec

@@ -16,7 +16,8 @@ from ringpull.inference.model import torch_program
 from ringpull.inference.model.dense_program import Precision, ProgramTensor
 from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import Manifest
-from ringpull.inference.model.torch_packing import LEAST_INPUTS, packed_module
+from ringpull.inference.model.packed_inputs import LEAST_INPUTS
+from ringpull.inference.model.torch_packing import packed_module
 from ringpull.inference.model.torch_program import CPU_ROWS, TorchProgram
 from ringpull.inference.model.torch_script import scripted
 from ringpull.inference.schema.kinds import Dense, Sparse

@@ -367,9 +367,11 @@ class Segments:
                 fields[number] = address(each.stamps), each.step, 0
         if not stamps_of(address(words), address(fields), len(fields), out):
             raise KeyError("a word of a segment that there is no more")
-        for number, rows in self.logs().items():
-            chosen = np.flatnonzero(segments_of(words) == number)
-            out[chosen] = rows.stamps(offsets_of(words[chosen]))
+        if logs := self.logs():
+            numbers = segments_of(words)
+            for number, rows in logs.items():
+                chosen = np.flatnonzero(numbers == number)
+                out[chosen] = rows.stamps(offsets_of(words[chosen]))
         return out
 
     def rows(self, words: UInt64Array) -> RawRows:
