@@ -112,7 +112,7 @@ class Asked:
 def test_one_copy_fails_by_name_or_is_defaulted_by_name_until_its_shard_is_back(
     serving: Serving, process: psutil.Process
 ) -> None:
-    """At once: a request that waited for the shard would be answered. Models with two copies do not notice."""
+    """Refusals at once: a request that waited for the shard would be answered. Models with two copies do not notice."""
     target = serving.ready["grpc"]
     with Watch(target, ROWS, retries=0) as watch, Client(target, timeout_s=60.0, retries=0) as client:
         strict, lenient = Asked(client, "strict"), Asked(client, "lenient")

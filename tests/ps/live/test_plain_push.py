@@ -29,7 +29,7 @@ from tests.ps.tables import MODEL
 NAME = LiveName(MODEL, LINEAGE, "users")
 WRITER = 9
 KEYS = np.arange(20_000, dtype=np.uint64)
-"""So many that they have most slots."""
+"""Keys that have most slots."""
 VECTORS = [(RowType.FLOAT32, 16), (RowType.FLOAT32, 5), (RowType.FLOAT16, 7), (RowType.BFLOAT16, 64), (RowType.INT8, 8)]
 
 
