@@ -6,8 +6,9 @@ and looked at before shards are: keys of all tables that one *layer* has form on
 bag whose keys are all in it is pooled whole, once. There is one layer where the tables' whole files are here; where a
 table lies here in several files, each with some of its slots, there are more.
 
-Rows of a version never change, so who owns a slot does not matter to the answer. What goes wrong here goes wrong as at
-a shard: its keys are asked of shards.
+Only tables without newer rows are here, and rows of a base never change, so who owns a slot does not matter to the
+answer: tables that take pushes, or have deltas, are asked of shards. What goes wrong here goes wrong as at a shard: its
+keys are asked of shards.
 """
 
 from __future__ import annotations

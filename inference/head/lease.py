@@ -6,7 +6,7 @@ since an old map costs a detour and never a wrong answer:
 * a shard refuses slots that it serves no more (`NotOwner`), and versions that it has closed; only then the request
   waits for a map, no longer than its deadline allows;
 * a shard that has stopped, or whose port is another process's by now, is found out by the hello of its connection;
-* every pull names the version that it is of, whose rows never change.
+* every pull names the version that it is of: rows of its bases never change, and tables with pushed rows do not move.
 
 That nobody answers is no reason not to serve: predictions outlive the coordinator, be it dead or stopped.
 """

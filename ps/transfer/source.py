@@ -1,7 +1,7 @@
-"""Row source: the protocol by which rows of one table are copied, and the blocks that a shard answers with.
+"""Row source: the protocol by which rows of one base are copied, and the blocks that a shard answers with.
 
 A source delivers slot ranges, a block of rows at a time, in ring order; each block carries its checksum. Rows of a
-version never change, so one source may continue where another stopped, provided both have the same identity.
+base never change, so one source may continue where another stopped, provided both have the same identity.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Phase(StrEnum):
     PREPARING = "preparing"
     """Shards of the next spec are started, and open or copy the ranges it places on them."""
     CATCHING_UP = "catching up"
-    """Copied ranges take in rows written meanwhile. Tables are read-only, so this phase ends at once."""
+    """Passes at once: a move of tables with pushed rows is refused, so no copied range has rows to take in."""
     DUAL_OWNERSHIP = "guarding"
     """Shards serve their slots of both the old and the next spec."""
     LOADING = "loading"

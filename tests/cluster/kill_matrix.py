@@ -78,7 +78,7 @@ PHASES: Final = (
     Phase.DRAINING,
     Phase.CLEANUP,
 )
-"""In which something is done: CATCHING_UP passes at once until tables can be written to."""
+"""In which something is done: CATCHING_UP passes at once, as a move of tables with pushed rows is refused."""
 
 VICTIMS: Final = ("source", "target", "coordinator", "head", "stopped head")
 
