@@ -89,7 +89,7 @@ rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; 
 chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load, rows are pushed; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
-zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; LIBRARY, TABLE. All: some 20 minutes
+zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; LIBRARY, TABLE. All: 5 minutes after installing
 	$(ZOO)/bin/python -m tests.zoo_libraries $(if $(LIBRARY),--library $(LIBRARY)) $(if $(TABLE),--table $(TABLE))
 
 # By a TensorFlow of its own, and so no part of `make test`.
