@@ -20,9 +20,9 @@ from ringpull.loadtest.chaos.changes import Deployed
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
 from ringpull.loadtest.chaos.health import Broken
 from ringpull.loadtest.chaos.kinds import clock_stepped, disk_full, stranger_on_port, version_reexported
+from ringpull.loadtest.chaos.kinds.programs.stranger import Stranger, strange_shard
 from ringpull.loadtest.chaos.kinds.registry import INJECT
 from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
-from ringpull.loadtest.chaos.kinds.stranger import Stranger, strange_shard
 from ringpull.loadtest.chaos.kinds.undoing import away
 from ringpull.loadtest.chaos.schedule import SURROUNDINGS, Command, Fault, Kind
 from ringpull.loadtest.chaos.serving import CommandFailed
@@ -344,7 +344,7 @@ def test_a_stepped_clock() -> None:
     """Of that process alone: the time of day, and with it the start of every process."""
     code = """
 import psutil, time
-from ringpull.loadtest.chaos.kinds.stepped_clock import step
+from ringpull.loadtest.chaos.kinds.programs.stepped_clock import step
 before = time.time(), time.time_ns(), psutil.boot_time(), psutil.Process().create_time()
 step(-3600.0)
 after = time.time(), time.time_ns(), psutil.boot_time(), psutil.Process().create_time()

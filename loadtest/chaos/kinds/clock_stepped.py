@@ -1,5 +1,5 @@
 """`step-clock`: `ringpull status` looks at the deployment while its clock says another time, as after a correction by
-NTP or on a machine that was suspended. Only that one process sees the step: see `stepped_clock`.
+NTP or on a machine that was suspended. Only that one process sees the step: see `programs/stepped_clock.py`.
 
 Promised: every answer; that `status` finds the deployment; and that nothing of it is removed, neither its record nor a
 folder that the record names. There is nothing to undo.
@@ -24,7 +24,7 @@ async def step_clock(scene: Scene, fault: Fault, injected: Injected) -> None:
     step_s = STEPS_S[int(fault.pick * len(STEPS_S))]
     before = remains(scene.folders.records)
     injected()
-    words = ("ringpull.loadtest.chaos.kinds.stepped_clock", str(step_s), "status", "--json")
+    words = ("ringpull.loadtest.chaos.kinds.programs.stepped_clock", str(step_s), "status", "--json")
     try:
         await run_program(*words, environment={"RINGPULL_STATE_DIR": str(scene.folders.records)})
     except CommandFailed as exc:

@@ -16,13 +16,13 @@ from typing import Final
 
 import psutil
 
+from ringpull.loadtest.chaos.kinds.programs.stranger import Stranger
 from ringpull.loadtest.chaos.kinds.scene import Injected, Scene
-from ringpull.loadtest.chaos.kinds.stranger import Stranger
 from ringpull.loadtest.chaos.schedule import Fault
 
 LISTEN_S: Final = 5.0
 """Time within which a stranger must have the port; a shard that was killed has left it by then."""
-PROGRAM: Final = "ringpull.loadtest.chaos.kinds.stranger"
+PROGRAM: Final = "ringpull.loadtest.chaos.kinds.programs.stranger"
 
 
 async def impersonate_shard(scene: Scene, fault: Fault, injected: Injected) -> None:

@@ -1,6 +1,6 @@
 """A stranger: a program that listens on a port which a shard of the deployment under test had.
 
-    python -m ringpull.loadtest.chaos.kinds.stranger shard 3 FOLDER/1 FOLDER/2 < HOST:PORT, once the port is free
+    python -m ringpull.loadtest.chaos.kinds.programs.stranger shard 3 FOLDER/1 FOLDER/2 < HOST:PORT, when it is free
 
 It prints `ready` when it could answer, reads where it is to listen, prints `listens`, and ends when its input does.
 """

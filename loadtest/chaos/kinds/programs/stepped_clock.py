@@ -1,6 +1,6 @@
 """A command line of `ringpull` in a process whose clock was stepped: by so many seconds, as the kernel tells it.
 
-    python -m ringpull.loadtest.chaos.kinds.stepped_clock 3600 status
+    python -m ringpull.loadtest.chaos.kinds.programs.stepped_clock 3600 status
 
 When a clock is stepped, the time of day moves, and so does the time of boot that the kernel says in /proc/stat, from
 which the start of every process is computed.
