@@ -28,7 +28,7 @@ from ringpull.deploy.state import state_folder
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.fence import Order
-from ringpull.ps.giving_way import giving_way
+from ringpull.ps.niceness import in_nice_thread
 
 if TYPE_CHECKING:
     from ringpull.inference.head.fenced import FencedHead
@@ -174,7 +174,7 @@ def _start_resolver() -> None:
 def _shard_process(shard: int, actor_spec: ActorSpec, nice: int) -> FencedShard:
     _start_resolver()
     # Most of a second of processor time, beside shards and heads of this machine that answer requests.
-    giving_way(_warm_shard, nice, name="start")
+    in_nice_thread(_warm_shard, nice, name="start")
     from ringpull.inference.head.tokens.scrape_check import scrape_check
     from ringpull.ps.fenced import FencedShard
     from ringpull.ps.process import ShardProcess

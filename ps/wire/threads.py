@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from ringpull.ps.giving_way import take_niceness
+from ringpull.ps.niceness import take_niceness
 
 Job = tuple[Callable[..., None], tuple[object, ...]]
 

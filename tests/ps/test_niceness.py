@@ -12,9 +12,9 @@ from contextlib import suppress
 
 import pytest
 
-from ringpull.ps import giving_way as module
+from ringpull.ps import niceness as module
 from ringpull.ps.errors import NotFound
-from ringpull.ps.giving_way import giving_way
+from ringpull.ps.niceness import in_nice_thread
 from tests.ps.live.pushing import until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's on Linux alone")
@@ -36,8 +36,8 @@ def niceness_of_a_thread() -> int:
 def test_it_gives_way_with_what_it_starts_and_its_caller_does_not() -> None:
     before = niceness()
     nice = min(before + 3, 19)
-    assert giving_way(niceness, nice, name="test") == nice
-    assert giving_way(niceness_of_a_thread, nice, name="test") == nice
+    assert in_nice_thread(niceness, nice, name="test") == nice
+    assert in_nice_thread(niceness_of_a_thread, nice, name="test") == nice
     assert niceness() == before
     assert niceness_of_a_thread() == before
 
@@ -47,7 +47,7 @@ def test_what_the_work_raises_is_raised() -> None:
         raise NotFound("no such thing")
 
     with pytest.raises(NotFound, match="no such thing"):
-        giving_way(work, 1, name="test")
+        in_nice_thread(work, 1, name="test")
 
 
 def test_what_was_raised_holds_nothing_once_it_is_let_go() -> None:
@@ -63,7 +63,7 @@ def test_what_was_raised_holds_nothing_once_it_is_let_go() -> None:
     gc.disable()  # which would find a cycle
     try:
         with suppress(NotFound):
-            giving_way(work, 1, name="test")
+            in_nice_thread(work, 1, name="test")
         assert held[0]() is None
     finally:
         gc.enable()
@@ -77,7 +77,7 @@ def test_whatever_taking_a_niceness_raises_is_raised(monkeypatch: pytest.MonkeyP
 
     def call() -> None:
         try:
-            giving_way(lambda: None, 1, name="test")
+            in_nice_thread(lambda: None, 1, name="test")
         except RuntimeError as exc:
             raised.append(exc)
 
@@ -87,7 +87,7 @@ def test_whatever_taking_a_niceness_raises_is_raised(monkeypatch: pytest.MonkeyP
 
 
 def test_the_thread_has_the_name_and_ends_with_the_work() -> None:
-    name = giving_way(lambda: threading.current_thread().name, 1, name="some-work")
+    name = in_nice_thread(lambda: threading.current_thread().name, 1, name="some-work")
     assert name.startswith("some-work")
     assert name not in [thread.name for thread in threading.enumerate()]
 
@@ -95,7 +95,7 @@ def test_the_thread_has_the_name_and_ends_with_the_work() -> None:
 @linux
 def test_a_thread_that_is_nicer_already_stays_so() -> None:
     nice = min(niceness() + 4, 19)
-    assert giving_way(lambda: giving_way(niceness, nice - 2, name="inner"), nice, name="outer") == nice
+    assert in_nice_thread(lambda: in_nice_thread(niceness, nice - 2, name="inner"), nice, name="outer") == nice
 
 
 @linux
@@ -105,7 +105,7 @@ def test_what_a_shard_starts_with_niceness_keeps_none_of_it() -> None:
     program = """
 import asyncio, os, uvloop
 from ringpull.deploy.cluster.actors import _start_resolver
-from ringpull.ps.giving_way import giving_way
+from ringpull.ps.niceness import in_nice_thread
 
 def name_of(thread):
     try:
@@ -120,7 +120,7 @@ def resolvers():
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 own = os.getpriority(os.PRIO_PROCESS, 0)
 _start_resolver()
-giving_way(_start_resolver, own + 3, name="start")
+in_nice_thread(_start_resolver, own + 3, name="start")
 assert set(resolvers()) == {own}, resolvers()
 """
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -130,14 +130,14 @@ def test_a_sigterm_ends_the_process_while_the_work_goes_on() -> None:
     """Shards that still load what they run are ended so. Work that never ends: who waited for it would never end."""
     program = """
 import signal, sys, threading
-from ringpull.ps.giving_way import giving_way
+from ringpull.ps.niceness import in_nice_thread
 
 def work():
     print("ready", flush=True)
     threading.Event().wait()
 
 signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(3))  # what Ray does in its workers
-giving_way(work, 1, name="start")
+in_nice_thread(work, 1, name="start")
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,6 +1,6 @@
-"""Threads that give way: work that may take its time beside requests, in a thread of its own with a niceness.
+"""Niceness of threads: work that may take its time beside requests, in a thread of its own that gives way to them.
 
-Niceness is a thread's on Linux, and only a privileged process may take it back: so the thread is made for the work and
+On Linux each thread has its own, and only a privileged process may take it back: so the thread is made for the work and
 ends with it. Threads that the work starts have its niceness too, and keep it if they live on. What it does in Python
 holds the interpreter's lock meanwhile, and other threads of its process wait for it, so a process that answers requests
 gives little of it.
@@ -27,7 +27,7 @@ def take_niceness(nice: int) -> None:
             os.setpriority(os.PRIO_PROCESS, thread, max(nice, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
-def giving_way(work: Callable[[], T], nice: int, *, name: str) -> T:
+def in_nice_thread(work: Callable[[], T], nice: int, *, name: str) -> T:
     """Return what `work` returns, called in a thread that gives way to others; raises what it raises.
 
     What interrupts the caller, such as the exit that a SIGTERM asks for, is raised at once, and the end of the process
