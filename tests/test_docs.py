@@ -30,6 +30,8 @@ SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 OLD_NAMES = "## What changed its name"
+COMMIT = re.compile(r"(?<![\w-])(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,8}(?![\w-])")
+GONE_COMMITS = re.compile(r"^.* are not in the history: (.*) were on a branch", re.MULTILINE)
 
 
 def text_of(readme: Path) -> str:
@@ -201,3 +203,33 @@ def old_files(text: str) -> Iterator[str]:
                 parent, _, name = span.rstrip("/").rpartition("/")
                 folder = parent or folder
                 yield f"{folder}/{name}" if name.endswith(".py") else f"{folder}/{name}/*.py"
+
+
+def test_commits_that_pages_cite_are_in_the_history() -> None:
+    """Figures are of a commit; a branch that comes in as one commit takes its own with it, which FIGURES then names."""
+    (gone,) = GONE_COMMITS.findall(text_of(Path("loadtest/FIGURES.md")))
+    cited = {(page, commit) for page in PAGES for commit in COMMIT.findall(prose_of(page))}
+    assert len(cited) > 30
+    history = commits_of_history()
+    lost = {(page, commit) for page, commit in cited if not any(each.startswith(commit) for each in history)}
+    unknown = [f"{page}: {commit}" for page, commit in sorted(lost) if commit not in COMMIT.findall(gone)]
+    assert not unknown, unknown
+    assert {commit for _, commit in lost} == set(COMMIT.findall(gone))
+
+
+def prose_of(page: Path) -> str:
+    """Return a page without its blocks of code, whose drawings of bytes have words of hexadecimal digits, too."""
+    return "\n".join(line for line in FENCE.sub("", text_of(page)).splitlines() if not line.startswith("    "))
+
+
+def commits_of_history() -> list[str]:
+    """Return the commits up to this one, by what is checked out; a clone that has not all of them skips the test."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone: there is no history")
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if shallow.stdout.strip() != "false":
+        pytest.skip("a clone without its whole history")
+    history = subprocess.run(["git", "rev-list", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return history.stdout.split()
