@@ -29,6 +29,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+ROOMS = ("ps", "router", "inference", "deploy", "loadtest", "examples")
 OLD_NAMES = "## What changed its name"
 COMMIT = re.compile(r"(?<![\w-])(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,8}(?![\w-])")
 GONE_COMMITS = re.compile(r"^.* are not in the history: (.*) were on a branch", re.MULTILINE)
@@ -91,11 +92,7 @@ def test_every_command_and_option_is_documented(verb: str) -> None:
 
 def test_every_environment_variable_is_documented() -> None:
     written = everything_written()
-    sources = [
-        path
-        for folder in ("ps", "router", "inference", "deploy", "examples", "loadtest")
-        for path in (ROOT / folder).rglob("*.py")
-    ]
+    sources = [path for folder in ROOMS for path in (ROOT / folder).rglob("*.py")]
     read = {name for path in sources for name in re.findall(r"\bRINGPULL_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     unnamed = sorted(name for name in read if name not in written)
     assert not unnamed, f"in no README: {unnamed}"
@@ -233,3 +230,20 @@ def commits_of_history() -> list[str]:
         pytest.skip("a clone without its whole history")
     history = subprocess.run(["git", "rev-list", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     return history.stdout.split()
+
+
+def test_every_room_is_named_in_architecture() -> None:
+    """In the table of rooms, where a folder that is named beside the one that it lies in is short; `tests/` mirrors."""
+    text = text_of(Path("ARCHITECTURE.md"))
+    rows = text.split("## What lies in which room")[1].split("\n## ")[0].splitlines()
+    named = {room for row in rows if row.startswith("| `") for room in rooms_of(row)}
+    there = {path.relative_to(ROOT).parent.as_posix() for top in ROOMS for path in (ROOT / top).rglob("*.py")}
+    assert len(there) > 50
+    assert not there - named, f"rooms that no row names: {sorted(there - named)}"
+
+
+def rooms_of(row: str) -> Iterator[str]:
+    _, rooms, within, _ = row.split("|")
+    for span in SPAN.findall(rooms):
+        yield (room := span.rstrip("/"))
+        yield from (f"{room}/{inner.rstrip('/')}" for inner in SPAN.findall(within))
