@@ -36,7 +36,6 @@ class Serving:
     schema: Schema
     lookups: tuple[LookupSpec, ...]
     """Look-ups, one for each use, in their order."""
-    raw_features: frozenset[str]
 
 
 def plan_serving(
@@ -73,7 +72,7 @@ def plan_serving(
     ]
     served = Schema(features, served.stacks)
     lookups = tuple(_lookup(use, served, plans[use.table], _kept_by(use, cut, raw)) for use in cut.uses)
-    return Serving(served, lookups, frozenset(raw))
+    return Serving(served, lookups)
 
 
 def _say_by_raw_ids(cut: Cut, argument: Argument, raw: Mapping[str, RowKeys]) -> None:

@@ -7,7 +7,7 @@ when a file does not exist, `Unavailable` when it cannot be read now or from thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,9 +19,6 @@ FILE_SCHEME: Final = "file://"
 
 PACKAGES: Final = {"s3": "'ringpull[s3]'", "s3a": "'ringpull[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 """Package to install for a protocol, where we can say more than fsspec does."""
-
-Ranges = Sequence[tuple[int, int]]
-"""Byte ranges, half open."""
 
 
 def is_url(folder: str) -> bool:

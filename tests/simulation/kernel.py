@@ -14,11 +14,9 @@ import heapq
 import itertools
 from collections.abc import Callable
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from greenlet import getcurrent, greenlet
-
-T = TypeVar("T")
 
 
 class Killed(BaseException):

@@ -18,7 +18,6 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from ringpull.inference.export.ranges import HIGHEST
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import InvalidInput
@@ -278,9 +277,3 @@ def _front_nodes(model: ModelProto, bound: BoundInput) -> list[NodeProto]:
     else:
         nodes.append(helper.make_node("Identity", [name], [bound.name], made + "identity"))
     return nodes
-
-
-def is_ragged(schema: Schema, name: str) -> bool:
-    """Return whether a feature's ids are given end to end."""
-    feature = schema.get(name)
-    return isinstance(feature, Sparse) and feature.many

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.importers.onnx.binding import FRONT
-from ringpull.inference.importers.onnx.cutting import CutGraph, Pooled, PooledSite, Use, number_of
+from ringpull.inference.importers.onnx.cutting import CutGraph, Pooled, PooledSite, number_of
 from ringpull.inference.importers.onnx.rest import LOOKUP, LookupInput, rest_of
 from ringpull.inference.importers.onnx.sessions import GraphFailed, Session, with_outputs
 from ringpull.inference.importers.onnx.source import SourceGraph
@@ -183,9 +183,3 @@ def pool(vectors: Array, kept: Array, pooling: Pooling) -> Array:
         return np.where(counts[:, None] > 0, most, 0)
     sums: Array = (vectors.astype(np.float64) * kept[:, :, None]).sum(1)
     return sums / np.maximum(counts, 1)[:, None] if pooling is Pooling.MEAN else sums
-
-
-def uses_of(cut: CutGraph) -> list[Use]:
-    """Return the uses that the rest needs, in their order."""
-    needed = {use for site in cut.sites for use in site.uses} | {pool.use for pool in cut.pools}
-    return [use for number, use in enumerate(cut.uses) if number in needed]

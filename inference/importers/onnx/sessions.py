@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -100,11 +99,6 @@ def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     for name in names:
         copy.graph.output.append(typed.get(name) or ValueInfoProto(name=name))
     return copy
-
-
-def as_fed(array: Array) -> Array:
-    """Return an array as onnxruntime takes it: in one piece, strings as objects."""
-    return np.ascontiguousarray(array) if array.ndim else array
 
 
 def _said(exc: Exception) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-from numpy.typing import NDArray
+from typing import Final
 
 from ringpull.inference.export.kept_weight import LARGE_BYTES, KeptWeight
 from ringpull.inference.export.keys import Keys
@@ -30,8 +28,6 @@ from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
-
-Array = NDArray[Any]
 
 _TOLD_REASONS: Final = 3
 

@@ -42,8 +42,6 @@ _FOREIGN: Final = {
 }
 """First bytes of what is no numbers one after the other, though it may have as many bytes."""
 
-Cell = bytes | str
-
 
 class Vectors:
     """A reader of the vectors of one table, each in one value."""

@@ -7,7 +7,7 @@ as long as its fingerprint is; so an import that was killed goes on behind the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -159,17 +159,6 @@ def skipped(pieces: Iterator[TablePiece], start: int) -> Iterator[TablePiece]:
         else:
             yield piece.after(start) if start else piece
             start = 0
-
-
-def checked_dim(dims: Sequence[int], where: str) -> int:
-    """Return the one length that vectors have.
-
-    Raises:
-        InvalidInput: There are several, or it is 0.
-    """
-    if len(set(dims)) != 1 or not dims[0]:
-        raise InvalidInput(f"{where}: vectors have {sorted(set(dims))} numbers; all must have the same, at least one")
-    return dims[0]
 
 
 def _tail(values: Any, count: int) -> Any:

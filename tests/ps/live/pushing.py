@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import SLOTS, positions_of
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
-from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from tests.patience import PATIENCE_S
@@ -49,18 +48,6 @@ def push_of(
         of_bytes = BytesRows.of(list(rows))
         data, lengths = of_bytes.data, np.diff(of_bytes.offsets).astype(np.uint32)
     return PushRequest(MODEL, table, EPOCH, lineage, writer, number, rows is None, positions, data, lengths)
-
-
-def confirming(actor: ShardProcess, pushed: set[tuple[str, int, str]]) -> Callable[[], None]:
-    """Return what confirms, when it is called, whatever a shard waits for, as a coordinator does."""
-
-    def confirm() -> None:
-        wanted = set(actor.heartbeat().wants_to_push)
-        if not wanted <= pushed:
-            pushed.update(wanted)
-            actor.assign(EPOCH, [RING], [(MODEL, VERSION)], pushed)
-
-    return confirm
 
 
 def done(reply: object) -> PushReply:

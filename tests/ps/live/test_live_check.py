@@ -19,7 +19,6 @@ from ringpull.ps.live import live_check
 from ringpull.ps.live.block_file import BLOCK_BYTES
 from ringpull.ps.live.folding import Folding
 from ringpull.ps.live.log_check import damaged_in
-from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.segment import segment_path
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.process import ShardProcess
@@ -31,7 +30,6 @@ from tests.ps.live.pushing import LINEAGE, push_of
 from tests.ps.live.served import DIM, Served, row
 from tests.ps.tables import MODEL, VERSION
 
-NAME = LiveName(MODEL, LINEAGE, "users")
 KEYS = range(1000, 1120)
 """More than a block of the log: its last one is written again with the next push, which mends what is damaged in it."""
 ROW_BYTES = DIM * 4

@@ -32,7 +32,6 @@ from tests.ps.tables import MODEL, VERSION
 from tests.ps.wire.fake_shard import soon
 
 NAME = LiveName(MODEL, LINEAGE, "users")
-Answers = Callable[[PushRequest], PushReply]
 
 
 def test_pushes_that_fail_unexpectedly_leave_no_number_behind(

@@ -44,7 +44,6 @@ from tests.ps.live.served import DIM, Served, row
 from tests.ps.tables import MODEL, VERSION, rows_request, write_table
 
 NAME = LiveName(MODEL, LINEAGE, "users")
-Answers = Callable[[PushRequest], PushReply]
 
 
 def test_pushed_rows_are_seen_and_the_exported_ones_are_still_there(served: Callable[..., Served]) -> None:

@@ -14,8 +14,7 @@ from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import Replicas
 from ringpull.ps.store.base import Base
-from ringpull.ps.wire.messages import Op, PullRequest
-from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request
+from tests.ps.tables import MODEL, VERSION, WrittenTable
 
 NOWHERE = Path("/nowhere/model/3")
 """A version's folder on a disk that this machine does not see."""
@@ -85,8 +84,3 @@ def copied_bytes(table: WrittenTable, mask: SlotMask) -> int:
 def copied_rows(table: WrittenTable, mask: SlotMask) -> int:
     """Return the number of rows in a table's slots."""
     return int((mask[slots_of(table.keys)] == 1).sum())
-
-
-def sum_request(table: str, keys: np.ndarray, bag: int) -> PullRequest:
-    """Return a pull of sums over bags of `bag` keys each; `bag` divides the keys."""
-    return pull_request([(table, Op.SUM, keys, [bag] * (len(keys) // bag), None)])

@@ -20,7 +20,6 @@ from tests.ps.tables import WrittenTable, write_table
 from tests.ps.transfer.placements import NOWHERE, assert_holds, placement
 from tests.ps.transfer.shards import Crew, Member
 
-ONE = Ring.even([0])
 LOW, HIGH = SlotRange(0, SLOTS // 2), SlotRange(SLOTS // 2, SLOTS)
 EVERYTHING = SlotRange(0, SLOTS)
 

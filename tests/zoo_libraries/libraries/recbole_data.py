@@ -25,7 +25,6 @@ from tests.zoo_libraries.model import DIM, ROWS
 LENGTH = 8
 """Longest history."""
 CATEGORIES = 40
-INTERACTIONS_A_USER = 3
 SMALL_ROWS = 1_500
 """Items for models that hold a weight per pair of items, or score all items for each row."""
 

@@ -17,7 +17,6 @@ from tests.zoo_libraries.libraries.recbole_data import SMALL_ROWS, build, intera
 from tests.zoo_libraries.model import DIM, ROWS, ZooModel
 
 SCHEMA = Schema([Sparse("user_id"), Sparse("item_id")])
-SMALL = {"rows": SMALL_ROWS, "mlp_hidden_size": [32], "latent_dimension": 16}
 
 
 def _ask(module: nn.Module, given: Mapping[str, Tensor]) -> Any:

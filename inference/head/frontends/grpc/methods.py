@@ -30,7 +30,6 @@ from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 
 logger = logging.getLogger(__name__)
 
-Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Message]]
 Receive = Callable[[], Awaitable[bytes]]
 """Function that receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)

@@ -35,7 +35,6 @@ from ringpull.inference.importers.savedmodel.converter.plain_ops import (
 from ringpull.inference.importers.savedmodel.converter.refusing import Refused, brief
 from ringpull.inference.importers.savedmodel.converter.vocabulary import Vocabulary
 
-DEFAULT: Final = "serving_default"
 OPSET: Final = 17
 _WEIGHTED: Final = re.compile(r"(?:^|/)([^/]+?)_weighted_by_([^/]+?)_(?:embedding|indicator|shared_embedding)")
 """What TensorFlow calls the nodes of a column that weights its ids by another input."""

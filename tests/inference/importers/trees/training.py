@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,11 +71,3 @@ def on_thresholds(rows: NDArray[np.float32], by_column: dict[int, NDArray[np.flo
                 row[column] = number
                 made.append(row)
     return np.stack(made)
-
-
-Import = Callable[..., ExportReport]
-
-
-def folder_of(tmp_path: Path) -> Path:
-    """Return a new model's folder."""
-    return tmp_path / f"m{len(list(tmp_path.iterdir()))}"
