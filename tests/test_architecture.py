@@ -1,8 +1,12 @@
-"""The walls between the packages, held by reading every import: who may import whom, and who may touch Ray or torch."""
+"""The walls between the packages, held by reading every import: who may import whom, and who may touch Ray or torch.
+
+And the size of files and functions, and that what a file defines is used.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -83,7 +87,13 @@ MAX_FUNCTION_LINES = 70
 """From `def` to its last line, docstring included; what is defined within counts."""
 EMPTY_WORDS = {"utils", "util", "common", "helpers", "misc", "stuff"}
 
+FOUND_BY_NAME = {"MODELS", "Predict", "Traffic", "TritonPythonModel", "add_to_server", "open_table"}
+"""Names that no file uses: locust, Triton and Ray Serve look for theirs, and readers and libraries of the zoo are
+modules that are chosen at run time."""
+NAMED_IN_TEXT = re.compile(r"([\w.]+)(?: import |:)(\w+)")
+"""Module and name in a string: `module:function` of a command, or a program that another process runs."""
 
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 SUB_PACKAGES = {"ps", "router", "inference", "deploy", "loadtest"}
 TOP_LEVEL = sorted({folder.split("/")[0] for folder in MAY_IMPORT})
 SOURCES = sorted(
@@ -203,12 +213,7 @@ def test_files_are_short_and_named_after_something() -> None:
 
 
 def test_functions_are_short() -> None:
-    functions = (
-        (path, node)
-        for path in SOURCES
-        for node in ast.walk(parse(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    functions = ((path, node) for path in SOURCES for node in ast.walk(parse(path)) if isinstance(node, FUNCTION))
     wrong = [
         f"{path}:{node.lineno}: {node.name} has {lines} lines, over {MAX_FUNCTION_LINES}"
         for path, node in functions
@@ -221,6 +226,59 @@ def test_modules_say_what_they_are() -> None:
     trees = {path: parse(path) for path in SOURCES}
     wrong = [str(path) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
     assert not wrong, f"without a module docstring: {wrong}"
+
+
+@pytest.mark.medium
+def test_whatever_a_file_defines_is_used() -> None:
+    """What is at the top of a file: functions, classes, constants, aliases. By it, or by one that imports it."""
+    modules = {module_of(path) for path in SOURCES}
+    used = {use for path in SOURCES for use in uses_of(path, modules)}
+    unused = [
+        f"{path}:{line}: {name}"
+        for path in SOURCES
+        for line, name in defined_in(parse(path))
+        if (module_of(path), name) not in used
+        and name not in FOUND_BY_NAME
+        # A command has the name of its file, by which the command line finds it.
+        and not (path.is_relative_to("deploy/commands") and name == path.stem)
+    ]
+    assert not unused, "\n".join(unused)
+
+
+def module_of(path: Path) -> str:
+    parts = path.with_suffix("").parts[: -1 if path.stem == "__init__" else None]
+    return ".".join(("ringpull", *parts) if parts[0] in SUB_PACKAGES else parts)
+
+
+def defined_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and name of what a file defines, but what pytest finds and functions that a decorator hands on."""
+    for node in tree.body:
+        names: list[str] = []
+        if isinstance(node, ast.ClassDef) or (isinstance(node, FUNCTION) and not node.decorator_list):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        yield from ((node.lineno, name) for name in names if not name.startswith(("test_", "Test", "pytest", "__")))
+
+
+def uses_of(path: Path, modules: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield module and name of what a file uses of itself, and of what it imports or its strings name."""
+    attributes: set[str] = set()
+    imported: set[str] = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield module_of(path), node.id
+        elif isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from NAMED_IN_TEXT.findall(node.value)
+    yield from ((module, attribute) for module in imported & modules for attribute in attributes)
 
 
 def test_nothing_at_the_top_of_a_package_has_a_name_of_the_standard_library() -> None:
