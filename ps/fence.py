@@ -20,7 +20,7 @@ from ringpull.ps.errors import Superseded, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who commands, and which life of the member is meant."""
+    """Order of a coordinator: who commands, and which life of the member is meant."""
 
     deployment: str
     term: int

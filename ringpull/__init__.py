@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from ringpull.inference.top_k_answer import TopK as TopK
     from ringpull.ps.bytes_rows import BytesRows as BytesRows
 
-    Sequence = IdSequence
-
 __version__ = "0.2.0"
 
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
@@ -74,15 +72,13 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.top_k_answer": ("TopK",),
     "ringpull.ps.bytes_rows": ("BytesRows",),
 }
-_OLD_NAMES: Final = {"Sequence": "IdSequence"}
 
-__all__ = sorted({name for names in _HOMES.values() for name in names} | {*_OLD_NAMES})
+__all__ = sorted({name for names in _HOMES.values() for name in names})
 
 
 def __getattr__(name: str) -> Any:
-    current = _OLD_NAMES.get(name, name)
     for home, names in _HOMES.items():
-        if current in names:
-            with needing("export", f"ringpull.{current}"):
-                return getattr(import_module(home), current)
+        if name in names:
+            with needing("export", f"ringpull.{name}"):
+                return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

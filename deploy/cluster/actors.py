@@ -115,7 +115,13 @@ class ShardActor(ProcessActor):
         super().__init__(f"shard {shard}", partial(_shard_process, shard, actor_spec, nice), restarted=restarted)
 
     def restart(self, order: Order, drain_s: float, *, within_s: float | None = None) -> None:
-        """End this process once what is in flight is answered; Ray starts it anew."""
+        """End this process once what is in flight is answered; Ray starts it anew.
+
+        Args:
+            order: Whose order it is, and which life of the process is meant.
+            drain_s: Longest wait for what is in flight.
+            within_s: Time left of the call, as every call in time is told. Unused: this one only begins the end.
+        """
         self._process.check(order)
         self._exit.after(lambda: self._process.stop(grace_s=drain_s), within_s=drain_s)
 
@@ -141,7 +147,13 @@ class HeadActor(ProcessActor):
         super().__init__(f"head {head}", partial(_head_process, head, actor_spec, self._replaced), restarted=restarted)
 
     def restart(self, order: Order, drain_s: float, *, within_s: float | None = None) -> None:
-        """End this process once what is in flight is answered; Ray starts it anew."""
+        """End this process once what is in flight is answered; Ray starts it anew.
+
+        Args:
+            order: Whose order it is, and which life of the process is meant.
+            drain_s: Longest wait for what is in flight.
+            within_s: Time left of the call, as every call in time is told. Unused: this one only begins the end.
+        """
         self._process.check(order)
         self._exit.after(lambda: self._process.drain(drain_s), within_s=drain_s)
 

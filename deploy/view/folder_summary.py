@@ -35,7 +35,7 @@ class TableSummary:
     """Whether the rows were read and checked."""
     bad_blocks: tuple[BadBlock, ...]
     what: str = ""
-    """What it is of its table, where not all of it: `changed` rows, keys that are `gone`."""
+    """Part of its table that it has, where not all of it: `changed` rows, keys that are `gone`."""
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""

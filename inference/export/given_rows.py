@@ -26,7 +26,7 @@ GivenTable = tuple[Keys, Rows] | Iterable[tuple[Keys, Rows]]
 PIECE_BYTES: Final = 16 * 1024 * 1024
 """Bytes of vectors that are looked at, and handed to the writer, at a time."""
 PIECE_ROWS: Final = 1 << 16
-"""The same of rows of bytes, by their number."""
+"""Number of rows of bytes that are, likewise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -40,7 +40,7 @@ class Sender:
 
 
 class Senders:
-    """All of them. Owned by the event loop.
+    """Senders of one head, by connection. Owned by the event loop.
 
     Args:
         least_s: Least time that a message is taken to need.

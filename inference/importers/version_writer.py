@@ -25,7 +25,7 @@ from ringpull.inference.export.version_folder import SCHEMA_FILE, new_version, w
 from ringpull.inference.export.written_version import TOLERANCE, RowsOf, WrittenVersion, compare, lookups_of
 from ringpull.inference.importers.imported_tables import ImportedTable, write_tables
 from ringpull.inference.importers.intermediates import largest_intermediate
-from ringpull.inference.importers.onnx_rest import write_rest
+from ringpull.inference.importers.onnx_files import write_rest
 from ringpull.inference.model.dense_program import ProgramTensor
 from ringpull.inference.model.manifest import (
     FileEntry,

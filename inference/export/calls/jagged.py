@@ -196,7 +196,7 @@ class BagNames:
     key: str
     values: str
     offsets: str | None
-    """None: the feature has one id per row."""
+    """Argument of the bags' offsets; None: the feature has one id per row."""
     weights: str | None
 
 

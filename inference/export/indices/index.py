@@ -84,7 +84,7 @@ class Index:
 
     parts: tuple[Part, ...]
     layout: Layout | None
-    """None: it is the ids of a ragged feature, one by one, in their order."""
+    """Layout of its elements; None: they are the ids of a ragged feature, one by one, in their order."""
 
     @property
     def in_order(self) -> bool:

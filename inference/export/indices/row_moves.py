@@ -22,7 +22,7 @@ class RowMove:
 
     node: fx.Node
     moved: fx.Node
-    """What it takes them of."""
+    """Source of the rows."""
     places: fx.Node
     rows: fx.Node | None
     """Number of the row of each place; None: `places` has the same rows, (B, K)."""

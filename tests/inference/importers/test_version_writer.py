@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ringpull.inference.importers import onnx_rest
+from ringpull.inference.importers import onnx_files
 from ringpull.inference.importers.version_writer import CheckRows, write_onnx_version
 from ringpull.inference.model.manifest import Manifest, ProgramOutput
 from ringpull.inference.model.samples import Samples
@@ -74,8 +74,8 @@ def test_nothing_is_checked_where_no_rows_are_given(tmp_path: Path) -> None:
 
 
 def test_weights_lie_beside_the_graph_where_they_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_rest, "INLINE_BYTES", 100)
-    monkeypatch.setattr(onnx_rest, "LARGE_BYTES", 60)
+    monkeypatch.setattr(onnx_files, "INLINE_BYTES", 100)
+    monkeypatch.setattr(onnx_files, "LARGE_BYTES", 60)
     report = write(tmp_path / "ranker")
     assert [each.path for each in report.manifest.program_data] == ["dense.onnx.data"]
     assert_scores(report.path)
