@@ -18,8 +18,9 @@ import numpy as np
 
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.spec import TableSpec
-from ringpull.ps.wire.messages import PullReply, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.connections import Connect, Connections, ShardConnection

@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 
 from ringpull.ps.errors import InvalidInput, NotAnswered, NotFound, ProtocolError, Unavailable
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.spec import Float32Array, OnUnavailable, Pooling, TableSpec
-from ringpull.ps.wire.messages import PullReply, PullRequest, Reply
+from ringpull.ps.wire.messages import Reply
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.here import Here, named
 from ringpull.router.lookup import FlatLookups, Lookup

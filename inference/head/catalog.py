@@ -15,7 +15,6 @@ from typing import Final
 
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.degrade.degrader import Degrader
-from ringpull.inference.degrade.stand_in import can_stand_in
 from ringpull.inference.degrade.steps import UseVersion
 from ringpull.inference.head.batcher import Batcher
 from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Scores
@@ -25,6 +24,7 @@ from ringpull.inference.head.request.ranker import Ranker
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.head.request.row_reader import Puller, RowReader
 from ringpull.inference.head.request.row_writer import RowWriter
+from ringpull.inference.head.stand_in import can_stand_in
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import InvalidInput, NotFound, StaleLineage, Unavailable
 from ringpull.ps.histogram import Histogram

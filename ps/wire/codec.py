@@ -15,7 +15,9 @@ import numpy as np
 
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import POSITION_BYTES, SLOTS
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
+from ringpull.ps.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 from ringpull.ps.wire.files_messages import MAX_FILES_BYTES, FilesReply, FilesRequest
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.header_fields import MAX_UINT, HeaderFields
@@ -25,21 +27,16 @@ from ringpull.ps.wire.messages import (
     DescribeRequest,
     ErrorReply,
     Hello,
-    Op,
-    PullReply,
-    PullRequest,
     RangePullReply,
     RangePullRequest,
     Reply,
     Request,
     ShardStatistics,
     StatisticsRequest,
-    SubLookup,
     TableStatistics,
 )
 from ringpull.ps.wire.newest_messages import MAX_NEWEST_BYTES, NewestReply, NewestRequest
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
-from ringpull.ps.wire.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 
 _OPS: Final = {int(op): op for op in Op}
 

@@ -23,6 +23,7 @@ from ringpull.ps.errors import (
     Unavailable,
 )
 from ringpull.ps.service_rate import Work
+from ringpull.ps.top_k_messages import TopKRequest
 from ringpull.ps.wire.codec import (
     CONNECTION_ID,
     check_cancel,
@@ -36,7 +37,6 @@ from ringpull.ps.wire.frames import REQUESTS, Frame, Kind, Limits, Prelude, Refu
 from ringpull.ps.wire.ledger import FREE_HEADER_BYTES, Replies, overhead
 from ringpull.ps.wire.messages import Request
 from ringpull.ps.wire.protocol import FrameProtocol
-from ringpull.ps.wire.top_k_messages import TopKRequest
 
 if TYPE_CHECKING:
     from ringpull.ps.wire.server import ShardServer

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from tests.reference import ReferenceBytes, ReferenceTable
 
 MODEL, VERSION = "model", 3

@@ -22,10 +22,11 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import differ
 from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import OpenFiles
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
-from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.router.here import Here, layer_id
 

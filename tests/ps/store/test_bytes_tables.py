@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, DuplicateKey, ExportError, InvalidInput, LimitExceeded, RingpullError
 from ringpull.ps.hashing import SLOTS, keys_of, positions_of
+from ringpull.ps.pull_messages import Op, PullReply
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, RowType, TableSpec
 from ringpull.ps.store import format as fmt
@@ -23,7 +24,6 @@ from ringpull.ps.store.format import Header
 from ringpull.ps.store.pull import SlotNotOwned, pull
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op, PullReply
 from tests.mangling import mangled
 from tests.ps.tables import WrittenTable, pull_request, rows_request, write_table
 

@@ -11,6 +11,7 @@ import pytest
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store import format as fmt
@@ -19,7 +20,6 @@ from ringpull.ps.store.compose import compose
 from ringpull.ps.store.newer.segments import Segments
 from ringpull.ps.store.pull import SlotNotAnswered
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op
 from tests.ps.newer_tables import LiveTable, random_positions, row_at, small_base, stored_rows, write_rows
 from tests.ps.store.newer.test_pulls import pulled, same, some_keys
 
