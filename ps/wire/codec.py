@@ -46,7 +46,7 @@ TELL_ABSENT: Final = 1 << 62
 for a limit that no reply reaches, and answers without."""
 AS_EXPORTED: Final = 1 << 61
 """Bit of the same field that leaves out rows that were pushed. A shard of an earlier build has none."""
-_MOST_BYTES: Final = AS_EXPORTED - 1
+_MAX_BYTES: Final = AS_EXPORTED - 1
 
 _FLOAT_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
@@ -115,7 +115,7 @@ def encode_request(
         case PullRequest():
             kind = Kind.PULL
             fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
-            most = min(request.max_reply_bytes, _MOST_BYTES)
+            most = min(request.max_reply_bytes, _MAX_BYTES)
             most |= (TELL_ABSENT if request.tell_absent else 0) | (AS_EXPORTED if request.as_exported else 0)
             fields += [most] if most else []
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
@@ -220,7 +220,7 @@ def decode_request(frame: Frame) -> Request:
             identity = fields.number("identity", MAX_UINT)
             most = fields.number("max reply bytes") if fields.left else 0
             flags = {"tell_absent": bool(most & TELL_ABSENT), "as_exported": bool(most & AS_EXPORTED)}
-            most &= _MOST_BYTES
+            most &= _MAX_BYTES
             request: Request = PullRequest(
                 model, version, epoch, lookups, positions, lengths, weights, identity, most, **flags
             )
