@@ -26,12 +26,12 @@ from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.connections import Connect, Connections, ShardConnection
 from ringpull.router.counters import RouterCounters, Tally
 from ringpull.router.health import Health
-from ringpull.router.here import LAYERS, LocalReads, is_here
+from ringpull.router.here import LAYERS, FilesHere, is_here
 from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import FlatResults, Merge
 from ringpull.router.partition import Part
-from ringpull.router.pull import Pull, ServedTable, ServedVersion
+from ringpull.router.pull import Pull, RegisteredTable, RegisteredVersion
 from ringpull.router.pushed_rows import PushedRows, PushResult
 from ringpull.router.pushing import Pushing
 from ringpull.router.route_planning import RoutePlanner
@@ -66,7 +66,7 @@ class Router:
         refresh: Refresh | None = None,
         settings: RouterSettings | None = None,
         deployment: str = "",
-        local: LocalReads | None = None,
+        local: FilesHere | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -87,7 +87,7 @@ class Router:
         self._scan_planner = RoutePlanner(self._routes, self._health, self._scan_calls.loads)
         self._in_flight = InFlightByEpoch()
         self._pushing = Pushing(self._routes, self._connections, self._in_flight, clock=clock)
-        self._served: dict[tuple[str, int], ServedVersion] = {}
+        self._served: dict[tuple[str, int], RegisteredVersion] = {}
 
     def __repr__(self) -> str:
         return (
@@ -155,8 +155,8 @@ class Router:
         Args:
             identity: Identity of the version, which every pull names; empty: not known.
         """
-        tables = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
-        self._served[model, version] = ServedVersion(number_of(identity), tables)
+        tables = {name: RegisteredTable(spec, spec.default_vector()) for name, spec in specs.items()}
+        self._served[model, version] = RegisteredVersion(number_of(identity), tables)
 
     def retire(self, model: str, version: int) -> None:
         """Forget a version; pulls in flight finish.
@@ -289,7 +289,7 @@ class Router:
         own = [part.keys for part, reply in answers if reply is not None and is_here(part.shard)]
         return _merged(pull, answers), np.sum(own, axis=0) if own else None
 
-    def _version(self, model: str, version: int) -> ServedVersion:
+    def _version(self, model: str, version: int) -> RegisteredVersion:
         served = self._served.get((model, version))
         if served is None:
             raise NotFound(f"{model}/{version} is not registered with this router")
@@ -340,7 +340,7 @@ class Router:
         self._health.want(addresses)
 
 
-def _with_layers(connect: Connect, local: LocalReads | None) -> Connect:
+def _with_layers(connect: Connect, local: FilesHere | None) -> Connect:
     """Return what opens connections to shards, and to the layers of what is here."""
     if local is None:
         return connect

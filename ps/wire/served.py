@@ -14,10 +14,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.errors import (
-    Cancelled,
     ConnectionLost,
     DeadlineExceeded,
     LimitExceeded,
+    RequestCancelled,
     RingpullError,
     Stranger,
     Unavailable,
@@ -97,13 +97,13 @@ class Job:
 
         Raises:
             DeadlineExceeded: The time is up.
-            Cancelled: The caller has said that it does not wait.
+            RequestCancelled: The caller has said that it does not wait.
             ConnectionLost: The connection has ended.
         """
         if time.monotonic() >= self.deadline_s:
             raise DeadlineExceeded("the request's time was up before all rows were looked at")
         if self.cancelled:
-            raise Cancelled("the caller does not wait any more")
+            raise RequestCancelled("the caller does not wait any more")
         if self.connection.gone:
             raise ConnectionLost("the caller is gone")
 

@@ -102,7 +102,7 @@ class LocalFiles:
             return {key: dict(tables) for key, tables in self._counts.items()}
 
     def here(self, model: str, version: int, identity: int, tables: Sequence[str]) -> Here | None:
-        """See `ringpull.router.here.LocalReads.here`."""
+        """See `ringpull.router.here.FilesHere.here`."""
         key = (model, version)
         files = self._open.get(key)
         if files is None or differ(files.identity, identity) or not files.layers:
@@ -110,7 +110,7 @@ class LocalFiles:
         return _kept(self._layouts.setdefault(key, {}), tuple(tables), lambda: _here(files, tables))
 
     def connection(self, layer: int) -> LocalConnection:
-        """See `ringpull.router.here.LocalReads.connection`."""
+        """See `ringpull.router.here.FilesHere.connection`."""
         return LocalConnection(self, layer)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from ringpull.inference.importers.onnx.pools import add_pools, lookup_inputs
 from ringpull.inference.importers.onnx.probing import Probed, probe_lookups
 from ringpull.inference.importers.onnx.proof import prove_keys
 from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
-from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
+from ringpull.inference.importers.onnx.serving import GraphTable, Serving, plan_serving, served_tables
 from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.importers.version_writer import OnnxVersion
@@ -51,7 +51,7 @@ class Split:
     uses: tuple[Use, ...]
     """Look-ups of the rest, in the order of its inputs."""
     rest: SourceGraph
-    tables: Mapping[str, ServedTable]
+    tables: Mapping[str, GraphTable]
     serving: Serving
     kept: tuple[KeptWeight, ...]
     large: tuple[KeptWeight, ...]
