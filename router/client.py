@@ -40,7 +40,7 @@ from ringpull.router.scan import Scan
 from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
-from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
+from ringpull.router.shard_map import MapEdition, ShardAddress, ShardMap
 from ringpull.router.top_k import TopKQuery, TopKResult
 from ringpull.router.top_k_merge import merge_bytes, merged
 
@@ -136,14 +136,14 @@ class Router:
         return self._routes.deployment
 
     @property
-    def stamp(self) -> Stamp:
-        """The stamp of the map; `NO_MAP` before there is one."""
-        return self._routes.stamp
+    def edition(self) -> MapEdition:
+        """The edition of the map; `NO_MAP` before there is one."""
+        return self._routes.edition
 
     @property
     def epoch(self) -> int:
         """The epoch of the map; 0 before there is one."""
-        return self._routes.stamp.epoch
+        return self._routes.edition.epoch
 
     async def drained(self, epoch: int) -> None:
         """Wait until no shard is asked by a map older than `epoch` any more."""

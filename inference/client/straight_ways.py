@@ -223,7 +223,7 @@ def route_request(model: str, known: PushRoute | None) -> pb.RouteRequest:
     Args:
         known: Route that is known.
     """
-    term, epoch, version = (0, 0, 0) if known is None else known.stamp
+    term, epoch, version = (0, 0, 0) if known is None else known.edition
     return pb.RouteRequest(model=model, term=term, epoch=epoch, version=version)
 
 

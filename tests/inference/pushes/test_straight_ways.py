@@ -239,7 +239,7 @@ def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
     tell(ways, "m", told, None)
     found = ways.known("m")
     assert found is not None
-    assert (found.lineage, found.version, found.stamp) == (LINEAGE, 4, (3, 7, 4))
+    assert (found.lineage, found.version, found.edition) == (LINEAGE, 4, (3, 7, 4))
     assert found.specs == ROUTE.specs
     assert found.shard_map == MAP
     tell(ways, "m", pb.RouteResponse(same=True), ROUTE)
