@@ -35,9 +35,10 @@ A file's longest such folder decides.
 LEAVES = {
     "ps/store": {"ps/live", "ps/local", "ps/transfer", "ps/wire"},
     "ps/wire": {"ps/live", "ps/local", "ps/transfer"},
+    "ps/text": {"ps", "router", "inference", "deploy"},
     "inference/degrade": {"inference/head", "inference/model", "inference/export", "inference/importers"},
 }
-"""Folder -> folders of its own package that no file in it imports, as these import it."""
+"""Folder -> folders that no file in it imports, as these import it."""
 
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),

@@ -34,8 +34,8 @@ from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import EVERY_INTERFACE, claim
 from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import ChangeStatus, GetChange

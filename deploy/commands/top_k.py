@@ -13,8 +13,8 @@ from ringpull.deploy.commands.keys import content_of, key_reader, lines_of
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.number_text import float_of
 from ringpull.ps.settings import above
+from ringpull.ps.text.number_text import float_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,8 +28,8 @@ from ringpull.inference.importers.version_writer import OnnxVersion
 from ringpull.inference.model.manifest import IdLimit, ProgramInput, ProgramOutput
 from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
+from ringpull.ps.text.byte_size import size
 
 Array = NDArray[Any]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.number_text import float_of
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM, Float32Array, KeyType
+from ringpull.ps.text.number_text import float_of
 
 _RAW: Final = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "float16")}
 ENCODINGS: Final = (*_RAW, "text", "json")
