@@ -25,7 +25,7 @@ from ringpull.ps.store.pull import SlotNotOwned, pull
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
 from tests.mangling import mangled
-from tests.ps.tables import WrittenTable, pull_request, rows_request, write_table
+from tests.ps.tables import WrittenTable, bytes_row, pull_request, rows_request, write_table
 
 SPEC = TableSpec(name="t", dim=0, row_type=RowType.BYTES)
 
@@ -58,7 +58,7 @@ def write(folder: Path, rows: dict[int, bytes], spec: TableSpec = SPEC, **option
 
 def content(base: Base) -> dict[int, bytes]:
     keys = keys_of(base.positions_slice(0, base.rows))
-    return {int(key): base.bytes_row(number) for number, key in enumerate(keys)}
+    return {int(key): bytes_row(base, number) for number, key in enumerate(keys)}
 
 
 def split(reply: PullReply) -> list[bytes]:
@@ -295,7 +295,7 @@ def test_a_mangled_file_is_refused_by_name_or_changes_no_answer(
         return
     assert name == fmt.ROWS or broken == whole
     numbers = base.find(positions_of(written.keys))
-    same = [base.bytes_row(number) for number in numbers.tolist()] == written.rows.tolist()
+    same = [bytes_row(base, number) for number in numbers.tolist()] == written.rows.tolist()
     assert bool(base.verify()) == (not same)
 
 

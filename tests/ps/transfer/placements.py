@@ -15,7 +15,7 @@ from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import Replicas
 from ringpull.ps.store.base import Base
-from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request
+from tests.ps.tables import MODEL, VERSION, WrittenTable, bytes_row, pull_request
 
 NOWHERE = Path("/nowhere/model/3")
 """A version's folder on a disk that this machine does not see."""
@@ -67,7 +67,7 @@ def assert_holds(base: Base, table: WrittenTable, mask: SlotMask) -> None:
     assert base.positions_slice(0, base.rows).tobytes() == whole.positions_slice(0, whole.rows)[mine].tobytes()
     if base.spec.is_bytes:
         assert list(base.raw_rows(0, base.rows)) == [
-            whole.bytes_row(number) for number in np.flatnonzero(mine).tolist()
+            bytes_row(whole, number) for number in np.flatnonzero(mine).tolist()
         ]
     else:
         assert base.raw_rows(0, base.rows).tobytes() == whole.raw_rows(0, whole.rows)[mine].tobytes()
