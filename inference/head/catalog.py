@@ -17,6 +17,7 @@ from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.degrade.steps import UseVersion
 from ringpull.inference.head.batcher import Batcher
+from ringpull.inference.head.lighter_version import can_stand_in
 from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Scores
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation
@@ -24,7 +25,6 @@ from ringpull.inference.head.request.ranker import Ranker
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.head.request.row_reader import Puller, RowReader
 from ringpull.inference.head.request.row_writer import RowWriter
-from ringpull.inference.head.stand_in import can_stand_in
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import InvalidInput, NotFound, StaleLineage, Unavailable
 from ringpull.ps.histogram import Histogram
