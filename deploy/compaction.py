@@ -18,10 +18,10 @@ from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import numbered
 from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
 from ringpull.ps.identity import number_of
+from ringpull.ps.text.version_number import version_number
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 from ringpull.ps.transfer.throttle import Throttle
-from ringpull.ps.version_number import version_number
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.operations import DeploymentStatus, GetShardMap, GetStatus, OperatorVerbs
 from ringpull.router.newest import NewestRows

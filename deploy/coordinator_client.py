@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.router.control.operations import OperatorVerbs
 
 if TYPE_CHECKING:
@@ -34,4 +34,6 @@ def _client(target: str, timeout_s: float | None) -> OperationsClient:
     from ringpull.inference.client.operations import TIMEOUT_S, OperationsClient
 
     longest_s = TIMEOUT_S if timeout_s is None else timeout_s
-    return OperationsClient(target, timeout_s=longest_s, admin=served.door_of(target), credentials=access.credentials())
+    return OperationsClient(
+        target, timeout_s=longest_s, admin=served.door_of(target), credentials=command_credentials.current()
+    )

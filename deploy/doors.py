@@ -10,7 +10,7 @@ from pathlib import Path
 from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.state import state_folder
 from ringpull.inference.head.frontends.ports import joined
-from ringpull.inference.head.unix_socket import FOLDER, SHORTEST
+from ringpull.inference.head.frontends.unix_socket import FOLDER, SHORTEST
 from ringpull.inference.loopback import is_loopback
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.user_folder import PREFIX

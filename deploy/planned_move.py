@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from ringpull.deploy.planned_tables import PROCESS_BYTES, tables_that_serve
 from ringpull.deploy.view.move_view import PlannedMove
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Replicas
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.moves import MoveSummary, move_plan
 from ringpull.router.control.operations import DeploymentStatus, Rebalance
 from ringpull.router.control.planner import Layout, plan, predicted_cost

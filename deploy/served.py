@@ -28,7 +28,7 @@ from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.inference.client import targets
-from ringpull.inference.head.unix_socket import FOLDER, SCHEME
+from ringpull.inference.head.frontends.unix_socket import FOLDER, SCHEME
 from ringpull.ps.errors import NotFound, RingpullError, StartupError
 from ringpull.ps.private_files import make_private_folder, write_private
 from ringpull.ps.store.file_errors import read_file

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ringpull.deploy import access
+from ringpull.deploy import command_credentials
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import RangeSource
 from ringpull.ps.ring import SlotRange
@@ -32,7 +32,7 @@ def asking_shards(deployment: str) -> Iterator[Ask]:
     Raises:
         InvalidInput: A file of the command's TLS options cannot be used.
     """
-    shown = access.credentials()
+    shown = command_credentials.current()
     files = TlsFiles(cert=shown.cert_file, key=shown.key_file, ca=shown.ca_file) if shown.cert_file else TlsFiles()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="shards", daemon=True)

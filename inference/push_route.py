@@ -27,9 +27,9 @@ class PushRoute:
     shard_map: ShardMap
 
     @property
-    def stamp(self) -> tuple[int, int, int]:
-        """Term and epoch of the map, and the version: another route has another stamp."""
-        return (*self.shard_map.stamp, self.version)
+    def edition(self) -> tuple[int, int, int]:
+        """Term and epoch of the map, and the version: another route has another edition."""
+        return (*self.shard_map.edition, self.version)
 
     @property
     def tables(self) -> bytes:

@@ -3,7 +3,7 @@
 A trial holds when its p99 is within the bound and hardly anything failed. One trial proves little on a shared machine:
 a pause of the machine fails a rate that holds, and a lucky moment passes one that does not. So
 
-* a rate is judged by the majority of up to `votes` trials;
+* a rate is judged by the majority of up to `VOTES` trials;
 * from the start the rate is doubled, or halved, until it is bracketed, and the bracket is halved, geometrically, until
   its ends are within `precision` of each other;
 * then both ends are judged once more. One that is judged otherwise now was a mistake, perhaps an early one that led the
@@ -21,6 +21,8 @@ from ringpull.inference.errors import InvalidInput
 
 FAILURES_ALLOWED: Final = 0.001
 """Share of requests that may fail in a trial that holds."""
+VOTES: Final = 3
+"""Trials of one rate at most; odd."""
 FIRST_STEP: Final = 2.0
 CORRECTION: Final = 1.15
 """First step of a bracket that turned out wrong; every further one is the square of the last, up to `FIRST_STEP`."""
@@ -62,7 +64,6 @@ def find_max(
     *,
     bound_ms: float,
     start: float,
-    votes: int = 3,
     precision: float = 1.08,
     lowest: float = 0.5,
 ) -> Found:
@@ -71,7 +72,6 @@ def find_max(
     Args:
         measure: Makes one trial at a rate, requests per second.
         start: A rate to begin at; a bad guess costs trials, not the result.
-        votes: Trials of one rate at most, odd.
         precision: Ratio of the rates between which the answer lies at the end.
         lowest: No rate below it is tried.
 
@@ -79,12 +79,12 @@ def find_max(
         InvalidInput: An argument makes no sense.
     """
     measures = lowest <= start <= MAX_RATE and 0 < bound_ms < math.inf and 1 < precision < math.inf  # none is NaN
-    if not measures or votes < 1 or votes % 2 == 0:
+    if not measures:
         raise InvalidInput(
             f"find-max: start {start} must be from {lowest} to {MAX_RATE:g}, the bound ({bound_ms} ms) above 0,"
-            f" votes ({votes}) odd, precision ({precision}) above 1; all of them finite"
+            f" precision ({precision}) above 1; all of them finite"
         )
-    search = _Search(measure, bound_ms, votes, lowest)
+    search = _Search(measure, bound_ms, lowest)
     low, high = search.around(start, FIRST_STEP)
     for _ in range(MAX_CORRECTIONS):
         low, high = search.narrow(low, high, precision)
@@ -100,10 +100,9 @@ def find_max(
 class _Search:
     """Trials so far, verdicts by majority, and brackets: (a rate that holds, or 0 for none; one that does not)."""
 
-    def __init__(self, measure: Callable[[float], Trial], bound_ms: float, votes: int, lowest: float) -> None:
+    def __init__(self, measure: Callable[[float], Trial], bound_ms: float, lowest: float) -> None:
         self._measure = measure
         self._bound_ms = bound_ms
-        self._votes = votes
         self._lowest = lowest
         self.trials: list[Trial] = []
 
@@ -136,7 +135,7 @@ class _Search:
 
     def holds(self, rate: float) -> bool:
         """Try a rate until a majority of its votes is in."""
-        needed = self._votes // 2 + 1
+        needed = VOTES // 2 + 1
         held = failed = 0
         while max(held, failed) < needed:
             trial = self._measure(rate)
@@ -150,5 +149,5 @@ class _Search:
     def generator_bound_above(self, rate: float) -> bool:
         """Whether most trials that failed just above a rate had the generator at its end."""
         failed = [trial for trial in self.trials if trial.rate > rate and not trial.holds(self._bound_ms)]
-        nearest = sorted(failed, key=lambda trial: trial.rate)[: self._votes]
+        nearest = sorted(failed, key=lambda trial: trial.rate)[:VOTES]
         return bool(nearest) and sum(trial.generator_bound for trial in nearest) * 2 > len(nearest)

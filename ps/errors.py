@@ -156,7 +156,7 @@ class Busy(Unavailable):
     """Raised when a change is to begin and another one is under way: there is one at a time."""
 
 
-class Cancelled(DeadlineExceeded):
+class RequestCancelled(DeadlineExceeded):
     """Raised by a shard for a request that its caller does not wait for any more, who hears nothing of it."""
 
 

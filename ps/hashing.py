@@ -71,13 +71,8 @@ def as_keys(ids: NDArray[np.generic]) -> UInt64Array:
     raise InvalidInput(f"ids of type {ids.dtype} cannot be keys: use integers, or strings")
 
 
-def key_of_string(text: str | bytes) -> int:
-    """Return the uint64 key of one string: the low half of murmur3 x64 128, seed 0, of its UTF-8 bytes."""
-    return int(mmh3.hash64(text, 0, signed=False)[0])
-
-
 def keys_of_strings(texts: Iterable[str | bytes]) -> UInt64Array:
-    """Return the keys of strings, uint64 (N,), in the order given."""
+    """Return the keys of strings, uint64 (N,), the low half of murmur3 x64 128, seed 0, of their UTF-8."""
     hash64 = mmh3.hash64
     return np.fromiter((hash64(text, 0, signed=False)[0] for text in texts), np.uint64)
 

@@ -15,12 +15,13 @@ from ringpull.ps.open_parts import OpenPart, bases
 from ringpull.ps.parts import PartName
 from ringpull.ps.parts import table_of as table_of_part
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.pull_messages import PullRequest
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import PullRequest, TableStatistics
+from ringpull.ps.top_k_messages import TopKRequest
+from ringpull.ps.wire.messages import TableStatistics
 from ringpull.ps.wire.newest_messages import NewestRequest
-from ringpull.ps.wire.top_k_messages import TopKRequest
 
 
 @dataclass(slots=True)

@@ -35,24 +35,17 @@ from ringpull.ps.open_versions import (
     table_of,
 )
 from ringpull.ps.parts import table_of as table_of_part
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.shard_tables import ShardTables
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.top_k import request_cost, scan_table
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from ringpull.ps.transfer.source import read_block
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
-from ringpull.ps.wire.messages import (
-    DescribeReply,
-    DescribeRequest,
-    PullReply,
-    PullRequest,
-    RangePullReply,
-    RangePullRequest,
-    ShardStatistics,
-)
+from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullReply, RangePullRequest, ShardStatistics
 from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 
 class Shard(ShardTables):

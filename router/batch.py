@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.spec import Float32Array, Pooling, UInt64Array
-from ringpull.ps.wire.messages import Op
 from ringpull.router.lookup import FlatLookups, Lookup
 
 Int64Array = NDArray[np.int64]

@@ -18,19 +18,20 @@ import numpy as np
 
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.spec import TableSpec
-from ringpull.ps.wire.messages import PullReply, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.connections import Connect, Connections, ShardConnection
 from ringpull.router.counters import RouterCounters, Tally
 from ringpull.router.health import Health
-from ringpull.router.here import LAYERS, LocalReads, is_here
+from ringpull.router.here import LAYERS, FilesHere, is_here
 from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import FlatResults, Merge
 from ringpull.router.partition import Part
-from ringpull.router.pull import Pull, ServedTable, ServedVersion
+from ringpull.router.pull import Pull, RegisteredTable, RegisteredVersion
 from ringpull.router.pushed_rows import PushedRows, PushResult
 from ringpull.router.pushing import Pushing
 from ringpull.router.route_planning import RoutePlanner
@@ -39,7 +40,7 @@ from ringpull.router.scan import Scan
 from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
-from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
+from ringpull.router.shard_map import MapEdition, ShardAddress, ShardMap
 from ringpull.router.top_k import TopKQuery, TopKResult
 from ringpull.router.top_k_merge import merge_bytes, merged
 
@@ -65,7 +66,7 @@ class Router:
         refresh: Refresh | None = None,
         settings: RouterSettings | None = None,
         deployment: str = "",
-        local: LocalReads | None = None,
+        local: FilesHere | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -86,7 +87,7 @@ class Router:
         self._scan_planner = RoutePlanner(self._routes, self._health, self._scan_calls.loads)
         self._in_flight = InFlightByEpoch()
         self._pushing = Pushing(self._routes, self._connections, self._in_flight, clock=clock)
-        self._served: dict[tuple[str, int], ServedVersion] = {}
+        self._served: dict[tuple[str, int], RegisteredVersion] = {}
 
     def __repr__(self) -> str:
         return (
@@ -135,14 +136,14 @@ class Router:
         return self._routes.deployment
 
     @property
-    def stamp(self) -> Stamp:
-        """The stamp of the map; `NO_MAP` before there is one."""
-        return self._routes.stamp
+    def edition(self) -> MapEdition:
+        """The edition of the map; `NO_MAP` before there is one."""
+        return self._routes.edition
 
     @property
     def epoch(self) -> int:
         """The epoch of the map; 0 before there is one."""
-        return self._routes.stamp.epoch
+        return self._routes.edition.epoch
 
     async def drained(self, epoch: int) -> None:
         """Wait until no shard is asked by a map older than `epoch` any more."""
@@ -154,8 +155,8 @@ class Router:
         Args:
             identity: Identity of the version, which every pull names; empty: not known.
         """
-        tables = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
-        self._served[model, version] = ServedVersion(number_of(identity), tables)
+        tables = {name: RegisteredTable(spec, spec.default_vector()) for name, spec in specs.items()}
+        self._served[model, version] = RegisteredVersion(number_of(identity), tables)
 
     def retire(self, model: str, version: int) -> None:
         """Forget a version; pulls in flight finish.
@@ -288,7 +289,7 @@ class Router:
         own = [part.keys for part, reply in answers if reply is not None and is_here(part.shard)]
         return _merged(pull, answers), np.sum(own, axis=0) if own else None
 
-    def _version(self, model: str, version: int) -> ServedVersion:
+    def _version(self, model: str, version: int) -> RegisteredVersion:
         served = self._served.get((model, version))
         if served is None:
             raise NotFound(f"{model}/{version} is not registered with this router")
@@ -339,7 +340,7 @@ class Router:
         self._health.want(addresses)
 
 
-def _with_layers(connect: Connect, local: LocalReads | None) -> Connect:
+def _with_layers(connect: Connect, local: FilesHere | None) -> Connect:
     """Return what opens connections to shards, and to the layers of what is here."""
     if local is None:
         return connect

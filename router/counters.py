@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import ConnectionLost, NotOwner, RingpullError, Unavailable
-from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
+from ringpull.ps.pull_messages import PullReply, PullRequest
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
+from ringpull.ps.wire.messages import Reply, Request
 from ringpull.router.lookup import FlatLookups, Lookup
 from ringpull.router.merge import FlatResults
 

@@ -1,6 +1,6 @@
 """Keys that are answered here, in the router's own process, from files that shards of this machine serve.
 
-A router is given a `LocalReads`, and knows no files itself: it asks it which slots of which tables can be answered, and
+A router is given `FilesHere`, and knows no files itself: it asks it which slots of which tables can be answered, and
 pulls through connections that are like any other. To routing, what is here is one more owner, which is free of charge
 and looked at before shards are: keys of all tables that one *layer* has form one part, whatever shards own them, so a
 bag whose keys are all in it is pooled whole, once. There is one layer where the tables' whole files are here; where a
@@ -68,7 +68,7 @@ class Here:
     """Number of layers."""
 
 
-class LocalReads(Protocol):
+class FilesHere(Protocol):
     """Files of this machine, as a router needs them; `LocalFiles` of the head is one."""
 
     def here(self, model: str, version: int, identity: int, tables: Sequence[str]) -> Here | None:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.compiled import kernel
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.spec import Float32Array, UInt64Array
-from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import BAGS, KEYS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
 from ringpull.router.bytes_merge import BytesMerge
 from ringpull.router.lookup import Absent, LookupResult

@@ -24,9 +24,9 @@ from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.hash_kernels import fmix64
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.local.flat_pull import FlatSubLookups
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
 from ringpull.router.here import NOWHERE, Here, is_here, layer_id, named
 from ringpull.router.replicas import DOWN

@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 
 from ringpull.ps.errors import InvalidInput, NotAnswered, NotFound, ProtocolError, Unavailable
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.spec import Float32Array, OnUnavailable, Pooling, TableSpec
-from ringpull.ps.wire.messages import PullReply, PullRequest, Reply
+from ringpull.ps.wire.messages import Reply
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.here import Here, named
 from ringpull.router.lookup import FlatLookups, Lookup
@@ -26,7 +27,7 @@ _KINDS_KEPT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class ServedTable:
+class RegisteredTable:
     """A table of a registered version, with what a pull needs of it at hand."""
 
     spec: TableSpec
@@ -35,18 +36,18 @@ class ServedTable:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedVersion:
+class RegisteredVersion:
     """A registered version."""
 
     identity: int
     """Its identity, which shards compare with theirs; 0: not known."""
-    tables: Mapping[str, ServedTable]
-    _known: dict[tuple[str, ...], tuple[list[ServedTable], Int64Array]] = field(
+    tables: Mapping[str, RegisteredTable]
+    _known: dict[tuple[str, ...], tuple[list[RegisteredTable], Int64Array]] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
     """What flat look-ups need of their tables, by these: a head's are of few kinds."""
 
-    def asked(self, name: str, lookups: Sequence[Lookup]) -> tuple[list[ServedTable], Int64Array]:
+    def asked(self, name: str, lookups: Sequence[Lookup]) -> tuple[list[RegisteredTable], Int64Array]:
         """Return the tables of look-ups (L,), and the numbers per row of each.
 
         Args:
@@ -68,7 +69,7 @@ class ServedVersion:
         others = self._asked(name, lookups.others)
         return flat[0] + others[0], np.concatenate([flat[1], others[1]])
 
-    def _asked(self, name: str, lookups: Sequence[Lookup]) -> tuple[list[ServedTable], Int64Array]:
+    def _asked(self, name: str, lookups: Sequence[Lookup]) -> tuple[list[RegisteredTable], Int64Array]:
         try:
             tables = [self.tables[lookup.table] for lookup in lookups]
         except KeyError as exc:
@@ -89,7 +90,7 @@ class Pull:
     model: str
     version: int
     batch: Batch
-    tables: Sequence[ServedTable]
+    tables: Sequence[RegisteredTable]
     """Table of each look-up of `batch`."""
     dims: Int64Array
     """(L,): numbers per row of each look-up's table; 0 of one of bytes."""

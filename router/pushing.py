@@ -163,7 +163,7 @@ class Pushing:
     async def _renew(self, placement: Placement, errors: list[RingpullError], deadline_s: float) -> None:
         """Get a newer map, or wait a moment."""
         sure = any(isinstance(error, NotOwner | Stranger) for error in errors)
-        if not await self._routes.renewed(placement.shard_map.stamp, deadline_s, sparingly=not sure):
+        if not await self._routes.renewed(placement.shard_map.edition, deadline_s, sparingly=not sure):
             await asyncio.sleep(RETRY_S)
 
 

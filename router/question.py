@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import RingpullError
-from ringpull.ps.wire.messages import PullReply, Reply, Request
-from ringpull.ps.wire.top_k_messages import TopKReply
+from ringpull.ps.pull_messages import PullReply
+from ringpull.ps.top_k_messages import TopKReply
+from ringpull.ps.wire.messages import Reply, Request
 from ringpull.router.replicas import Placement
 from ringpull.router.shard_map import ShardAddress
 

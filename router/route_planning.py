@@ -15,14 +15,14 @@ from ringpull.router.here import is_here
 from ringpull.router.question import BatchT, Exclusions, PartT, Question
 from ringpull.router.replicas import Loads, Placement
 from ringpull.router.routes import Routes
-from ringpull.router.shard_map import ShardAddress, Stamp
+from ringpull.router.shard_map import MapEdition, ShardAddress
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan(Generic[PartT]):
     """Parts of a question and the shards they are asked of, by the map of one moment."""
 
-    stamp: Stamp
+    edition: MapEdition
     parts: Sequence[tuple[Placement, PartT]]
     """Parts with a shard to ask, each with the map it goes by: the newest one, or the one before it."""
     unowned: Sequence[PartT]
@@ -60,11 +60,11 @@ class RoutePlanner:
             again = [question.as_batch(part) for part in unowned]
             more, unowned = self._assign(question, again, current, excluded)
             parts += more
-        return RoutePlan(current.shard_map.stamp, parts, unowned, excluded)
+        return RoutePlan(current.shard_map.edition, parts, unowned, excluded)
 
-    async def renew_map(self, stamp: Stamp, deadline_s: float, *, sparingly: bool = False) -> bool:
-        """Try to get a map newer than `stamp` in time; return whether there is one. See `Routes.renewed`."""
-        return await self._routes.renewed(stamp, deadline_s, sparingly=sparingly)
+    async def renew_map(self, edition: MapEdition, deadline_s: float, *, sparingly: bool = False) -> bool:
+        """Try to get a map newer than `edition` in time; return whether there is one. See `Routes.renewed`."""
+        return await self._routes.renewed(edition, deadline_s, sparingly=sparingly)
 
     def ask_for_map(self) -> None:
         """Have the newest map fetched, sparingly, and wait for nothing."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.router.replicas import Placement
-from ringpull.router.shard_map import NO_MAP, ShardAddress, ShardMap, Stamp
+from ringpull.router.shard_map import NO_MAP, MapEdition, ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class Routes:
         """End of the last one."""
 
     @property
-    def stamp(self) -> Stamp:
-        """The stamp of the map; `NO_MAP` before there is one."""
-        return NO_MAP if self._placement is None else self._placement.shard_map.stamp
+    def edition(self) -> MapEdition:
+        """The edition of the map; `NO_MAP` before there is one."""
+        return NO_MAP if self._placement is None else self._placement.shard_map.edition
 
     @property
     def deployment(self) -> str:
@@ -67,7 +67,7 @@ class Routes:
 
     def update(self, shard_map: ShardMap) -> bool:
         """Take a newer map; return whether it is one. A map of another deployment never is."""
-        if shard_map.stamp <= self.stamp:
+        if shard_map.edition <= self.edition:
             return False
         if self._deployment and shard_map.deployment not in ("", self._deployment):
             logger.warning("shard map of another deployment not taken", extra={"epoch": shard_map.epoch})
@@ -90,13 +90,13 @@ class Routes:
 
     # -- newer maps ----------------------------------------------------------------------------------------------------
 
-    async def renewed(self, stamp: Stamp, deadline_s: float, *, sparingly: bool = False) -> bool:
-        """Try to get a map newer than `stamp` in time; return whether there is one. Pulls share one fetch.
+    async def renewed(self, edition: MapEdition, deadline_s: float, *, sparingly: bool = False) -> bool:
+        """Try to get a map newer than `edition` in time; return whether there is one. Pulls share one fetch.
 
         Args:
             sparingly: Not again soon after the last time: nothing says that there is a newer map.
         """
-        while self.stamp <= stamp:
+        while self.edition <= edition:
             fetch, began_before = self._fetch, self._fetch is not None
             if fetch is None:
                 if self._refresh is None or (sparingly and self._asked_lately):
@@ -105,11 +105,11 @@ class Routes:
             now_s = self._clock()
             left_s = min(deadline_s, self._began_s + PATIENCE_S) - now_s
             if left_s <= 0 or not (await asyncio.wait([fetch], timeout=left_s))[0]:
-                return self.stamp > stamp
+                return self.edition > edition
             # One that was under way already may have been answered before there was anything newer.
             if not began_before or sparingly:
                 break
-        return self.stamp > stamp
+        return self.edition > edition
 
     def ask_soon(self) -> None:
         """Have the newest map fetched, sparingly, and wait for nothing."""

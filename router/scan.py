@@ -20,8 +20,8 @@ from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, edges, mask_of, minus
 from ringpull.ps.spec import Float32Array, OnUnavailable, TableSpec, UInt64Array
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from ringpull.ps.wire.messages import Reply
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 from ringpull.router.pull import check_may_be_lost
 from ringpull.router.question import Exclusions
 from ringpull.router.replicas import DOWN, Placement

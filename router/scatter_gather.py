@@ -38,7 +38,7 @@ from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.question import BatchT, Exclusions, PartT, Question, ReplyT
 from ringpull.router.route_planning import RoutePlan, RoutePlanner
 from ringpull.router.shard_calls import ShardCalls
-from ringpull.router.shard_map import ShardAddress, Stamp
+from ringpull.router.shard_map import MapEdition, ShardAddress
 
 _STALL_FACTOR: Final = 1.5
 """A wait that takes this many times as long as it should says more of this process than of shards."""
@@ -58,8 +58,8 @@ class _Call(Generic[PartT, ReplyT]):
 
     part: PartT
     address: ShardAddress
-    stamp: Stamp
-    """Stamp of the map that it was planned by."""
+    edition: MapEdition
+    """Edition of the map that it was planned by."""
     asked_s: float
     answer: asyncio.Task[ReplyT | RingpullError]
 
@@ -105,7 +105,7 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
         if not plan.parts:
             return answers
         calls = self._ask_all(plan)
-        self._in_flight.begin(plan.stamp.epoch)
+        self._in_flight.begin(plan.edition.epoch)
         try:
             await self._wait_until_answered_or_slow(calls)
             failed: list[tuple[_Call[PartT, ReplyT], RingpullError]] = []
@@ -128,7 +128,7 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
             for call in calls:
                 if not call.answer.done():
                     _drop(call.answer)
-            self._in_flight.end(plan.stamp.epoch)
+            self._in_flight.end(plan.edition.epoch)
         return answers
 
     def _ask_all(self, plan: RoutePlan[PartT]) -> list[_Call[PartT, ReplyT]]:
@@ -137,7 +137,7 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
         for placement, part in plan.parts:
             assert part.shard is not None
             answer = loop.create_task(self._calls.ask_shard(self._pull, placement, part))
-            calls.append(_Call(part, placement.address(part.shard), plan.stamp, now_s, answer))
+            calls.append(_Call(part, placement.address(part.shard), plan.edition, now_s, answer))
         return calls
 
     async def _wait_until_answered_or_slow(self, calls: Sequence[_Call[PartT, ReplyT]]) -> None:
@@ -192,8 +192,8 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
             else:
                 raise error
             retries.append(self._pull.as_batch(call.part))
-        stamp = failed[0][0].stamp
-        if refused and not await self._renew_map(stamp):
+        edition = failed[0][0].edition
+        if refused and not await self._renew_map(edition):
             # The map we have is the newest there is, and its owner does not answer: as good as down.
             self._down |= refused
         if not retries:
@@ -203,7 +203,7 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
             # It may be elsewhere by now, or another process have its port. Who has other owners does not wait for that.
             # One that has too much to do, or other content, is where the map says.
             self._planner.ask_for_map()
-            if plan.unowned and await self._renew_map(stamp, sparingly=True):
+            if plan.unowned and await self._renew_map(edition, sparingly=True):
                 plan = self._planner.plan(self._pull, retries, {**self._down, **slow_shards})
         if plan.parts:
             self._calls.count_retries(len(retries))
@@ -225,11 +225,11 @@ class ScatterGather(Generic[BatchT, PartT, ReplyT]):
                 coming.append(self._round(plan, excluded))
         return [answer for some in await _all(coming) for answer in some]
 
-    async def _renew_map(self, stamp: Stamp, *, sparingly: bool = False) -> bool:
+    async def _renew_map(self, edition: MapEdition, *, sparingly: bool = False) -> bool:
         """Try to get a newer map in half of the time left: the rest is for other owners, should none come."""
         now_s = self._calls.clock()
         half_s = (self._pull.answer_by_s - now_s) / 2
-        return await self._planner.renew_map(stamp, now_s + half_s, sparingly=sparingly)
+        return await self._planner.renew_map(edition, now_s + half_s, sparingly=sparingly)
 
     def _check_time_may_be_up(self, call: _Call[PartT, ReplyT], error: DeadlineExceeded) -> None:
         """Raise unless the tables of a part that was not answered in time allow its keys to be lost."""

@@ -26,15 +26,15 @@ class ShardAddress:
     """Id of the process that is meant; empty: any."""
 
 
-class Stamp(NamedTuple):
-    """Age of a map: of two, the one with the larger stamp is newer."""
+class MapEdition(NamedTuple):
+    """Edition of a map: of two maps, that of the later edition is newer."""
 
     term: int
     epoch: int
 
 
-NO_MAP: Final = Stamp(-1, 0)
-"""Stamp that every map's is larger than."""
+NO_MAP: Final = MapEdition(-1, 0)
+"""Edition that every map's is larger than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class ShardMap:
                 )
 
     @property
-    def stamp(self) -> Stamp:
+    def edition(self) -> MapEdition:
         """What tells it from older and newer maps."""
-        return Stamp(self.term, self.epoch)
+        return MapEdition(self.term, self.epoch)
 
     def wanted_replicas(self, model: str, table: str) -> Replicas:
         """Return how many copies the table should have."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
-from ringpull.ps.wire.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES
+from ringpull.ps.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES
 
 Int64Array = NDArray[np.int64]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ringpull.ps.compiled import kernel
 from ringpull.ps.hashing import keys_of
 from ringpull.ps.spec import Float32Array, UInt64Array
-from ringpull.ps.wire.top_k_messages import TopKReply
+from ringpull.ps.top_k_messages import TopKReply
 from ringpull.router.top_k import Int64Array, TopKResult
 
 ROW_BYTES: Final = 32

@@ -11,7 +11,13 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.hashing import keys_of_strings
 from ringpull.ps.spec import Pooling
+
+
+def key_of_string(text: str | bytes) -> int:
+    """Return the uint64 key of one string."""
+    return int(keys_of_strings([text])[0])
 
 
 class ReferenceTable:

@@ -36,6 +36,14 @@ MAY_IMPORT = {
 A file's longest such folder decides.
 """
 
+LEAVES = {
+    "ps/store": {"ps/live", "ps/local", "ps/transfer", "ps/wire"},
+    "ps/wire": {"ps/live", "ps/local", "ps/transfer"},
+    "ps/text": {"ps", "router", "inference", "deploy"},
+    "inference/degrade": {"inference/head", "inference/model", "inference/export", "inference/importers"},
+}
+"""Folder -> folders that no file in it imports, as these import it."""
+
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),
     "torch": (
@@ -150,6 +158,17 @@ def test_packages_import_only_downwards() -> None:
         package = rest.split(".")[0] if top == "ringpull" else top
         if package in TOP_LEVEL and package not in MAY_IMPORT[folder] | {path.parts[0]}:
             wrong.append(f"{path}:{line}: {folder} may not import {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_folders_of_a_package_import_one_way() -> None:
+    wrong = [
+        f"{path}:{line}: {folder} may not import {module}"
+        for path, line, module in imports()
+        for folder, above in LEAVES.items()
+        if path.is_relative_to(folder)
+        and any(f"{module}.".startswith(f"ringpull.{each.replace('/', '.')}.") for each in above)
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ringpull.inference.export.supported import LEAST
+from ringpull.inference.export.supported import MIN_VERSIONS
 from tests.deploy.folders import write_version
 
 pytestmark = pytest.mark.medium
@@ -141,7 +141,7 @@ def test_an_export_takes_the_versions_that_the_package_asks_for() -> None:
     """A trainer's environment has its own numpy and torch: no upper bound there, as the server has one of torch."""
     extras = PROJECT["optional-dependencies"]
     asked = {_name(each): each for each in [*PROJECT["dependencies"], *extras["export"]]}
-    for package, least in LEAST.items():
+    for package, least in MIN_VERSIONS.items():
         assert asked[package] == f"{package}>={'.'.join(map(str, least))}"
     assert any(re.fullmatch(r"torch>=2\.6,<2\.\d+", each) for each in extras["server"])
 

@@ -34,8 +34,8 @@ from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import EVERY_INTERFACE, claim
 from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import ChangeStatus, GetChange
@@ -137,36 +137,12 @@ class Cluster:
         # that needs it while it is not there.
         if find_spec("ray") is None:
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
+        if config.private:
+            config = replace(config, head=_choose_ports(config))
+        begin = _begin_privately if config.private else _begin_on_joined_ray
         with ExitStack() as cleanup:
-            if config.private:
-                config = replace(config, head=_choose_ports(config))
-            workers = config.shards + config.heads + 1
-            session = RaySession(config.address, workers=workers, ship_code=config.ship_code, made=made)
             with KernelCompilation() as kernels:
-                if not config.private:
-                    # First: whoever wants the folder later has to know where to ask whether this deployment lives.
-                    with progress.step(f"joined Ray at {config.address}"):
-                        cleanup.enter_context(session)
-                ray = None if config.private else control_store.address()
-                owner = owner_of(secrets.token_hex(8), config.name, ray=ray)
-                if config.private:
-                    for folder in doors.folders(owner.deployment):
-                        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-                        if made is not None:
-                            made(folder)
-                with progress.step("took the state folder over") as say:
-                    owned = OwnedStateFolder.take(
-                        config.state_dir,
-                        owner,
-                        heads=config.heads,
-                        say=say,
-                        warn=warn,
-                        rows_in_memory=config.rows_in_memory,
-                    )
-                cleanup.enter_context(owned)
-                if config.private:
-                    with progress.step("started a private Ray"):
-                        cleanup.enter_context(session)
+                begun = begin(config, progress, made, cleanup)
                 # Actors start after the cache is filled, or each would compile the same kernels.
                 with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
                     unkept = kernels.wait()
@@ -175,15 +151,15 @@ class Cluster:
             kills = cleanup.enter_context(ExitStack())
             who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
             with progress.step(f"started {who}"):
-                actors = _make_actors(config, owner, kills)
+                actors = _make_actors(config, begun.owner, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
                 addresses = _go_live(config, actors, say)
             return cls(
                 config,
                 actors,
                 addresses,
-                owned=owned,
-                ray_folder=session.folder,
+                owned=begun.owned,
+                ray_folder=begun.ray_folder,
                 kills=kills,
                 cleanup=cleanup.pop_all(),
             )
@@ -292,6 +268,54 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
                 coordinator.release()
         end(named)
         return len(named), control_store.address()
+
+
+class _Begun(NamedTuple):
+    """What a deployment has before its actors: a Ray, and its state folder."""
+
+    owner: Owner
+    owned: OwnedStateFolder
+    ray_folder: Path | None
+    """Folder of a private Ray."""
+
+
+def _begin_privately(
+    config: ServeConfig, progress: Progress, made: Callable[[Path], None] | None, cleanup: ExitStack
+) -> _Begun:
+    """Take the state folder over, then start a Ray for this deployment alone."""
+    owner = owner_of(secrets.token_hex(8), config.name, ray=None)
+    for folder in doors.folders(owner.deployment):
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        if made is not None:
+            made(folder)
+    owned = cleanup.enter_context(_take_state_folder(config, owner, progress))
+    session = RaySession(None, workers=config.shards + config.heads + 1, made=made)
+    with progress.step("started a private Ray"):
+        cleanup.enter_context(session)
+    return _Begun(owner, owned, session.folder)
+
+
+def _begin_on_joined_ray(
+    config: ServeConfig, progress: Progress, _made: Callable[[Path], None] | None, cleanup: ExitStack
+) -> _Begun:
+    """Join Ray, then take the state folder over."""
+    # First: whoever wants the folder later has to know where to ask whether this deployment lives.
+    with progress.step(f"joined Ray at {config.address}"):
+        cleanup.enter_context(RaySession(config.address, ship_code=config.ship_code))
+    owner = owner_of(secrets.token_hex(8), config.name, ray=control_store.address())
+    return _Begun(owner, cleanup.enter_context(_take_state_folder(config, owner, progress)), None)
+
+
+def _take_state_folder(config: ServeConfig, owner: Owner, progress: Progress) -> OwnedStateFolder:
+    with progress.step("took the state folder over") as say:
+        return OwnedStateFolder.take(
+            config.state_dir,
+            owner,
+            heads=config.heads,
+            say=say,
+            warn=warn,
+            rows_in_memory=config.rows_in_memory,
+        )
 
 
 def _choose_ports(config: ServeConfig) -> HeadConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringpull.ps.errors import InvalidInput, NotFound
-from ringpull.ps.number_text import integer_of
+from ringpull.ps.text.number_text import integer_of
 
 if TYPE_CHECKING:
     from ringpull.inference.client.client import Client

@@ -12,7 +12,7 @@ from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.version_number import RANGE, version_number
+from ringpull.ps.text.version_number import RANGE, version_number
 
 
 @with_credentials

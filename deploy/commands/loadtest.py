@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json, warn
 from ringpull.deploy.view.fields_table import Column, FieldsTable
@@ -120,7 +120,7 @@ def _run(
 
     plan = OpenLoopPlan(**pace)
     options = parse_options(**workload)
-    address, credentials = served.resolve_target(target), access.credentials()
+    address, credentials = served.resolve_target(target), command_credentials.current()
     with Client(address, timeout_s=plan.timeout_s, credentials=credentials) as client:
         messages = prepare_messages(client, model, options, with_timings=bound_ms is None)
         messages.rehearse(client)

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.keys import key_reader, lines_of
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
@@ -59,7 +59,7 @@ def lookup(
     if not asked:
         raise InvalidInput("give the keys as arguments, or with --keys-from FILE|-, one a line")
     bags = [[each] for each in asked] if pooling is None else [_bag(each) for each in asked]
-    with Client(served.resolve_target(target), timeout_s=timeout, credentials=access.credentials()) as client:
+    with Client(served.resolve_target(target), timeout_s=timeout, credentials=command_credentials.current()) as client:
         read = key_reader(client, model, table, version, label)
         flat = [read(key) for bag in bags for key in bag]
         offsets = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from ringpull.deploy import access
+from ringpull.deploy import command_credentials
 from ringpull.inference.client.credentials import Credentials
 from ringpull.ps.settings import Group
 
@@ -59,13 +59,13 @@ CREDENTIALS: Final = {
 
 
 def with_credentials(command: Command) -> Command:
-    """Return a command that also takes the options of `CREDENTIALS`; `access.credentials` has what they come to."""
+    """Return a command that also takes the options of `CREDENTIALS`, which `command_credentials.current` returns."""
     own = inspect.signature(command, eval_str=True)
 
     @wraps(command)
     def run(*arguments: Any, **given: Any) -> None:
         shown = Credentials.given(**{name: given.pop(name, None) for name in CREDENTIALS}, options="--")
-        with access.using(shown):
+        with command_credentials.using(shown):
             command(*arguments, **given)
 
     added = [

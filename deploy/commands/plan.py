@@ -94,7 +94,7 @@ def _serve_command(
 ) -> str:
     """Return the command line that serves the models as planned; without `every`, of many --replicas only how many."""
     from ringpull.deploy.view.plan_view import replicas_options
-    from ringpull.ps.short_form import SHOWN, and_more
+    from ringpull.inference.short_form import SHOWN, and_more
     from ringpull.ps.transfer.remote import is_url
 
     exported = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.deploy.view.fields_table import Column, FieldsTable
@@ -58,7 +58,7 @@ def predict(
             "give the rows with --features K=V,..., or a request with --json-request FILE|-; one of the two"
         )
     above(0).check("--timeout", timeout)
-    with Client(served.resolve_target(target), timeout_s=timeout, credentials=access.credentials()) as client:
+    with Client(served.resolve_target(target), timeout_s=timeout, credentials=command_credentials.current()) as client:
         if json_request is not None:
             if context is not None:
                 raise InvalidInput("--context goes with --features; a JSON request holds its own")

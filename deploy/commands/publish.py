@@ -11,7 +11,7 @@ from ringpull.deploy.commands.options import AsJson, Target, TrustFiles, with_cr
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.version_number import RANGE, version_number
+from ringpull.ps.text.version_number import RANGE, version_number
 
 
 @with_credentials

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.push_journal import PushJournal
 from ringpull.deploy.pushed_file import open_file
@@ -127,7 +127,7 @@ def push(
     character = "\t" if delimiter in ("tab", "\\t") else delimiter
     options = ReadOptions(vector=tuple(vector or ()), header=header, delimiter=character, **texts)
     address = served.resolve_target(target)
-    with Client(address, timeout_s=timeout, credentials=access.credentials()) as client:
+    with Client(address, timeout_s=timeout, credentials=command_credentials.current()) as client:
         told = _model(client, model, version)
         opened = open_file(file, options, remove=remove, table=_table(told, table))
         try:

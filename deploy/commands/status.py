@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.options import AllRows, AsJson, Target, with_credentials
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import DeadlineExceeded, Forbidden, InvalidInput, NotFound, RingpullError, Unauthenticated
@@ -84,7 +84,7 @@ def _ask_head(address: str, timeout_s: float) -> pb.ClusterStatus:
     from ringpull.inference.client.client import Client
 
     def ask(where: str) -> pb.ClusterStatus:
-        with Client(where, timeout_s=timeout_s, credentials=access.credentials()) as client:
+        with Client(where, timeout_s=timeout_s, credentials=command_credentials.current()) as client:
             return client.status()
 
     try:

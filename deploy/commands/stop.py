@@ -10,10 +10,10 @@ import typer
 
 from ringpull.deploy import served
 from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.ended import wait_ended
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.view.console import err, print_json, print_line, warn
 from ringpull.extras import needing
-from ringpull.ps.ended import wait_ended
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.ps.settings import MAX_WAIT_S, at_least
 

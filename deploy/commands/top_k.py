@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ringpull.deploy import access, served
+from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.keys import content_of, key_reader, lines_of
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.number_text import float_of
 from ringpull.ps.settings import above
+from ringpull.ps.text.number_text import float_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def top_k(
     if len(given := [name for name, value in ways.items() if value is not None]) != 1:
         raise InvalidInput(f"give the queries in one way of: {'; '.join(ways)}; given: {', '.join(given) or 'none'}")
     query: dict[str, Any] = {"query": vectors} if features is None else _columns(features) | {"output": output}
-    with Client(served.resolve_target(target), timeout_s=timeout, credentials=access.credentials()) as client:
+    with Client(served.resolve_target(target), timeout_s=timeout, credentials=command_credentials.current()) as client:
         if keys is not None:
             read = key_reader(client, model, query_table or table, version, label)
             query = {"like": [read(key) for key in keys], "query_table": query_table, "keep_self": keep_self}

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ringpull.deploy.view.progress import LINE_EVERY_S
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import Retryable, Unavailable
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.change import Phase
 from ringpull.router.control.change_end import check_ended
 from ringpull.router.control.operations import ChangeStatus, GetChange, Latency, OperatorVerbs

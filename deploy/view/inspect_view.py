@@ -10,10 +10,10 @@ from rich.text import Text
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
 from ringpull.deploy.view.outputs import output_text
-from ringpull.ps.byte_size import size
+from ringpull.inference.short_form import and_more, most_important
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.short_form import and_more, most_important
 from ringpull.ps.spec import TableSpec
+from ringpull.ps.text.byte_size import size
 
 SHOWN_RANGES = 4
 SHOWN_BLOCKS = 20

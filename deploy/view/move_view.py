@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
-from ringpull.ps.byte_size import size
-from ringpull.ps.short_form import SHOWN, and_more
+from ringpull.inference.short_form import SHOWN, and_more
 from ringpull.ps.spec import Replicas
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.planner import Cost
 

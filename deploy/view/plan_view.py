@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
-from ringpull.ps.byte_size import size
-from ringpull.ps.short_form import and_more, most_important
+from ringpull.inference.short_form import and_more, most_important
 from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.planner import Choice, Cost, Plan, table_bytes
 
 

@@ -12,9 +12,9 @@ from rich.text import Text
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.deploy.view.outputs import output_text
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.short_form import and_more, most_important
 from ringpull.inference.wire.status_warnings import short_of_copies, warnings_seen
-from ringpull.ps.byte_size import size
-from ringpull.ps.short_form import and_more, most_important
+from ringpull.ps.text.byte_size import size
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
     pb.INT64: "int64",

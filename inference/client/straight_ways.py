@@ -45,7 +45,7 @@ PAUSE_S: Final = 1.0
 """Time for which pushes go through heads after a failure that may pass; twice as long after each further one."""
 LONG_PAUSE_S: Final = 30.0
 """The longest such time: also where shards cannot be reached from here, or heads know of no straight way."""
-MOST_S: Final = 30.0
+MAX_S: Final = 30.0
 """Longest time that a push is on the straight way; what is left of its timeout after that is for a head."""
 SHARE: Final = 2
 """A push is on the straight way for one part in so many of its timeout at most: a head has the other."""
@@ -192,7 +192,7 @@ def straight_until_s(timeout_s: float) -> float | None:
         InvalidInput: Its timeout is no number, or NaN.
     """
     given_s = timeout("timeout_s", timeout_s)
-    return time.monotonic() + min(given_s / SHARE, MOST_S) if given_s > 0 else None
+    return time.monotonic() + min(given_s / SHARE, MAX_S) if given_s > 0 else None
 
 
 def left_of(given_s: float | None, default_s: float, gone_s: float) -> float:
@@ -223,7 +223,7 @@ def route_request(model: str, known: PushRoute | None) -> pb.RouteRequest:
     Args:
         known: Route that is known.
     """
-    term, epoch, version = (0, 0, 0) if known is None else known.stamp
+    term, epoch, version = (0, 0, 0) if known is None else known.edition
     return pb.RouteRequest(model=model, term=term, epoch=epoch, version=version)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ringpull.ps.byte_size import size
+from ringpull.ps.text.byte_size import size
 
 LARGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes from which on a weight of the dense program is named, whatever it is for."""

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from ringpull.inference.export.kept_weight import KeptWeight
 from ringpull.inference.model.manifest import Bfloat16Receipt, Manifest
-from ringpull.ps.byte_size import size
-from ringpull.ps.short_form import SHOWN, and_more, most_important
+from ringpull.inference.short_form import SHOWN, and_more, most_important
+from ringpull.ps.text.byte_size import size
 
 COLUMNS: Final = ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids")
 NUMBERS: Final = ("rows", "dim", "bytes")

@@ -13,8 +13,8 @@ from ringpull.inference.export.diagnosis.places import written_at
 from ringpull.inference.export.kept_weight import LARGE_BYTES, KeptWeight
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.probe import Probe
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
+from ringpull.ps.text.byte_size import size
 
 RAGGED_PARTS: Final = ("values", "offsets", "weights")
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from ringpull.ps.errors import ExportError
 
-LEAST: Final[Mapping[str, tuple[int, int]]] = {"numpy": (1, 26), "torch": (2, 6)}
+MIN_VERSIONS: Final[Mapping[str, tuple[int, int]]] = {"numpy": (1, 26), "torch": (2, 6)}
 """The oldest version of each package, as pyproject.toml asks for."""
 
 
@@ -19,7 +19,7 @@ def check_supported() -> None:
     Raises:
         ExportError: One is; the message names it, its version and the one needed.
     """
-    for package, least in LEAST.items():
+    for package, least in MIN_VERSIONS.items():
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -188,8 +188,8 @@ def write_table(version_dir: Path, plan: TablePlan, console: Console | None) -> 
             end = min(begin + chunk, keys.rows)
             writer.add(keys.of(begin, end), _rows(plan.weight[begin:end]))
             progress((end - begin) * spec.row_bytes)
-        facts = writer.finish()
-    return TableEntry(spec=facts.spec, path=path, rows=facts.rows, bytes=facts.bytes, live=plan.options.live)
+        written = writer.finish()
+    return TableEntry(spec=written.spec, path=path, rows=written.rows, bytes=written.bytes, live=plan.options.live)
 
 
 def _rows(weight: Tensor) -> NDArray[np.float32]:

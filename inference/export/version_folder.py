@@ -17,7 +17,7 @@ import numpy as np
 from ringpull.inference.model.model_dir import version_at
 from ringpull.ps.errors import ExportError, InvalidInput, NotFound
 from ringpull.ps.spec import check_name
-from ringpull.ps.version_number import MAX_VERSION, RANGE, version_number
+from ringpull.ps.text.version_number import MAX_VERSION, RANGE, version_number
 
 SCHEMA_FILE: Final = "schema.json"
 

@@ -39,6 +39,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from ringpull.inference.head.halved_runs import Computed, HalvedRuns
 from ringpull.inference.head.halvings import Halvings
 from ringpull.ps.errors import DeadlineExceeded, NotAnswered, Unavailable
 from ringpull.ps.histogram import Histogram
@@ -110,6 +111,16 @@ class _Batch(Generic[Item, Answer]):
     pulling_s: float = 0.0
     """Time for which a whole batch and its parts have been pulled so far."""
 
+    @property
+    def deadline_s(self) -> float:
+        """Latest deadline of its requests."""
+        return max(entry.deadline_s for entry in self.entries)
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Places of its requests."""
+        return range(len(self.entries))
+
     def abandoned(self) -> bool:
         """Whether no caller waits for the answer any more."""
         return all(entry.answer.done() for entry in self.entries)
@@ -117,6 +128,10 @@ class _Batch(Generic[Item, Answer]):
     def live(self) -> list[_Waiting[Item, Answer]]:
         """Return the requests whose callers still wait."""
         return [entry for entry in self.entries if not entry.answer.done()]
+
+    def live_places(self, places: Sequence[int]) -> list[int]:
+        """Return those of some places whose callers still wait."""
+        return [place for place in places if not self.entries[place].answer.done()]
 
     def halves(self) -> list[_Batch[Item, Answer]]:
         """Return the live requests as two batches."""
@@ -133,20 +148,26 @@ class _Batch(Generic[Item, Answer]):
         rows = sum(entry.rows for entry in entries)
         return _Batch(entries, rows, self.taken_s, self.prepared_s, self.pulled_s)
 
+    def answer(self, computed: Computed[Answer]) -> None:
+        """Answer its requests with what came of a run."""
+        if computed.error is not None:
+            self.fail(computed.error)
+            return
+        prepare_s, lookup_s = self.prepared_s - self.taken_s, self.pulled_s - self.prepared_s
+        waited_s, dense_s = (computed.started_s - self.pulled_s) + self.taken_s, computed.ended_s - computed.started_s
+        first = True
+        for place, answer in computed.answers.items():
+            entry = self.entries[place]
+            if not entry.answer.done():
+                times = StageTimes(waited_s - entry.submitted_s, prepare_s, lookup_s, dense_s, self.rows, first)
+                entry.answer.set_result((answer, times))
+                first = False
+
     def fail(self, error: BaseException) -> None:
+        """Answer its requests with an error."""
         for entry in self.entries:
             if not entry.answer.done():
                 entry.answer.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Computed(Generic[Answer]):
-    """What came of one run of `compute`."""
-
-    answers: Mapping[int, Answer]
-    error: Exception | None
-    started_s: float
-    ended_s: float
 
 
 class Batcher(Generic[Item, Prepared, Work, Answer]):
@@ -184,9 +205,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         """
         self._prepare = prepare
         self._pull = pull
-        self._compute = compute
-        self._split = split
-        self._executor = executor
+        self._runs = HalvedRuns(compute, split, executor, clock)
         self._max_rows = max_rows
         self._max_pulls = max_pulls
         self._patience_s = patience_s
@@ -203,7 +222,6 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         """Pump that takes the next batch; None: none does, as nothing waits, or all have slow pulls."""
         self._mean_pull_s = 0.0
         self._pull_halvings = Halvings(clock)
-        self._compute_halvings = Halvings(clock)
         self._held: asyncio.Future[None] | None = None
         """Future that is done when the next batch may be taken; None: nobody waits for that."""
         self._worthwhile_rows = 0
@@ -363,12 +381,12 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 await asyncio.wait([self._computing])
             if batch.abandoned():
                 return
-            computing = asyncio.get_running_loop().run_in_executor(self._executor, self._compute_now, work, None)
+            computing = self._runs.begin(work)
         except Exception as exc:
             took_s = self._clock() - batch.prepared_s
             halves = batch.halves() if isinstance(exc, NotAnswered) and self._may_halve(batch) else [batch]
             for half in halves:
-                if half is not batch and self._clock() + took_s <= max(entry.deadline_s for entry in half.entries):
+                if half is not batch and self._clock() + took_s <= half.deadline_s:
                     await self._pull_and_hand_over(half)
                 else:
                     half.fail(exc)
@@ -393,7 +411,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         if self._max_pulls > 1 and own is not None and self._taker is own:
             timer = loop.call_later(max(0.0, slow_s - whole.pulling_s), self._pass, own)
         try:
-            return await self._pull(prepared, max(entry.deadline_s for entry in batch.entries))
+            return await self._pull(prepared, batch.deadline_s)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -402,87 +420,26 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             if batch is whole:
                 self._mean_pull_s += WEIGHT * (min(took_s, slow_s) - self._mean_pull_s)
 
-    def _compute_now(self, work: Work, places: Sequence[int] | None) -> _Computed[Answer]:
-        """Compute a batch, or the part of it at some places; in the worker thread."""
-        started_s = self._clock()
-        try:
-            if places is not None and self._split is not None:
-                work = self._split(work, places)
-            return _Computed(self._compute(work), None, started_s, self._clock())
-        except Exception as exc:
-            return _Computed({}, exc, started_s, self._clock())
-
-    def _computed(self, batch: _Batch[Item, Answer], work: Work, done: asyncio.Future[_Computed[Answer]]) -> None:
+    def _computed(self, batch: _Batch[Item, Answer], work: Work, done: asyncio.Future[Computed[Answer]]) -> None:
         """Answer a batch; if it failed, compute its parts in its place."""
         if (fault := done.exception()) is not None:  # of the executor
             self._stage_is_free(done)
             batch.fail(fault)
             return
         computed = done.result()
-        if computed.error is not None and self._split is not None and len(batch.live()) > 1:
-            parts = asyncio.get_running_loop().create_task(self._compute_parts(batch, work, computed))
+        if computed.error is not None and self._runs.may_halve and len(batch.live()) > 1:
+            parts = asyncio.get_running_loop().create_task(self._runs.compute_parts(batch, work, computed))
             self._computing = parts
             parts.add_done_callback(self._stage_is_free)
             return
         self._stage_is_free(done)
-        self._answer(batch, computed)
+        batch.answer(computed)
 
     def _stage_is_free(self, computing: asyncio.Future[Any]) -> None:
         if self._computing is computing:
             self._computing = None
             # Goes on in a later turn of the loop: these answers leave first.
             asyncio.get_running_loop().call_soon(self._release)
-
-    async def _compute_parts(self, batch: _Batch[Item, Answer], work: Work, whole: _Computed[Answer]) -> None:
-        """Compute what failed as a whole in halves, and those that fail in halves again, down to one request.
-
-        Each run is a turn of the executor: batches of others come between.
-        """
-        loop, took_s, counted = asyncio.get_running_loop(), whole.ended_s - whole.started_s, 0
-        failed: list[tuple[Sequence[int], _Computed[Answer]]] = [(range(len(batch.entries)), whole)]
-        try:
-            while failed:
-                places, computed = failed.pop()
-                live = [place for place in places if not batch.entries[place].answer.done()]
-                if len(live) < 2 or not self._compute_halvings.take(counted):
-                    self._answer(batch.part(live), computed)
-                    continue
-                failed_before, middle = len(failed), len(live) // 2
-                for half in (live[:middle], live[middle:]):
-                    part = batch.part(half)
-                    if part.abandoned():
-                        continue
-                    if self._clock() + took_s > max(entry.deadline_s for entry in part.entries):
-                        self._answer(part, computed)
-                        continue
-                    own = await loop.run_in_executor(self._executor, self._compute_now, work, half)
-                    if own.error is None:
-                        self._answer(part, own)
-                    else:
-                        failed.append((half, own))
-                if len(failed) == failed_before + 2:
-                    counted += 1
-                else:
-                    self._compute_halvings.give_back()
-        except BaseException as exc:  # as when the executor is shut down: nobody may wait for ever
-            batch.fail(
-                exc if isinstance(exc, Exception) else Unavailable("this head stopped before the answer was complete")
-            )
-            raise
-
-    def _answer(self, batch: _Batch[Item, Answer], computed: _Computed[Answer]) -> None:
-        if computed.error is not None:
-            batch.fail(computed.error)
-            return
-        prepare_s, lookup_s = batch.prepared_s - batch.taken_s, batch.pulled_s - batch.prepared_s
-        waited_s, dense_s = (computed.started_s - batch.pulled_s) + batch.taken_s, computed.ended_s - computed.started_s
-        first = True
-        for place, answer in computed.answers.items():
-            entry = batch.entries[place]
-            if not entry.answer.done():
-                times = StageTimes(waited_s - entry.submitted_s, prepare_s, lookup_s, dense_s, batch.rows, first)
-                entry.answer.set_result((answer, times))
-                first = False
 
 
 def _expire(entry: _Waiting[Item, Answer]) -> None:

@@ -15,9 +15,9 @@ from typing import Final
 
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.degrade.degrader import Degrader
-from ringpull.inference.degrade.stand_in import can_stand_in
 from ringpull.inference.degrade.steps import UseVersion
 from ringpull.inference.head.batcher import Batcher
+from ringpull.inference.head.lighter_version import can_stand_in
 from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Scores
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation

@@ -215,7 +215,7 @@ class Head:
             StartupError: A port cannot be used.
         """
         async with self._leading:
-            if shard_map.stamp >= self._router.stamp:
+            if shard_map.edition >= self._router.edition:
                 leaving = self._catalog.show(live, versions, self._refused, labels)
                 self._refused = {name: reason for name, reason in self._refused.items() if name in versions}
                 for each in leaving:
@@ -275,7 +275,7 @@ class Head:
         heard_s = self._lease.heard_s
         if heard_s is None and self._operations is None:
             return None
-        term = max(0, self._router.stamp.term)
+        term = max(0, self._router.edition.term)
         if heard_s is None:
             return LeaderView(term, time.monotonic() - self._started_s, ever_heard=False)
         return LeaderView(term, heard_s)

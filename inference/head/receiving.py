@@ -37,7 +37,7 @@ from ringpull.ps.memory import resident_bytes
 
 T = TypeVar("T")
 
-USUAL_FACTOR: Final = 4.0
+OVERDUE_FACTOR: Final = 4.0
 """Times that messages take of late after which one is overdue."""
 MIN_OVERDUE_S: Final = 0.03
 MAX_OVERDUE_S: Final = 0.3
@@ -136,7 +136,7 @@ class Receiving:
         self._holding: dict[Incoming, None] = {}
         """Calls that hold a part of their message, as far as they told."""
         self._held_bytes = 0
-        self.senders: Final = Senders(MIN_OVERDUE_S / USUAL_FACTOR, clock)
+        self.senders: Final = Senders(MIN_OVERDUE_S / OVERDUE_FACTOR, clock)
         """What is known of who sends."""
         self._timer: asyncio.TimerHandle | None = None
         """Timer of the next look; None: there is no call."""
@@ -166,7 +166,7 @@ class Receiving:
     @property
     def overdue_s(self) -> float:
         """Time after which a message is overdue."""
-        return min(max(USUAL_FACTOR * self.senders.usual_s, MIN_OVERDUE_S), MAX_OVERDUE_S)
+        return min(max(OVERDUE_FACTOR * self.senders.median_s, MIN_OVERDUE_S), MAX_OVERDUE_S)
 
     async def receive(
         self,

@@ -15,7 +15,7 @@ from typing import Final
 
 FIRST_TRUST: Final = 8.0
 """Calls of a sender that are counted on at a time before more is known; of all that are unknown together likewise."""
-MOST_TRUST: Final = 256.0
+MAX_TRUST: Final = 256.0
 """Bound of that: a crowd at one proxy is below it."""
 WEIGHT: Final = 0.05
 """Weight of the newest request in the moving average of how long they take; none counts for more than twice that."""
@@ -28,14 +28,14 @@ COMPARE_S: Final = 0.25
 class Sender:
     """What is known of one sender."""
 
-    __slots__ = ("counted", "trust", "usual_s")
+    __slots__ = ("counted", "mean_s", "trust")
 
     def __init__(self) -> None:
         """Begin with nothing; the attributes are of `Senders` and `Receiving`."""
         self.trust = FIRST_TRUST
         self.counted = 0
         """Calls that count as work though their messages are not here."""
-        self.usual_s = 0.0
+        self.mean_s = 0.0
         """Moving average of how long its requests take; 0: not known."""
 
 
@@ -43,21 +43,21 @@ class Senders:
     """Senders of one head, by connection. Owned by the event loop.
 
     Args:
-        least_s: Least time that a message is taken to need.
+        min_s: Least time that a message is taken to need.
         clock: Seconds, never going back.
     """
 
-    def __init__(self, least_s: float, clock: Callable[[], float]) -> None:
-        self._least_s = least_s
+    def __init__(self, min_s: float, clock: Callable[[], float]) -> None:
+        self._min_s = min_s
         self._clock = clock
         self._strangers = Sender()
         self._known: dict[str, Sender] = {}
         self._compared_s = 0.0
-        self.usual_s = 0.0
+        self.median_s = 0.0
         """Time that messages take."""
 
     def __repr__(self) -> str:
-        return f"<Senders {len(self._known)} known, messages take {self.usual_s:.3f} s>"
+        return f"<Senders {len(self._known)} known, messages take {self.median_s:.3f} s>"
 
     def named(self, sender: str) -> Sender:
         """Return what is known of a sender, or of all that are unknown."""
@@ -71,10 +71,10 @@ class Senders:
                 del self._known[next(iter(self._known))]
             known = self._known[sender] = Sender()
         if in_time:
-            known.trust = min(known.trust + 1.0, MOST_TRUST)
+            known.trust = min(known.trust + 1.0, MAX_TRUST)
             self._strangers.trust = min(self._strangers.trust + 1.0, FIRST_TRUST)
-        usual_s = max(known.usual_s, self._least_s)
-        known.usual_s += WEIGHT * (min(took_s, 2 * usual_s) - known.usual_s)
+        mean_s = max(known.mean_s, self._min_s)
+        known.mean_s += WEIGHT * (min(took_s, 2 * mean_s) - known.mean_s)
         now_s = self._clock()
         if now_s - self._compared_s >= COMPARE_S:
             self._compared_s = now_s
@@ -86,5 +86,5 @@ class Senders:
         known.trust = max(0.0, known.trust / 2 - 1.0)
 
     def _compare(self) -> None:
-        trusted = sorted(each.usual_s for each in self._known.values() if each.trust >= 1.0)
-        self.usual_s = trusted[(len(trusted) - 1) // 2] if trusted else 0.0
+        trusted = sorted(each.mean_s for each in self._known.values() if each.trust >= 1.0)
+        self.median_s = trusted[(len(trusted) - 1) // 2] if trusted else 0.0

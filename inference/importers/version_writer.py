@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,9 @@ from ringpull.ps.errors import CorruptData, ExportError, InvalidInput
 from ringpull.ps.spec import Float32Array
 
 __all__ = ["CheckRows", "ImportedTable", "OnnxVersion", "Reference", "write_onnx_version"]
+
+GIVEN_TOLERANCE: Final = 1e-4
+"""Largest difference from scores that came with the rows, or that part of them."""
 
 Reference = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 """Source's own scoring: outputs by name, the first dimension the row, of the schema's arguments by name."""
@@ -100,7 +103,6 @@ def write_onnx_version(
     check: Sequence[CheckRows],
     name: str | None = None,
     tolerance: float | None = None,
-    expected_tolerance: float = 1e-4,
     quiet: bool = False,
 ) -> ExportReport:
     """Write a model in parts as `out_dir/VERSION/`, held against its source before it is there.
@@ -113,7 +115,6 @@ def write_onnx_version(
         check: Rows to check; the first ones are kept as samples for the self-check of heads. None: nothing is checked.
         name: The model's name; default: the name of `out_dir`.
         tolerance: Largest difference of an output; None: as float32 sums in another order may differ.
-        expected_tolerance: Largest difference from scores that came with the rows, or that part of them.
         quiet: Print no report and no progress.
 
     Raises:
@@ -130,7 +131,7 @@ def write_onnx_version(
         checked = cost = None
         if check:
             with stage(console, f"checking {sum(each.served.rows for each in check):,} rows"):
-                checker = _Check(hidden, manifest, parts.schema, exact, tolerance, expected_tolerance)
+                checker = _Check(hidden, manifest, parts.schema, exact, tolerance)
                 checked, cost = checker.run(check, reference)
                 (hidden / SAMPLES_FILE).write_bytes(checker.samples(check[0].served))
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
@@ -193,14 +194,12 @@ class _Check:
         schema: Schema,
         exact: Mapping[str, RowsOf],
         tolerance: float | None,
-        expected_tolerance: float,
     ) -> None:
         self._folder = version_dir
         self._manifest = manifest
         self._schema = schema
         self._exact = exact
         self._tolerance = tolerance
-        self._expected_tolerance = expected_tolerance
         try:
             self._written = WrittenVersion(version_dir, manifest, schema)
             self._program = OnnxProgram.load(version_dir, manifest, "cpu")
@@ -263,8 +262,8 @@ class _Check:
             raise ExportError(
                 f"the scores of {rows.described} name the output {unknown[0]}; there is {', '.join(found)}"
             )
-        allowed = self._expected_tolerance
-        compare(found, given, allowed, allowed, f"differs from the scores of {rows.described}", "that of the scores")
+        what = f"differs from the scores of {rows.described}"
+        compare(found, given, GIVEN_TOLERANCE, GIVEN_TOLERANCE, what, "that of the scores")
 
     def _tolerance_of(self, inputs: list[ProgramTensor], rows: int, relative: float) -> float:
         """Return the largest difference allowed: a part of the largest intermediate."""

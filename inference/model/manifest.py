@@ -67,7 +67,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import check_name
 from ringpull.ps.store.file_errors import read_file, unreadable
-from ringpull.ps.version_number import MAX_VERSION, version_number
+from ringpull.ps.text.version_number import MAX_VERSION, version_number
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1

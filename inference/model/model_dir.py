@@ -13,8 +13,8 @@ import xxhash
 
 from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES
 from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.text.version_number import version_number
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
-from ringpull.ps.version_number import version_number
 
 
 def complete_versions(folder: str) -> Iterator[int]:

@@ -20,7 +20,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
 
 from ringpull.inference.model.onnx_inputs import GraphInput
-from ringpull.inference.model.packed_inputs import LEAST_INPUTS, Packed
+from ringpull.inference.model.packed_inputs import MIN_INPUTS, Packed
 from ringpull.inference.proto.own_pool import OwnPool
 
 MAX_BYTES: Final = 64 << 20
@@ -61,7 +61,7 @@ def packed_graph(
         for place in lookups
         if inputs[place].rank == 2 and inputs[place].last and inputs[place].dtype == np.float32
     }
-    if len(may) < LEAST_INPUTS or len(content) + outside_bytes > MAX_BYTES:
+    if len(may) < MIN_INPUTS or len(content) + outside_bytes > MAX_BYTES:
         return None
     try:
         model = _MODEL.FromString(content)
@@ -94,7 +94,7 @@ def _pack(node: Any, may: dict[str, int], taken: set[str]) -> list[PackedInput]:
         if name in may:
             run.append(name)
             continue
-        if len(run) >= LEAST_INPUTS:
+        if len(run) >= MIN_INPUTS:
             fresh = f"packed_{run[0]}"
             while fresh in taken:
                 fresh += "_"

@@ -18,7 +18,7 @@ from ringpull.ps.errors import InvalidInput
 
 Int64Array = NDArray[np.int64]
 
-LEAST_INPUTS: Final = 8
+MIN_INPUTS: Final = 8
 """Inputs that are packed together at least."""
 
 

@@ -21,7 +21,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.elsewhere import Elsewhere
 from ringpull.ps.errors import Unavailable
 
-LEAST_GRAPH_BYTES: Final = 128 << 10
+MIN_GRAPH_BYTES: Final = 128 << 10
 """Size of a program's graph from which a process of its own pays: some 250 inputs. It takes 3 to 4 s of processor time
 to start, and a program of 100 inputs is loaded in less than half a second, with the lock kept for 8 ms at most."""
 
@@ -52,13 +52,13 @@ class MadeScript(NamedTuple):
 class ScriptMaker:
     """Makes scripts, one at a time. All methods may be called from any thread."""
 
-    def __init__(self, least_graph_bytes: int = LEAST_GRAPH_BYTES) -> None:
+    def __init__(self, min_graph_bytes: int = MIN_GRAPH_BYTES) -> None:
         """Prepare to start processes.
 
         Args:
-            least_graph_bytes: Size of the smallest graph that is asked for.
+            min_graph_bytes: Size of the smallest graph that is asked for.
         """
-        self.least_graph_bytes: Final = least_graph_bytes
+        self.min_graph_bytes: Final = min_graph_bytes
         self._elsewhere = Elsewhere("script", "head", niceness=NICENESS, longest_s=LONGEST_S)
 
     def __repr__(self) -> str:

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.model.packed_inputs import LEAST_INPUTS, Packed, single_places
+from ringpull.inference.model.packed_inputs import MIN_INPUTS, Packed, single_places
 from ringpull.inference.model.torch_script import same_bits
 
 Int64Array = NDArray[np.int64]
@@ -109,7 +109,7 @@ def _joined(node: fx.Node, places: dict[fx.Node, int]) -> PackedRows | None:
         return None
     dims = [_dim(part) for part in parts]
     own = [number for number, part in enumerate(parts) if part in places]
-    if len(own) < LEAST_INPUTS or not all(dims):
+    if len(own) < MIN_INPUTS or not all(dims):
         return None
     columns = np.concatenate([[0], np.cumsum(dims)])
     short = all(

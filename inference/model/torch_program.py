@@ -144,7 +144,7 @@ class TorchProgram:
         try:
             run, why = None, ""
             packed: tuple[PackedRows, ...] = ()
-            if maker is not None and device == "cpu" and graph_bytes(content) >= maker.least_graph_bytes:
+            if maker is not None and device == "cpu" and graph_bytes(content) >= maker.min_graph_bytes:
                 run = _made_elsewhere(maker, version_dir, manifest, short=short)
             if run is None:
                 module, values = _checked(content, file, manifest, device, short=short)

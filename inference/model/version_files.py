@@ -13,7 +13,7 @@ import xxhash
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.store.file_errors import read_file, unreadable
 from ringpull.ps.store.links import resolved
-from ringpull.ps.url_parts import leads_elsewhere
+from ringpull.ps.text.url_parts import leads_elsewhere
 
 _CHUNK_BYTES: Final = 16 << 20
 

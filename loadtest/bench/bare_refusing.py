@@ -28,7 +28,7 @@ _BYTES: Final = memoryview(bytes(16 << 20))
 """Bytes that are hashed as work: hashlib lets go of the lock meanwhile."""
 _STEP: Final = _BYTES[: 256 << 10]
 """Bytes of a step of it, a few tenths of a millisecond."""
-MOST: Final = 0.9
+STEP_SHARE: Final = 0.9
 """Part of a call's work that is one step, as a dense program is: after each step a thread asks for Python's lock, and
 waits for the event loop, which is never idle under overload."""
 
@@ -43,7 +43,7 @@ def bytes_per_s() -> float:
 def work(cpu_s: float, rate: float = 0.0) -> None:
     """Take so much processor time, most of it in one step if `rate` says how many bytes are hashed in a second."""
     until_s = time.thread_time() + cpu_s
-    hashlib.sha256(_BYTES[: int(MOST * cpu_s * rate)])
+    hashlib.sha256(_BYTES[: int(STEP_SHARE * cpu_s * rate)])
     while time.thread_time() < until_s:
         hashlib.sha256(_STEP)
 

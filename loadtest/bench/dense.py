@@ -31,7 +31,7 @@ BATCHES: Final = (1, 32, 128, 1024)
 ROUNDS: Final = 3 if QUICK else 15
 RUN_ROWS: Final = 500 if QUICK else 4_000
 """Rows that a contender runs, at least, before its time is taken."""
-MOST_TURNS: Final = 100
+MAX_TURNS: Final = 100
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def measure(report: Report, name: str, version: Path) -> None:
                 "bfloat16": partial(short.run, inputs, rows),
                 "eager": partial(_run_eager, eager, inputs, rows),
             },
-            max(1, min(MOST_TURNS, RUN_ROWS // rows)),
+            max(1, min(MAX_TURNS, RUN_ROWS // rows)),
         )
         what = f"{name.upper()}, {rows:,} rows"
         pairs = (

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples
 from ringpull.loadtest.bench.tables import generated_table, zipf_rows
 from ringpull.ps.hashing import keys_of, positions_of
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.store.pull import pull
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 
 ROWS = 1_000_000 if QUICK else 10_000_000
 BAG = 10

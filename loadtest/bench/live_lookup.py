@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
 from ringpull.loadtest.bench.tables import generated_table, keys_of
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import Directory, upserted
@@ -24,7 +25,6 @@ from ringpull.ps.store.newer.newer import Newer
 from ringpull.ps.store.newer.segments import Segments
 from ringpull.ps.store.pull import pull
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 
 DIM = 64
 BASE_ROWS = 500_000 if QUICK else 3_000_000

@@ -20,8 +20,8 @@ import psutil
 import typer
 from numpy.typing import NDArray
 
+from ringpull.deploy.ended import has_ended
 from ringpull.inference.head.head import connect
-from ringpull.ps.ended import has_ended
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.live.settings import LiveSettings

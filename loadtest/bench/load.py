@@ -25,7 +25,7 @@ from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
 from ringpull.loadtest.process import cpu_seconds
 
 REFUSED: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.name
-MOST_REFUSED: Final = 0.05
+MAX_REFUSED: Final = 0.05
 """Share of a closed loop's calls that may be refused as too many: a shared machine may be slow for a second, and what
 is counted are answers. With more of them its figures would be those of refusing."""
 
@@ -117,10 +117,10 @@ class Server:
         """Keep `in_flight` calls going for `seconds`; one that is refused as too many is followed by the next.
 
         Raises:
-            RuntimeError: A call failed otherwise, or more than `MOST_REFUSED` of them were refused.
+            RuntimeError: A call failed otherwise, or more than `MAX_REFUSED` of them were refused.
         """
         run = self._run(payloads, lambda load: load.closed_loop(load.for_seconds(seconds), in_flight))
-        check_answered(self.target, run.statuses, run.why, may_be_refused=MOST_REFUSED)
+        check_answered(self.target, run.statuses, run.why, may_be_refused=MAX_REFUSED)
         return run
 
     def open_loop(self, payloads: Sequence[bytes], arrivals: Iterable[float], *, may_fail: bool = False) -> Run:

@@ -27,7 +27,7 @@ from ringpull.loadtest.bench.load import Server
 from ringpull.loadtest.deployment import Deployment, deployed
 from ringpull.loadtest.dlrm import MODEL, dlrm_folder
 from ringpull.loadtest.http_read import read
-from ringpull.ps.wire.messages import PullReply, PullRequest
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.wire.tally import ServerTally
 
 ROWS = 10_000 if QUICK else 50_000

@@ -15,8 +15,8 @@ import numpy as np
 from ringpull.loadtest.bench.bare_shards import EPOCH, MODEL, VERSION
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave, rate
 from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.ring import Ring
-from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.lookup import Lookup
 from ringpull.router.merge import FlatResults, Merge

@@ -14,10 +14,10 @@ import numpy as np
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave, rate
 from ringpull.loadtest.bench.tables import generated_table, keys_of
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.spec import VECTOR_TYPES, RowType
 from ringpull.ps.store.pull import pull
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 
 ROWS = 1_000_000 if QUICK else 10_000_000
 DIM = 128

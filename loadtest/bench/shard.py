@@ -25,8 +25,8 @@ from ringpull.loadtest.bench.tables import bench_rows, generated_table, keys_of
 from ringpull.loadtest.process import cpu_seconds
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.memory import reuse_freed_memory
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 
 ROWS = 100_000 if QUICK else 1_000_000
 DIM = 64

@@ -38,9 +38,9 @@ from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import DENSE, MODEL, dlrm_folder
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
-from ringpull.ps.wire.messages import PullReply
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.partition import Part
 

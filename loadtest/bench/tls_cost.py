@@ -34,9 +34,9 @@ from ringpull.loadtest.bench.wire import NoTables
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder
 from ringpull.loadtest.process import cpu_seconds, server
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.tls import LiveTls, TlsFiles
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 

@@ -31,8 +31,8 @@ from ringpull.ps.store.row_codec import decode
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.top_k import scan_table
 from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.top_k_messages import TopKRequest
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.top_k_messages import TopKRequest
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup
 from ringpull.router.shard_map import ShardAddress, ShardMap

@@ -18,24 +18,15 @@ import uvloop
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
 from ringpull.loadtest.process import server
 from ringpull.ps.memory import reuse_freed_memory
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from ringpull.ps.wire.codec import encode_reply, encode_request
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
-from ringpull.ps.wire.messages import (
-    DescribeReply,
-    DescribeRequest,
-    Op,
-    PullReply,
-    PullRequest,
-    RangePullReply,
-    RangePullRequest,
-    ShardStatistics,
-    SubLookup,
-)
+from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullReply, RangePullRequest, ShardStatistics
 from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 DIM = 64
 KEYS_PER_BAG = 3

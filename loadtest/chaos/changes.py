@@ -73,7 +73,7 @@ class Operator:
         self._live = live
         self._versions = versions
 
-    async def carry_out(self, fault: Fault) -> str:
+    async def execute(self, fault: Fault) -> str:
         """Carry a change out and wait until it is over.
 
         Returns:

@@ -21,7 +21,7 @@ SETTLE_S: Final = 1.0
 class Target(Protocol):
     """The deployment as the driver sees it."""
 
-    async def carry_out(self, change: Fault | Command) -> str:
+    async def execute(self, change: Fault | Command) -> str:
         """Carry a change out and wait until it is over; return why it was not carried through."""
         ...
 
@@ -83,7 +83,7 @@ class Driver:
 
     async def _change(self, change: Fault | Command) -> None:
         span = self._record.begin(change.kind, self._now_s())
-        span.said = await self._target.carry_out(change)
+        span.said = await self._target.execute(change)
         self._end(span)
 
     async def _inject(self, fault: Fault, delay_s: float) -> None:

@@ -13,12 +13,12 @@ from typing import Final
 import psutil
 
 from ringpull import AsyncClient
+from ringpull.deploy.ended import has_ended
 from ringpull.inference.client.operations import ListMembers, OperationsClient
 from ringpull.inference.errors import RingpullError
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.loadtest.chaos.processes import listening
 from ringpull.loadtest.deployment import Deployment
-from ringpull.ps.ended import has_ended
 
 LOOK_S: Final = 0.2
 """Time between two looks, which cost processor time that the deployment could use."""

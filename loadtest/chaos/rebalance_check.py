@@ -89,7 +89,7 @@ class Scripted:
         self._console = console
         self.moved = Moved()
 
-    async def carry_out(self, change: Fault | Command) -> str:
+    async def execute(self, change: Fault | Command) -> str:
         """Carry one command of the script out.
 
         Raises:

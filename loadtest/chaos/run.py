@@ -87,9 +87,9 @@ class Served:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
 
-    async def carry_out(self, change: Fault | Command) -> str:
+    async def execute(self, change: Fault | Command) -> str:
         assert isinstance(change, Fault)
-        said = await self._scene.operator.carry_out(change)
+        said = await self._scene.operator.execute(change)
         await self._scene.health.wait()
         return said
 

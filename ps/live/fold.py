@@ -29,8 +29,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.live.log_file import sync_folder
 from ringpull.ps.live.record import LiveName
-from ringpull.ps.live.segment import sync_folder
 from ringpull.ps.private_files import make_private_folder, open_private
 from ringpull.ps.spec import RowType, TableSpec, UInt64Array
 from ringpull.ps.store.base import Base

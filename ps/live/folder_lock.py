@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ringpull.ps.errors import Unavailable
-from ringpull.ps.live.segment import sync_folder
+from ringpull.ps.live.log_file import sync_folder
 from ringpull.ps.private_files import make_private_folder, opener
 
 FILE: Final = "lock"

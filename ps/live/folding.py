@@ -1,9 +1,9 @@
 """Folding: when the log or memory of newer rows gets long, rows move to files, and the log begins anew.
 
-One round: the log begins another segment; of each table with pushes since its last fold, or rows that nothing shows,
+One round: the log begins another file; of each table with pushes since its last fold, or rows that nothing shows,
 all other rows are written to a new one; words that still name the old row are flipped to the file; memory and the old
 fold go. Once that is so of all tables, what no fold has is written to the log (which tables have pushed rows, numbers,
-the stamps of opened deltas), and the segments before the round's are deleted. A table that cannot be folded now keeps
+the stamps of opened deltas), and the files before the round's are deleted. A table that cannot be folded now keeps
 them, and the others are folded. Pushes and pulls go on meanwhile. A round that is killed anywhere leaves what it found:
 a fold that is whole is used, with a log that has more than it must.
 """
@@ -89,7 +89,7 @@ class Folding:
         self._left: dict[LiveName, str] = {}
         """Tables that the last round could not fold, and why: damage, want of memory, files that cannot be opened."""
         self._began: int | None = None
-        """Segment of the log that a round began which did not shorten it."""
+        """File of the log that a round began which did not shorten it."""
         self._spares: dict[LiveName, SpareFold] = {}
         """The fold before the last of each table, where it was kept."""
         self.rounds = 0
@@ -141,9 +141,9 @@ class Folding:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _rolled(self) -> int:
-        """Return the number of the segment below which a round shortens the log; in the thread of the log.
+        """Return the number of the file below which a round shortens the log; in the thread of the log.
 
-        A round that failed began one already: while little was logged since, most that is to go is in the segments
+        A round that failed began one already: while little was logged since, most that is to go is in the files
         before it, and rounds that fail again and again leave no row of short ones.
         """
         if self._began is None or self._log.bytes_from(self._began) > self._log_limit_bytes // KEPT_SHARE:
@@ -303,7 +303,7 @@ class Folding:
         return words
 
     def _shorten(self, number: int) -> int:
-        """Write to the log what is in no fold, and delete the segments before one; in the thread of the log."""
+        """Write to the log what is in no fold, and delete the files before one; in the thread of the log."""
         self._numbers.forget(time.monotonic())
         names = {table.name: table for table in self._tables.all()}
         records = [

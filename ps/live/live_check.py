@@ -30,8 +30,8 @@ from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.log_check import MAX_HEADER_BYTES, Damaged, damaged_in, header_in
+from ringpull.ps.live.log_file import log_file_path
 from ringpull.ps.live.record import LiveName
-from ringpull.ps.live.segment import segment_path
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.block_check import as_bad, bad_rows, block_bytes
 from ringpull.ps.store.format import START_BYTES
@@ -107,7 +107,7 @@ class LiveCheck:
         damaged = self._damaged_log(log, pace, unlooked)
         for table in self._tables.all():
             self._look_at(table, damaged, pace, turns.get(table.name, 0), unlooked.values())
-        there = {segment_path(log.folder, each) for each in log.segments}
+        there = {log_file_path(log.folder, each) for each in log.files}
         with self._tables.lock:  # which whoever takes in what was found has
             for of_names in (self._of_tables, self._unlooked):
                 for name in [each for each in of_names if self._tables.get(each) is None]:
@@ -234,19 +234,19 @@ class LiveCheck:
     def _damaged_log(
         self, log: Log, pace: Pace, unlooked: dict[Path, str], only: Collection[Path] | None = None
     ) -> dict[Path, list[Damaged]]:
-        """Look at the segments of the log that are written to their end; of others at what is mapped.
+        """Look at the files of the log that are written to their end; of others at what is mapped.
 
         Args:
             unlooked: Where it is noted which cannot be looked at now, and why.
         """
-        numbers = log.segments
+        numbers = log.files
         mapped: dict[Path, int] = {}
         with self._tables.lock:
             for table in self._tables.all():
                 for rows in table.segments.logs().values():
                     path = self._path_of(rows)
                     mapped[path] = max(mapped.get(path, 0), rows.last_offset)
-        complete = {segment_path(log.folder, each) for each in numbers[:-1]}
+        complete = {log_file_path(log.folder, each) for each in numbers[:-1]}
         damaged = {}
         for path in sorted(complete | mapped.keys() if only is None else only):
             try:
@@ -266,7 +266,7 @@ class LiveCheck:
         path = self._paths.get(rows)
         if path is None:
             assert self._log is not None
-            path = self._paths[rows] = segment_path(
+            path = self._paths[rows] = log_file_path(
                 self._log.folder, header_in(rows.content[:MAX_HEADER_BYTES].tobytes())[0]
             )
         return path

@@ -32,11 +32,11 @@ from ringpull.ps.live.live_check import LiveCheck
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
+from ringpull.ps.live.log_file import log_file_numbers
 from ringpull.ps.live.numbers import Numbers
 from ringpull.ps.live.push_thread import Done, PushThread
 from ringpull.ps.live.record import LiveName, Record, RecordKind
 from ringpull.ps.live.replay import Replay
-from ringpull.ps.live.segment import segment_numbers
 from ringpull.ps.live.settings import Durability, LiveSettings
 from ringpull.ps.live.target import Targets
 from ringpull.ps.open_versions import OpenVersion, ServedTable
@@ -81,7 +81,7 @@ class LiveShard:
         self._settings = settings or LiveSettings()
         logs = folder is not None and self._settings.durability is not Durability.MEMORY
         self._folder = folder if logs else None
-        self._unread = None if logs or folder is None or not segment_numbers(folder) else folder
+        self._unread = None if logs or folder is None or not log_file_numbers(folder) else folder
         """Folder of a log that is not read, as pushes are in memory now."""
         self._lock = None if self._folder is None else FolderLock(self._folder)
         self.tables, self._numbers = self._empty(), Numbers(self._settings.log_limit_bytes)

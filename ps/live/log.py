@@ -1,9 +1,9 @@
-"""Log: the pushes of one shard on disk, in the order of their stamps, in segments of bounded size.
+"""Log: the pushes of one shard on disk, in the order of their stamps, in files of bounded size.
 
 A group of records is one write (`ringpull.ps.live.block_file`) and, if its owner wants it to survive a power cut, one
 `fdatasync`. What was not synced is written again elsewhere before anything else is acknowledged, if a sync fails: the
 kernel forgets then which pages it has not written. What was only half written, on a full disk, is cut off, and the log
-goes on when there is room. Opening reads all segments, and cuts the last one where a crash left it.
+goes on when there is room. Opening reads all files, and cuts the last one where a crash left it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Final
 
 from ringpull.ps.errors import CorruptData, LimitExceeded, Unavailable
 from ringpull.ps.live.block_file import BlockFile, new_buffer
-from ringpull.ps.live.record import LiveName, Read, Record, RecordKind, encode, encode_table, named_in
-from ringpull.ps.live.segment import (
-    SegmentHeader,
-    SegmentReader,
-    create_segment,
+from ringpull.ps.live.log_file import (
+    LogFileHeader,
+    LogFileReader,
+    create_log_file,
+    log_file_numbers,
+    log_file_path,
     read_ahead,
-    segment_numbers,
-    segment_path,
     sync_folder,
 )
+from ringpull.ps.live.record import LiveName, Read, Record, RecordKind, encode, encode_table, named_in
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.private_files import make_private_folder
 
-SEGMENT_BYTES: Final = 64 << 20
-"""Size from which on the next group begins another segment."""
+FILE_BYTES: Final = 64 << 20
+"""Size from which on the next group begins another file."""
 
 FULL_AGAIN_AFTER_S: Final = 5.0
 """Time after which a push may be tried again that found the disk full."""
@@ -50,14 +50,14 @@ class Log:
     """Log of one shard. Used by one thread at a time. Made by `open`."""
 
     def __init__(
-        self, folder: Path, shard: int, deployment: str, *, durable: bool = True, segment_bytes: int = SEGMENT_BYTES
+        self, folder: Path, shard: int, deployment: str, *, durable: bool = True, file_bytes: int = FILE_BYTES
     ) -> None:
         self.folder = folder
         self._shard, self._deployment = shard, deployment
-        self._durable, self._segment_bytes = durable, segment_bytes
+        self._durable, self._file_bytes = durable, file_bytes
         self._sizes: dict[int, int] = {}
         self._file: BlockFile | None = None
-        """The last segment; None: there is none yet."""
+        """The last file; None: there is none yet."""
         self._buffer: memoryview | None = None
         self._number = 0
         self._synced = 0
@@ -70,7 +70,7 @@ class Log:
         """Whether there was a log when it was opened."""
 
     def __repr__(self) -> str:
-        return f"<Log {self.folder} {len(self._sizes)} segments, {self.bytes} bytes, last stamp {self.last_stamp}>"
+        return f"<Log {self.folder} {len(self._sizes)} files, {self.bytes} bytes, last stamp {self.last_stamp}>"
 
     @classmethod
     def open(
@@ -81,7 +81,7 @@ class Log:
         deployment: str,
         replay: Replay,
         durable: bool = True,
-        segment_bytes: int = SEGMENT_BYTES,
+        file_bytes: int = FILE_BYTES,
     ) -> Log:
         """Read a log from its beginning, and go on with it; begin one where there is none.
 
@@ -94,16 +94,16 @@ class Log:
             CorruptData: It is damaged before its end, or is another shard's; names the file and where.
             Unavailable: The folder cannot be used.
         """
-        log = cls(folder, shard, deployment, durable=durable, segment_bytes=segment_bytes)
+        log = cls(folder, shard, deployment, durable=durable, file_bytes=file_bytes)
         try:
             make_private_folder(folder)
             for hidden in folder.glob(".log-*.tmp"):
                 hidden.unlink()
-            numbers = segment_numbers(folder)
+            numbers = log_file_numbers(folder)
             for number in range(numbers[0], numbers[-1] + 1) if numbers else ():
                 if number not in numbers:
                     raise CorruptData(f"{folder}: segment {number} of the log is missing")
-                read_ahead(segment_path(folder, number + 1))
+                read_ahead(log_file_path(folder, number + 1))
                 log._read(number, replay, last=number == numbers[-1])
             log.had_pushes = bool(numbers)
             log.last_stamp = max(log.last_stamp, log._begun_after)
@@ -119,16 +119,16 @@ class Log:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all segments."""
+        """Bytes of all files."""
         return sum(self._sizes.values())
 
     @property
-    def segments(self) -> list[int]:
-        """Numbers of the segments, ascending."""
+    def files(self) -> list[int]:
+        """Numbers of the files, ascending."""
         return sorted(self._sizes)
 
     def bytes_from(self, number: int) -> int:
-        """Return the bytes of the segments from this one on."""
+        """Return the bytes of the files from this one on."""
         return sum(size for each, size in self._sizes.items() if each >= number)
 
     def append(self, records: Sequence[Record]) -> None:
@@ -140,8 +140,8 @@ class Log:
         """
         try:
             self._mend()
-            if self._file is None or self._file.end >= self._segment_bytes:
-                self._write(self._begin_segment(), records)
+            if self._file is None or self._file.end >= self._file_bytes:
+                self._write(self._begin_file(), records)
             else:
                 self._write(self._file, records)
         except OSError as exc:
@@ -165,29 +165,29 @@ class Log:
             raise _refusal(self.folder, exc) from exc
 
     def roll(self) -> int:
-        """Have the next group begin another segment; return the number of that.
+        """Have the next group begin another file; return the number of that.
 
         Raises:
             LimitExceeded, Unavailable: It cannot, as of `append`.
         """
         try:
             self._mend()
-            self._begin_segment()
+            self._begin_file()
         except OSError as exc:
             raise _refusal(self.folder, exc) from exc
         return self._number
 
     def drop_below(self, number: int) -> None:
-        """Delete the segments before this one: what they say is said elsewhere, on disk.
+        """Delete the files before this one: what they say is said elsewhere, on disk.
 
         Raises:
             Unavailable: One cannot be deleted.
         """
         try:
-            for old in [each for each in self.segments if each < min(number, self._number)]:
+            for old in [each for each in self.files if each < min(number, self._number)]:
                 size = self._sizes.pop(old)  # first: whoever looks at files takes one for lost that should be there
                 try:
-                    segment_path(self.folder, old).unlink(missing_ok=True)
+                    log_file_path(self.folder, old).unlink(missing_ok=True)
                     sync_folder(self.folder)  # one after the other: a power cut leaves no gaps
                 except OSError:
                     self._sizes[old] = size
@@ -204,7 +204,7 @@ class Log:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _read(self, number: int, replay: Replay, *, last: bool) -> None:
-        reader = SegmentReader(segment_path(self.folder, number), number, last=last)
+        reader = LogFileReader(log_file_path(self.folder, number), number, last=last)
         if reader.header.shard != self._shard:
             raise CorruptData(f"{reader.path}: is the log of shard {reader.header.shard}, not of {self._shard}")
         self._begun_after = reader.header.first_stamp
@@ -229,7 +229,7 @@ class Log:
 
     def _go_on(self, number: int) -> None:
         end = self._sizes[number]
-        self._file = BlockFile(segment_path(self.folder, number), end, self._memory(), direct=self._durable)
+        self._file = BlockFile(log_file_path(self.folder, number), end, self._memory(), direct=self._durable)
         self._file.sync()  # What a killed process wrote was perhaps never synced, and is served now.
         self._number, self._synced = number, end
 
@@ -238,13 +238,13 @@ class Log:
             self._buffer = new_buffer()
         return self._buffer
 
-    def _begin_segment(self) -> BlockFile:
+    def _begin_file(self) -> BlockFile:
         if self._file is not None:
-            self._file.cut(self._file.end)  # Only the last segment of a log may end in anything but a record.
+            self._file.cut(self._file.end)  # Only the last file of a log may end in anything but a record.
             self._sync(self._file)
         number = self._number + 1
-        header = SegmentHeader(self._deployment, self._shard, number, self.last_stamp)
-        begun = create_segment(self.folder, header, self._memory(), direct=self._durable)
+        header = LogFileHeader(self._deployment, self._shard, number, self.last_stamp)
+        begun = create_log_file(self.folder, header, self._memory(), direct=self._durable)
         self.close()
         self._file, self._number, self._tables = begun, number, {}
         self._sizes[number] = self._synced = begun.end
@@ -294,7 +294,7 @@ class Log:
         self._cut(self._file, self._synced)  # The records that are known to be there stay; no others may be in doubt.
         self._doubtful = False
         try:
-            begun = self._begin_segment()
+            begun = self._begin_file()
             if records:
                 self._write(begun, records)
                 self._sync(begun)

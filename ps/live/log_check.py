@@ -1,4 +1,4 @@
-"""Log check: finds damaged records in a segment of a log that was whole before, and goes on behind them."""
+"""Log check: finds damaged records in a log file that was whole before, and goes on behind them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import msgpack
 import xxhash
 
 from ringpull.ps.live.block_file import BLOCK_BYTES
+from ringpull.ps.live.log_file import FILE_MAGIC, FORMAT_VERSION, MAX_BODY_BYTES, PRELUDE
 from ringpull.ps.live.record import ALIGNMENT, CHECKED_FROM, HEADER, MAGIC, MAX_RECORD_BYTES
-from ringpull.ps.live.segment import FORMAT_VERSION, MAX_BODY_BYTES, PRELUDE, SEGMENT_MAGIC
 from ringpull.ps.store.file_errors import DAMAGED
 
 _UNCHECKED: Final = struct.Struct("<4sIQ")
@@ -24,26 +24,26 @@ WINDOW_BYTES: Final = 1 << 20
 MAX_HEADER_BYTES: Final = PRELUDE.size + MAX_BODY_BYTES
 _LOST: Final = b"lost" * (BLOCK_BYTES // 4)
 NO_END: Final = 1 << 48
-"""End of what is damaged up to the end of a segment, or beyond, where it was cut short."""
+"""End of what is damaged up to the end of a log file, or beyond, where it was cut short."""
 
 Damaged = tuple[int, int]
 """Bytes [begin, end) of a file."""
 
 
 def header_in(content: bytes) -> tuple[int, int]:
-    """Return the number of a segment, and where its first record begins; (0, 0): its header is damaged."""
+    """Return the number of a log file, and where its first record begins; (0, 0): its header is damaged."""
     if len(content) < PRELUDE.size:
         return 0, 0
     magic, version, size, checksum = PRELUDE.unpack_from(content)
     body = content[PRELUDE.size : PRELUDE.size + min(size, MAX_BODY_BYTES)]
-    known = magic == SEGMENT_MAGIC and version == FORMAT_VERSION and len(body) == size
+    known = magic == FILE_MAGIC and version == FORMAT_VERSION and len(body) == size
     if not known or xxhash.xxh3_64_intdigest(body) != checksum:
         return 0, 0
     return msgpack.unpackb(body)[2], PRELUDE.size + size + -(PRELUDE.size + size) % ALIGNMENT
 
 
 def damaged_in(path: Path, pace: Callable[[int], None], through: int | None = None) -> list[Damaged]:
-    """Return the parts of a segment that are no whole records.
+    """Return the parts of a log file that are no whole records.
 
     Args:
         pace: Called before so many bytes are read; it may wait, or raise.
@@ -82,11 +82,11 @@ def _damaged_from(window: _Window, at: int, last: int) -> list[Damaged]:
 
 
 class _Window:
-    """The part of a segment that was read last."""
+    """The part of a log file that was read last."""
 
     def __init__(self, descriptor: int, pace: Callable[[int], None]) -> None:
         self.size = os.fstat(descriptor).st_size
-        """Bytes of the segment."""
+        """Bytes of the file."""
         self._descriptor, self._pace = descriptor, pace
         self._begin, self._data = 0, memoryview(b"")
 
@@ -115,7 +115,7 @@ class _Window:
         return max(at, last + 1)
 
     def bytes(self, at: int, count: int) -> memoryview:
-        """Return bytes of the segment, fewer at its end."""
+        """Return bytes of the file, fewer at its end."""
         begin = at - self._begin
         if begin < 0 or begin + count > len(self._data):
             size = min(max(count, WINDOW_BYTES), max(0, self.size - at))

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.local.open_files import LayerTable
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.store import descriptor, kernels
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.pull import MAX_REPLY_BYTES
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 
 Int64Array = NDArray[np.int64]
 

@@ -34,7 +34,7 @@ from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
 from ringpull.ps.store.mapping import MADV_POPULATE_READ, advise
-from ringpull.ps.store.raw_rows import RawRows, flat
+from ringpull.ps.store.raw_rows import RawRows
 from ringpull.ps.store.row_codec import decode
 from ringpull.ps.store.sections import Sections, map_sections
 
@@ -222,24 +222,12 @@ class Base:
             IndexError: There is no such row.
             InvalidInput: Rows are bytes.
         """
-        self._check_number(number)
+        if not 0 <= number < self.rows:
+            raise IndexError(f"table {self.spec.name} has rows 0 to {self.rows - 1}, not {number}")
         if self.spec.is_bytes:
             raise InvalidInput(f"table {self.spec.name}: its rows are bytes, which are no vectors")
         row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
-
-    def bytes_row(self, number: int) -> bytes:
-        """Return one row of a table of bytes.
-
-        Raises:
-            IndexError: There is no such row.
-        """
-        self._check_number(number)
-        return flat(self.raw_rows(number, number + 1)).tobytes()
-
-    def _check_number(self, number: int) -> None:
-        if not 0 <= number < self.rows:
-            raise IndexError(f"table {self.spec.name} has rows 0 to {self.rows - 1}, not {number}")
 
     def held_mask(self) -> SlotMask:
         """Return the slots of which this folder has all rows, new."""

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.ps.errors import InvalidInput
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import Directory, upserted
 from ringpull.ps.store.newer.newer import Delta, Newer
@@ -16,40 +15,33 @@ from ringpull.ps.store.table import Table
 
 _AT_ONCE: Final = 1 << 18
 """Rows that are put at a time."""
+_NO_STAMP: Final = 0
+"""Stamp of rows that were not pushed."""
 
 
-def compose(
-    base: Base, deltas: Sequence[Delta], segments: Segments | None = None, stamps: Sequence[int] | None = None
-) -> Table:
+def compose(base: Base, deltas: Sequence[Delta]) -> Table:
     """Return the table that a base and deltas make, oldest first: what a later one says of a row wins.
-
-    Args:
-        segments: Where the deltas' rows go; None: segments of its own.
-        stamps: Of the rows of each delta; None: 0.
 
     Raises:
         InvalidInput: A delta has rows of another kind.
     """
     if not deltas:
         return Table(base)
-    if segments is None:
-        segments = Segments(0 if base.spec.is_bytes else base.spec.row_bytes)
-    if stamps is not None and len(stamps) != len(deltas):
-        raise InvalidInput(f"table {base.spec.name}: {len(stamps)} stamps for {len(deltas)} deltas")
+    segments = Segments(0 if base.spec.is_bytes else base.spec.row_bytes)
     directory = Directory.with_room(sum(changed.rows + (gone.rows if gone else 0) for changed, gone in deltas))
-    for i, (changed, gone) in enumerate(deltas):
-        directory = put_delta(directory, segments, changed, gone, 0 if stamps is None else stamps[i])
+    for changed, gone in deltas:
+        directory = _with_delta(directory, segments, changed, gone)
     return Table(base, Newer(directory, segments, deltas))
 
 
-def put_delta(directory: Directory, segments: Segments, changed: Base, gone: Base | None, stamp: int) -> Directory:
+def _with_delta(directory: Directory, segments: Segments, changed: Base, gone: Base | None) -> Directory:
     """Put a delta into a directory, over what is there; return the directory that has it."""
     if gone is not None:
-        words = segments.gone(stamp)
+        words = segments.gone(_NO_STAMP)
         for begin in range(0, gone.rows, _AT_ONCE):
             positions = gone.positions_slice(begin, min(gone.rows, begin + _AT_ONCE))
             directory, _ = upserted(directory, positions, np.broadcast_to(words, positions.shape))
-    number = segments.add_base(changed, stamp)
+    number = segments.add_base(changed, _NO_STAMP)
     for begin in range(0, changed.rows, _AT_ONCE):
         end = min(changed.rows, begin + _AT_ONCE)
         words = segments.words_of_base(number, np.arange(begin, end))

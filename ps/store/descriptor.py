@@ -45,7 +45,7 @@ LOOKUP: Final = struct.Struct("=5q")
 """The two parts of a descriptor: the table's, packed once, and the look-up's."""
 
 OP_ROWS, OP_MAX = 0, 2
-"""Values of `ringpull.ps.wire.messages.Op`; the third is SUM."""
+"""Values of `ringpull.ps.pull_messages.Op`; the third is SUM."""
 
 SEGMENT_BYTES: Final = 32
 """Bytes of the numbers of a segment: see `ringpull.ps.store.newer.kernels.SEGMENT_FIELDS`."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded, NotAnswered
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store import descriptor, kernels
 from ringpull.ps.store.gather import gather
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest
 
 MAX_REPLY_BYTES: Final = 1 << 30
 """Upper bound on one reply's values."""

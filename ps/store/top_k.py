@@ -27,7 +27,7 @@ from ringpull.ps.store.newer.newer import Newer
 from ringpull.ps.store.pull import SlotNotAnswered, SlotNotOwned
 from ringpull.ps.store.reducers import ROW_TYPES
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest, scan_cost
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest, scan_cost
 
 SLICE_PRODUCTS: Final = 4 << 20
 """Multiplications of one slice of a scan, which ends between two of them: some 2 ms."""

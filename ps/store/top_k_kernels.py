@@ -30,8 +30,8 @@ BLOCK: Final = 32
 AHEAD_BYTES: Final = 2048
 """Distance at which rows are prefetched: across the border of a page, where the processor's own prefetching ends."""
 
-_LEAST_SQUARES: Final = np.float32(1e-30)
-_MOST_SQUARES: Final = np.float32(1e30)
+_MIN_SQUARES: Final = np.float32(1e-30)
+_MAX_SQUARES: Final = np.float32(1e30)
 """Bounds of a sum of squares that float32 has without loss; beyond them a cosine is computed in float64."""
 
 
@@ -129,7 +129,7 @@ def _blocks(row_type: RowType) -> _Blocks:
     def block_norms(ats, count, dim, norms):  # type: ignore[no-untyped-def]
         for i in range(count):
             total = squares(ats[i], dim)
-            norms[i] = np.sqrt(total) if _LEAST_SQUARES < total < _MOST_SQUARES else np.float32(-1.0)
+            norms[i] = np.sqrt(total) if _MIN_SQUARES < total < _MAX_SQUARES else np.float32(-1.0)
 
     @numba.njit
     def block_decode(ats, count, dim, decoded):  # type: ignore[no-untyped-def]

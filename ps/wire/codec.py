@@ -15,7 +15,9 @@ import numpy as np
 
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import POSITION_BYTES, SLOTS
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
+from ringpull.ps.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 from ringpull.ps.wire.files_messages import MAX_FILES_BYTES, FilesReply, FilesRequest
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.header_fields import MAX_UINT, HeaderFields
@@ -25,21 +27,16 @@ from ringpull.ps.wire.messages import (
     DescribeRequest,
     ErrorReply,
     Hello,
-    Op,
-    PullReply,
-    PullRequest,
     RangePullReply,
     RangePullRequest,
     Reply,
     Request,
     ShardStatistics,
     StatisticsRequest,
-    SubLookup,
     TableStatistics,
 )
 from ringpull.ps.wire.newest_messages import MAX_NEWEST_BYTES, NewestReply, NewestRequest
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
-from ringpull.ps.wire.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 
 _OPS: Final = {int(op): op for op in Op}
 
@@ -49,7 +46,7 @@ TELL_ABSENT: Final = 1 << 62
 for a limit that no reply reaches, and answers without."""
 AS_EXPORTED: Final = 1 << 61
 """Bit of the same field that leaves out rows that were pushed. A shard of an earlier build has none."""
-_MOST_BYTES: Final = AS_EXPORTED - 1
+_MAX_BYTES: Final = AS_EXPORTED - 1
 
 _FLOAT_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
@@ -118,7 +115,7 @@ def encode_request(
         case PullRequest():
             kind = Kind.PULL
             fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
-            most = min(request.max_reply_bytes, _MOST_BYTES)
+            most = min(request.max_reply_bytes, _MAX_BYTES)
             most |= (TELL_ABSENT if request.tell_absent else 0) | (AS_EXPORTED if request.as_exported else 0)
             fields += [most] if most else []
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
@@ -223,7 +220,7 @@ def decode_request(frame: Frame) -> Request:
             identity = fields.number("identity", MAX_UINT)
             most = fields.number("max reply bytes") if fields.left else 0
             flags = {"tell_absent": bool(most & TELL_ABSENT), "as_exported": bool(most & AS_EXPORTED)}
-            most &= _MOST_BYTES
+            most &= _MAX_BYTES
             request: Request = PullRequest(
                 model, version, epoch, lookups, positions, lengths, weights, identity, most, **flags
             )

@@ -15,6 +15,7 @@ import time
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Stranger, Unavailable
 from ringpull.ps.tls import LiveTls
+from ringpull.ps.top_k_messages import TopKRequest
 from ringpull.ps.wire.codec import (
     CONNECTION_ID,
     decode_hello,
@@ -29,7 +30,6 @@ from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits, 
 from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
 from ringpull.ps.wire.tls_layer import reason_of, shake_hands
-from ringpull.ps.wire.top_k_messages import TopKRequest
 
 CONNECT_TIMEOUT_S = 5.0
 

@@ -10,7 +10,6 @@ import math
 from typing import Final
 
 from ringpull.ps.errors import (
-    Cancelled,
     CorruptData,
     DeadlineExceeded,
     InvalidInput,
@@ -20,6 +19,7 @@ from ringpull.ps.errors import (
     NotOwner,
     OtherContent,
     ProtocolError,
+    RequestCancelled,
     RingpullError,
     StaleLineage,
     StaleNumber,
@@ -36,7 +36,7 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "CORRUPT_DATA": CorruptData,
     "OTHER_CONTENT": OtherContent,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "CANCELLED": Cancelled,
+    "CANCELLED": RequestCancelled,
     "UNAVAILABLE": Unavailable,
     "NOT_OWNER": NotOwner,
     "PROTOCOL_ERROR": ProtocolError,

@@ -14,15 +14,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.errors import (
-    Cancelled,
     ConnectionLost,
     DeadlineExceeded,
     LimitExceeded,
+    RequestCancelled,
     RingpullError,
     Stranger,
     Unavailable,
 )
 from ringpull.ps.service_rate import Work
+from ringpull.ps.top_k_messages import TopKRequest
 from ringpull.ps.wire.codec import (
     CONNECTION_ID,
     check_cancel,
@@ -36,7 +37,6 @@ from ringpull.ps.wire.frames import REQUESTS, Frame, Kind, Limits, Prelude, Refu
 from ringpull.ps.wire.ledger import FREE_HEADER_BYTES, Replies, overhead
 from ringpull.ps.wire.messages import Request
 from ringpull.ps.wire.protocol import FrameProtocol
-from ringpull.ps.wire.top_k_messages import TopKRequest
 
 if TYPE_CHECKING:
     from ringpull.ps.wire.server import ShardServer
@@ -97,13 +97,13 @@ class Job:
 
         Raises:
             DeadlineExceeded: The time is up.
-            Cancelled: The caller has said that it does not wait.
+            RequestCancelled: The caller has said that it does not wait.
             ConnectionLost: The connection has ended.
         """
         if time.monotonic() >= self.deadline_s:
             raise DeadlineExceeded("the request's time was up before all rows were looked at")
         if self.cancelled:
-            raise Cancelled("the caller does not wait any more")
+            raise RequestCancelled("the caller does not wait any more")
         if self.connection.gone:
             raise ConnectionLost("the caller is gone")
 

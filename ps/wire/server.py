@@ -27,8 +27,10 @@ from ringpull.ps.errors import (
     Unavailable,
     UnmetCondition,
 )
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.service_rate import Work
 from ringpull.ps.tls import LiveTls
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
@@ -42,8 +44,6 @@ from ringpull.ps.wire.messages import (
     DescribeRequest,
     ErrorReply,
     Hello,
-    PullReply,
-    PullRequest,
     RangePullReply,
     RangePullRequest,
     Reply,
@@ -55,7 +55,6 @@ from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES, PushReply, PushRequest
 from ringpull.ps.wire.served import Job, Pieces, ServedConnection
 from ringpull.ps.wire.tally import ServerTally
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 MAX_IN_FLIGHT = 1024
 """Upper bound on requests of one connection that wait or run at a time."""

@@ -10,20 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from ringpull.ps.histogram import SECONDS, Histogram
+from ringpull.ps.pull_messages import PullRequest
+from ringpull.ps.top_k_messages import TopKRequest
 from ringpull.ps.wire.files_messages import FilesRequest
 from ringpull.ps.wire.frames import Kind
-from ringpull.ps.wire.messages import (
-    DescribeRequest,
-    ErrorReply,
-    PullRequest,
-    RangePullRequest,
-    Reply,
-    Request,
-    StatisticsRequest,
-)
+from ringpull.ps.wire.messages import DescribeRequest, ErrorReply, RangePullRequest, Reply, Request, StatisticsRequest
 from ringpull.ps.wire.newest_messages import NewestRequest
 from ringpull.ps.wire.push_messages import PushRequest
-from ringpull.ps.wire.top_k_messages import TopKRequest
 
 VERBS: Final[Mapping[type[Request], str]] = {
     PullRequest: "pull",

@@ -13,7 +13,7 @@ from ringpull.router.control.change import Change, Outcome, Phase
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Command, Prepare
-from ringpull.router.control.lacking import version_names
+from ringpull.router.control.missing_versions import version_names
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
 from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, Latency
 
@@ -160,7 +160,7 @@ def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
             ready = [shard in shards and change.id in shards[shard].served for shard in change.target.shards]
         case Phase.LOADING:
             wanted = version_names(change.target.versions)
-            ready = [wanted <= head.loaded | head.lacks for head in heads]
+            ready = [wanted <= head.loaded | head.missing for head in heads]
         case Phase.ROUTING | Phase.DRAINING:
             ready = [head.routed >= machine.state.epoch and head.alone for head in heads]
         case Phase.CLEANUP:

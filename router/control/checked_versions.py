@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ringpull.router.control.change import CoordinatorState, Kind
-from ringpull.router.control.lacking import names_in
+from ringpull.router.control.missing_versions import names_in
 
 CHECKED: Final = (Kind.PUBLISH, Kind.LOAD, Kind.SERVE)
 """Kinds of change that open versions, whose rows are held against their checksums."""

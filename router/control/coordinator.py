@@ -54,20 +54,20 @@ from ringpull.router.control.events import (
     member_of,
 )
 from ringpull.router.control.head_steps import UNSEEN, for_head
-from ringpull.router.control.lacking import (
+from ringpull.router.control.map_renewal import with_renewed_map
+from ringpull.router.control.missing_versions import (
     asked_for,
     departed,
     has_lost,
     is_hopeless,
     note_assigned,
-    note_lacking,
     note_loaded,
+    note_missing,
     note_routed,
     rows_stay_away,
     version_names,
     without,
 )
-from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
 from ringpull.router.control.pushed_tables import as_before, check_may_begin, live_lineages, noted, told, without_closed
@@ -172,7 +172,7 @@ class Coordinator:
                 self._resting.discard(member)
                 observed = (self.shards if member.role == "shard" else self.heads).get(member.id)
                 if observed is not None:
-                    observed.tries_again = bool(observed.lacks)
+                    observed.tries_again = bool(observed.missing)
 
     # -- events of operators -------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Coordinator:
             case Prepare(shard=shard, specs=specs):
                 self.shards[shard].stored |= specs
                 self.shards[shard].damaged = False
-                self.shards[shard].lacks -= asked_for(command)
+                self.shards[shard].missing -= asked_for(command)
             case Assign(shard=shard, specs=specs, versions=versions):
                 # An assignment makes the shard drop every other spec.
                 note_assigned(self.shards[shard], specs, frozenset(versions))
@@ -263,7 +263,7 @@ class Coordinator:
         if isinstance(command, Throttle):
             self.shards[command.shard].throttle = UNKNOWN
             return
-        change, old = self._state.change, note_lacking(self._state, self.shards, self.heads, command, error)
+        change, old = self._state.change, note_missing(self._state, self.shards, self.heads, command, error)
         if change is None:
             return
         away = rows_stay_away(self._state, self.heads, command, error, all_serve=self._all_serve(change))
@@ -360,7 +360,7 @@ class Coordinator:
         if state.spec is None:
             # At bring-up no head serves yet, and all of them are waited for.
             return all(wanted <= head.loaded for head in self.heads.values())
-        loaded = [wanted <= head.loaded | head.lacks for head in self._serving_heads()]
+        loaded = [wanted <= head.loaded | head.missing for head in self._serving_heads()]
         return all(loaded) and (bool(loaded) or wanted <= version_names(state.spec.versions))
 
     def _serving_heads(self) -> Iterable[ObservedHead]:

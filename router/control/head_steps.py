@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ringpull.router.control.change import CoordinatorState, Phase
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.events import Load, Route
-from ringpull.router.control.lacking import VersionNames, version_names
+from ringpull.router.control.missing_versions import VersionNames, version_names
 from ringpull.router.control.observed import ObservedHead
 from ringpull.router.shard_map import ShardMap
 
@@ -23,7 +23,7 @@ def for_head(state: CoordinatorState, head: int, observed: ObservedHead) -> Load
         return None
     versions, live, labels = shown_by_heads(state)
     names = version_names(versions)
-    there = observed.loaded | observed.lacks
+    there = observed.loaded | observed.missing
     if not names <= there:
         return _load(observed, head, versions, there, shard_map)
     if state.spec is None and change is not None and change.phase is Phase.LOADING:

@@ -13,11 +13,11 @@ from typing import Final
 
 from ringpull.ps.errors import RingpullError, Superseded
 from ringpull.ps.heartbeat import ShardHeartbeat
-from ringpull.router.control.backoff import Backoff
 from ringpull.router.control.controls import Members
 from ringpull.router.control.events import Member
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.reign import Reign
+from ringpull.router.control.retry_delays import RetryDelays
 
 logger: Final = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Introductions:
         spawn: Callable[[Callable[[], None], str], None],
         done: Callable[[Member, Heartbeat], None],
         over: Callable[[Superseded], None],
-        backoff: Backoff[str],
+        backoff: RetryDelays[str],
     ) -> None:
         self._reign = reign
         self._members = members

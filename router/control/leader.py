@@ -25,7 +25,6 @@ from typing import Final
 from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
 from ringpull.ps.fence import Order
 from ringpull.ps.heartbeat import ShardHeartbeat
-from ringpull.router.control.backoff import Backoff
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.change_log import log_change
 from ringpull.router.control.change_view import ChangeView
@@ -53,6 +52,7 @@ from ringpull.router.control.operations import Asker, ChangeStatus, DeploymentSt
 from ringpull.router.control.overviews import Overviews
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
+from ringpull.router.control.retry_delays import RetryDelays
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
 from ringpull.router.control.successions import Successions
 from ringpull.router.shard_map import ShardMap
@@ -131,14 +131,14 @@ class Leader:
         self.saved = state
         """State as it was saved last; at first, as it was found."""
         self._map: ShardMap | None = None
-        self._backoff: Backoff[Member | None] = Backoff(timing.first_retry_s, timing.longest_retry_s, clock)
+        self._backoff: RetryDelays[Member | None] = RetryDelays(timing.first_retry_s, timing.longest_retry_s, clock)
         self._introductions = Introductions(
             reign,
             members,
             spawn=spawn,
             done=self.answered,
             over=self._superseded,
-            backoff=Backoff(timing.first_retry_s, timing.longest_retry_s, clock),
+            backoff=RetryDelays(timing.first_retry_s, timing.longest_retry_s, clock),
         )
         self._view = ChangeView()
         self.overviews = Overviews(clock)

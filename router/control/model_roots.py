@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ringpull.ps.errors import Forbidden, InvalidInput
+from ringpull.ps.text.url_parts import leads_elsewhere
 from ringpull.ps.transfer.remote import FILE_SCHEME, is_url
-from ringpull.ps.url_parts import leads_elsewhere
 
 OPTION: Final = "--models-root"
 

@@ -38,7 +38,7 @@ class ObservedShard:
     """Versions that it was assigned last, as (model, version); None: not known."""
     told: tuple[tuple[str, int, str], ...] = ()
     """Tables of which it was told that it has pushed rows, by model, lineage and name."""
-    lacks: frozenset[tuple[str, int]] = frozenset()
+    missing: frozenset[tuple[str, int]] = frozenset()
     """Versions of `stored` that it could not open: it has the others."""
     tries_again: bool = False
     """Whether what it lacks is due to be asked of it again."""
@@ -59,7 +59,7 @@ class ObservedHead:
     """Versions that it has open and checked, as (model, version)."""
     routed: int = 0
     """Newest epoch that it has acknowledged: none of its pulls in flight uses an older map."""
-    lacks: frozenset[tuple[str, int]] = frozenset()
+    missing: frozenset[tuple[str, int]] = frozenset()
     """Versions that it could not load: it serves the others."""
     tries_again: bool = False
     """Whether what it lacks is due to be asked of it again."""

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, Protocol, TypeVar
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.ring import Ring
 from ringpull.ps.settings import at_least, within
-from ringpull.ps.version_number import MAX_VERSION, RANGE
+from ringpull.ps.text.version_number import MAX_VERSION, RANGE
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member

@@ -32,11 +32,11 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.store.format import BLOCK_BYTES, BLOCK_ENTRY_BYTES, index_bits, index_entry_bytes
+from ringpull.ps.text.byte_size import size
 from ringpull.router.control.deployment_spec import MAX_SHARDS
 from ringpull.router.control.plan_search import Floats, Option, cheapest
 from ringpull.router.control.traffic import TableLoad

@@ -23,7 +23,7 @@ from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import Member
 from ringpull.router.control.head_steps import UNSEEN
-from ringpull.router.control.lacking import version_names
+from ringpull.router.control.missing_versions import version_names
 from ringpull.router.control.operations import MemberState
 
 SILENT_S: Final = 3.0
@@ -123,8 +123,8 @@ def _shard(machine: Coordinator, shard: int) -> tuple[str, str]:
         return "", ""
     if state.spec_id not in observed.served:
         return observed.incarnation, "it does not answer for its ranges yet"
-    if observed.lacks:
-        return observed.incarnation, f"it could not open {_named(observed.lacks)}"
+    if observed.missing:
+        return observed.incarnation, f"it could not open {_named(observed.missing)}"
     if state.map is None or observed.address not in state.map.shards or not _all_routed(machine):
         return observed.incarnation, "not every head asks it yet"
     return observed.incarnation, ""
@@ -139,8 +139,8 @@ def _head(machine: Coordinator, head: int) -> tuple[str, str]:
     observed, spec = machine.heads[head], machine.state.spec
     if observed.incarnation == UNSEEN:
         return "", ""
-    if observed.lacks:
-        return observed.incarnation, f"it could not load {_named(observed.lacks)}"
+    if observed.missing:
+        return observed.incarnation, f"it could not load {_named(observed.missing)}"
     if spec is None or not version_names(spec.versions) <= observed.loaded:
         return observed.incarnation, "it has not loaded every version yet"
     if observed.routed < machine.state.epoch:

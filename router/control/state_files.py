@@ -77,7 +77,7 @@ class StateFiles(Protocol):
         ...
 
 
-class LocalFiles:
+class FolderFiles:
     """Files of a local folder, made when the first file is.
 
     Args:
@@ -219,7 +219,7 @@ class PatientFiles:
         answer_s: Longest wait for an answer.
     """
 
-    def __init__(self, files: LocalFiles | UrlFiles, answer_s: float = ANSWER_S) -> None:
+    def __init__(self, files: FolderFiles | UrlFiles, answer_s: float = ANSWER_S) -> None:
         self._files = files
         self._answer_s = answer_s
         self._hanging: Future[Any] | None = None
@@ -244,7 +244,7 @@ class PatientFiles:
         self._answer(lambda: self._files.delete(name))
 
     def make_folder(self) -> None:
-        """See `LocalFiles.make_folder`."""
+        """See `FolderFiles.make_folder`."""
         self._answer(self._files.make_folder)
 
     def _answer(self, work: Callable[[], T]) -> T:
@@ -281,7 +281,7 @@ def open_files(folder: str) -> PatientFiles:
         raise InvalidInput(f"--state-dir {folder!r} cannot be used: {exc}") from exc
     protocols = (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
     if "file" in protocols:
-        return PatientFiles(LocalFiles(Path(root)))
+        return PatientFiles(FolderFiles(Path(root)))
     if not set(protocols) & set(EXCLUSIVE):
         raise InvalidInput(
             f"--state-dir {folder!r} cannot be used: {protocols[0]} cannot make a file only where there is none, so two"

@@ -16,7 +16,7 @@ from ringpull.deploy.view.status_view import tables_table
 from ringpull.inference.export.report import ExportReport, TableReport
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.ps.short_form import SHOWN, and_more, most_important
+from ringpull.inference.short_form import SHOWN, and_more, most_important
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store.base import BadBlock
 from ringpull.router.control.moves import MoveSummary

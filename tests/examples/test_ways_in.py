@@ -17,12 +17,11 @@ from examples import boosted_clicks, nearest_movies, onnx_ranker, ready_lists, t
 from ringpull import Client
 from ringpull.inference.importers.tables.import_tables import import_tables
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.hashing import key_of_string
 from ringpull.ps.spec import Float32Array
 from tests.inference.export.versions import Exported
 from tests.inference.importers.tables.reading import written
 from tests.inference.served import Served
-from tests.reference import ReferenceTable, assert_close
+from tests.reference import ReferenceTable, assert_close, key_of_string
 
 pytestmark = pytest.mark.medium
 

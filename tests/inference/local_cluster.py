@@ -21,6 +21,7 @@ from ringpull.ps.errors import ConnectionLost, NotFound
 from ringpull.ps.identity import number_of
 from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.slot_mask import runs
@@ -30,7 +31,7 @@ from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.merge import Part, merge
 from ringpull.ps.wire.files_messages import FilesRequest
-from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request, StatisticsRequest
+from ringpull.ps.wire.messages import Reply, Request, StatisticsRequest
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.shard_map import ShardAddress, ShardMap

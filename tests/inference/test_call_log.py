@@ -31,14 +31,14 @@ def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_a_failed_call_is_told_with_its_facts(clock: Clock, told: pytest.LogCaptureFixture) -> None:
+def test_a_failed_call_is_told_with_its_fields(clock: Clock, told: pytest.LogCaptureFixture) -> None:
     call = Call(clock.now_s, "batch", "ranker", "7f3a")
     clock.now_s += 0.25
     CallLog(clock).failed(call, LATE, DeadlineExceeded("too late"))
     (line,) = told.records
     assert (line.levelno, line.getMessage()) == (logging.WARNING, "predict failed")
-    facts = {name: getattr(line, name) for name in ("request_id", "model", "code", "stage", "elapsed_ms", "error")}
-    assert facts == {
+    fields = {name: getattr(line, name) for name in ("request_id", "model", "code", "stage", "elapsed_ms", "error")}
+    assert fields == {
         "request_id": "7f3a",
         "model": "ranker",
         "code": "DEADLINE_EXCEEDED",

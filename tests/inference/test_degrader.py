@@ -13,10 +13,10 @@ import pytest
 
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
-from ringpull.inference.degrade.stand_in import can_stand_in
 from ringpull.inference.degrade.steps import CapCandidates, CutBags, Step, UseVersion
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.status import degrade_statuses
+from ringpull.inference.head.lighter_version import can_stand_in
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse

@@ -17,15 +17,14 @@ from ringpull import __version__
 from ringpull.inference.client import door as client_door
 from ringpull.inference.client import operations, stubs
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.head import unix_socket
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends import door
+from ringpull.inference.head.frontends import door, unix_socket
 from ringpull.inference.head.frontends.ports import told
+from ringpull.inference.head.frontends.unix_socket import MAX_PATH_BYTES, UnixSocket, own_folder
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
-from ringpull.inference.head.unix_socket import MAX_PATH_BYTES, UnixSocket, own_folder
 from ringpull.inference.loopback import is_loopback
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.inference.proto import ringpull_pb2 as public_pb

@@ -17,7 +17,7 @@ from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Clip, Log, Vocabulary
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import key_of_string
+from tests.reference import key_of_string
 
 ROWS = st.lists(st.lists(st.integers(-5, 5), max_size=6), min_size=1, max_size=6)
 

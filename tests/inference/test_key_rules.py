@@ -12,8 +12,8 @@ from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.ps.spec import Pooling
 
 X, at, of = KeyExpression.ids(), KeyExpression.constant, KeyExpression.of
-LEAST, MOST = -(2**63), 2**63 - 1
-IDS = np.array([LEAST, LEAST + 1, -12, -11, -10, -1, 0, 1, 4, 5, 9, 10, 11, 12, MOST - 1, MOST])
+MIN_ID, MAX_ID = -(2**63), 2**63 - 1
+IDS = np.array([MIN_ID, MIN_ID + 1, -12, -11, -10, -1, 0, 1, 4, 5, 9, 10, 11, 12, MAX_ID - 1, MAX_ID])
 
 
 def clip(low: int, high: int) -> KeyExpression:
@@ -21,8 +21,8 @@ def clip(low: int, high: int) -> KeyExpression:
 
 
 RULES = {
-    ADD: [of("add", X, at(3)), of("sub", X, at(MOST)), of("add", at(-4), X)],
-    FROM_END: [of("where", of("lt", X, at(0)), of("add", X, at(number)), X) for number in (11, -1, MOST)],
+    ADD: [of("add", X, at(3)), of("sub", X, at(MAX_ID)), of("add", at(-4), X)],
+    FROM_END: [of("where", of("lt", X, at(0)), of("add", X, at(number)), X) for number in (11, -1, MAX_ID)],
     CLIP: [
         clip(0, 10),
         clip(-5, -5),
@@ -30,7 +30,7 @@ RULES = {
         of("minimum", X, at(9)),
         of("maximum", X, at(0)),
     ],
-    MODULO: [of("remainder", X, at(number)) for number in (1, 10, MOST)],
+    MODULO: [of("remainder", X, at(number)) for number in (1, 10, MAX_ID)],
 }
 NONE = [
     clip(10, 0),

@@ -14,10 +14,11 @@ import pytest
 from ringpull.inference.head.local_reads import files
 from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S
 from ringpull.ps.errors import DeadlineExceeded
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.store.base import Base
-from ringpull.ps.wire.messages import PullReply, StatisticsRequest
+from ringpull.ps.wire.messages import StatisticsRequest
 from tests.inference.local_cluster import DIMS, MODEL, Cluster, check, damage, lookups, serving
 from tests.patience import PATIENCE_S
 

@@ -20,7 +20,7 @@ from ringpull.inference.model.onnx_inputs import graph_inputs
 from ringpull.inference.model.onnx_packing import MAX_BYTES, PackedGraph, packed_graph
 from ringpull.inference.model.onnx_program import CPU_ROWS, DATA_FILE, FILE, OnnxProgram
 from ringpull.inference.model.onnx_session import open_session
-from ringpull.inference.model.packed_inputs import LEAST_INPUTS
+from ringpull.inference.model.packed_inputs import MIN_INPUTS
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.loadtest.bench import width
 from ringpull.ps.spec import Pooling, TableSpec
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.medium
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[onnx.ModelProto, list[int]]:
     """A graph that lays inputs side by side in any order, in one or two places, and uses some elsewhere; and widths."""
-    dims = draw(st.lists(st.integers(1, 5), min_size=LEAST_INPUTS, max_size=3 * LEAST_INPUTS))
+    dims = draw(st.lists(st.integers(1, 5), min_size=MIN_INPUTS, max_size=3 * MIN_INPUTS))
     names = [f"x{place}" for place in range(len(dims))]
     order = draw(st.permutations(names))
     cut = draw(st.integers(1, len(order)))
@@ -82,7 +82,7 @@ def assert_same_bits(model: onnx.ModelProto, dims: list[int], found: PackedGraph
     expected = open_session(model.SerializeToString(), Path(), [], "cpu", 1).run(names, given_)
     own = dict(given_)
     for each in found.inputs:
-        assert len(each.places) >= LEAST_INPUTS
+        assert len(each.places) >= MIN_INPUTS
         assert each.dims.tolist() == [dims[at] for at in each.places]
         own[each.name] = np.concatenate([own.pop(f"x{at}") for at in each.places], axis=1)
     session = open_session(found.content, Path(), [], "cpu", 1)
@@ -117,7 +117,7 @@ def test_a_name_that_is_there_is_not_taken_again() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [one_concat(0), one_concat(dtype=TensorProto.DOUBLE), one_concat(count=LEAST_INPUTS - 1)],
+    [one_concat(0), one_concat(dtype=TensorProto.DOUBLE), one_concat(count=MIN_INPUTS - 1)],
     ids=["rows", "double", "few"],
 )
 def test_nothing_else_is_packed(model: onnx.ModelProto) -> None:

@@ -135,7 +135,7 @@ async def test_whoever_may_not_operate_is_refused_and_told_of(made: list[Operato
 
 async def test_whoever_only_looks_is_not_told_of(made: list[Operators], file: Path) -> None:
     operators = operators_of(made, Coordinator(status(None)), file)
-    assert await operators.carry_out(GetChange(), **how(access=Unasked())) == status(None)
+    assert await operators.execute(GetChange(), **how(access=Unasked())) == status(None)
     assert not file.exists() or read(file) == []
 
 
@@ -163,9 +163,9 @@ async def test_a_crowd_at_a_port_keeps_nobody_at_the_door_waiting(made: list[Ope
             return status(None)
 
     operators = operators_of(made, Slow())
-    crowd = [asyncio.create_task(operators.carry_out(GetChange(), **how())) for _ in range(2 * THREADS)]
+    crowd = [asyncio.create_task(operators.execute(GetChange(), **how())) for _ in range(2 * THREADS)]
     await asyncio.sleep(0)
-    assert await operators.carry_out(LOAD, **how(door="admin")) == status(None)
+    assert await operators.execute(LOAD, **how(door="admin")) == status(None)
     goes_on.set()
     await asyncio.gather(*crowd)
 
@@ -226,5 +226,5 @@ async def test_a_turn_that_does_not_come_in_time_is_told(
 
 async def test_who_only_begins_a_change_waits_for_no_turn(made: list[Operators], file: Path) -> None:
     with pytest.raises(Busy):
-        await operators_of(made, Turns(1, status(None)), file).carry_out(LOAD, **how())
+        await operators_of(made, Turns(1, status(None)), file).execute(LOAD, **how())
     assert [line["outcome"] for line in read(file)] == ["UNAVAILABLE"]

@@ -65,8 +65,8 @@ class Recurrent(Model):
 class Counting(ScriptMaker):
     """A maker that tells what it made."""
 
-    def __init__(self, least_graph_bytes: int = 0) -> None:
-        super().__init__(least_graph_bytes)
+    def __init__(self, min_graph_bytes: int = 0) -> None:
+        super().__init__(min_graph_bytes)
         self.made: list[str] = []
 
     def make(self, version_dir: Path, manifest: Manifest, *, short: bool):  # type: ignore[no-untyped-def]
@@ -109,7 +109,7 @@ def test_script_made_elsewhere_gives_the_bits_of_one_made_here(version: Path, pr
 
 
 def test_small_program_is_not_worth_a_process(version: Path) -> None:
-    maker = Counting(script_maker.LEAST_GRAPH_BYTES)
+    maker = Counting(script_maker.MIN_GRAPH_BYTES)
     TorchProgram.load(version, Manifest.load(version), "cpu", maker=maker)
     assert not maker.made
 

@@ -16,7 +16,7 @@ from ringpull.inference.model import torch_program
 from ringpull.inference.model.dense_program import Precision, ProgramTensor
 from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import Manifest
-from ringpull.inference.model.packed_inputs import LEAST_INPUTS
+from ringpull.inference.model.packed_inputs import MIN_INPUTS
 from ringpull.inference.model.torch_packing import packed_module
 from ringpull.inference.model.torch_program import CPU_ROWS, TorchProgram
 from ringpull.inference.model.torch_script import scripted
@@ -25,7 +25,7 @@ from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
 DIM = 4
-NAMES = tuple(f"f{number}" for number in range(LEAST_INPUTS + 2))
+NAMES = tuple(f"f{number}" for number in range(MIN_INPUTS + 2))
 REQUESTS = 3
 CAT, STACK = torch.ops.aten.cat.default, torch.ops.aten.stack.default
 
@@ -302,8 +302,8 @@ def test_few_inputs_are_not_packed(tmp_path: Path) -> None:
         (path / "dense.pt2").read_bytes(), path / "dense.pt2", manifest, "cpu", short=False
     )
     lookups = lookups_of(manifest)
-    assert packed_module(module, lookups[: LEAST_INPUTS - 1]) is None
-    assert packed_module(module, lookups[:LEAST_INPUTS]) is not None
+    assert packed_module(module, lookups[: MIN_INPUTS - 1]) is None
+    assert packed_module(module, lookups[:MIN_INPUTS]) is not None
 
 
 def graph_of(inputs: int) -> tuple[torch.fx.Graph, list[torch.fx.Node]]:
@@ -324,35 +324,35 @@ def packed_of(graph: torch.fx.Graph, *outputs: torch.fx.Node) -> list[list[int]]
 
 
 def test_one_lookup_twice_side_by_side() -> None:
-    graph, given = graph_of(LEAST_INPUTS)
-    assert packed_of(graph, graph.call_function(CAT, ([*given, given[0]], 1))) == [[*range(LEAST_INPUTS), 0]]
+    graph, given = graph_of(MIN_INPUTS)
+    assert packed_of(graph, graph.call_function(CAT, ([*given, given[0]], 1))) == [[*range(MIN_INPUTS), 0]]
 
 
 def test_two_joins() -> None:
-    graph, given = graph_of(2 * LEAST_INPUTS)
+    graph, given = graph_of(2 * MIN_INPUTS)
     first, second = (given[part::2] for part in range(2))
     joined = graph.call_function(CAT, (first, 1)), graph.call_function(STACK, (second, 1))
-    assert packed_of(graph, *joined) == [[*range(0, 2 * LEAST_INPUTS, 2)], [*range(1, 2 * LEAST_INPUTS, 2)]]
+    assert packed_of(graph, *joined) == [[*range(0, 2 * MIN_INPUTS, 2)], [*range(1, 2 * MIN_INPUTS, 2)]]
 
 
 def test_a_join_of_what_is_no_list_is_left_as_it_is() -> None:
     graph, given = graph_of(1)
-    chunks = graph.call_function(torch.ops.aten.chunk.default, (given[0], LEAST_INPUTS, 1))
+    chunks = graph.call_function(torch.ops.aten.chunk.default, (given[0], MIN_INPUTS, 1))
     assert packed_of(graph, graph.call_function(CAT, (chunks, 1))) == []
 
 
 def test_what_the_program_writes_to_is_not_packed() -> None:
-    graph, given = graph_of(LEAST_INPUTS)
+    graph, given = graph_of(MIN_INPUTS)
     joined = graph.call_function(CAT, (given, 1))
     assert packed_of(graph, graph.call_function(torch.ops.aten.relu_.default, (joined,))) == []
 
 
 def test_a_packed_program_that_writes_to_a_view_of_its_rows_is_a_script() -> None:
     """It is compared with its script for the same numbers, not for those that the other one has left."""
-    graph, given = graph_of(LEAST_INPUTS)
+    graph, given = graph_of(MIN_INPUTS)
     view = graph.call_function(torch.ops.aten.view.default, (graph.call_function(CAT, (given, 1)), [-1, DIM]))
     graph.output((graph.call_function(torch.ops.aten.mul_.Scalar, (view, 2.0)),))
-    made = packed_module(torch.fx.GraphModule({}, graph), range(LEAST_INPUTS))
+    made = packed_module(torch.fx.GraphModule({}, graph), range(MIN_INPUTS))
     assert made is not None
-    rows = torch.empty(2, LEAST_INPUTS * DIM, device="meta")
+    rows = torch.empty(2, MIN_INPUTS * DIM, device="meta")
     assert scripted(made.module, [rows], torch.device("cpu"))[1] == ""

@@ -22,9 +22,9 @@ from ringpull.ps.hashing import SLOT_SHIFT, positions_of
 from ringpull.ps.identity import number_of
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.store.row_codec import encode
 from ringpull.ps.tls import NO_TLS, TlsFiles
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ringpull import TableOptions, export_tables
-from ringpull.deploy import access
+from ringpull.deploy import command_credentials
 from ringpull.deploy.compaction import CompactOptions, compacted
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.export.compaction import scratch
@@ -324,7 +324,7 @@ def test_over_tls_shards_take_who_shows_a_certificate_that_they_know(
         ):
             cert, key = ("", "") if pair is None else (str(pair.cert), str(pair.key))
             ca = certificates.stranger_ca.cert if pair is certificates.stranger else certificates.ca
-            with access.using(Credentials.given(str(ca), cert, key, "")):
+            with command_credentials.using(Credentials.given(str(ca), cert, key, "")):
                 if taken:
                     assert run(deployed).manifest.table("user").rows == len(KEYS)
                 else:

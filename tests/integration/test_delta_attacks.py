@@ -21,8 +21,8 @@ from ringpull.inference.model.manifest import Chain, Follows, Manifest, TableKin
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.hashing import keys_of
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op
 from ringpull.router.control.changes import published
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, initial_spec
 from ringpull.router.control.operations import ModelSource, Publish

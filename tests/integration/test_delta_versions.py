@@ -24,8 +24,9 @@ from ringpull.ps.damage import Damage
 from ringpull.ps.errors import InvalidInput, NotFound, OtherContent
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.ring import Ring
-from ringpull.ps.wire.messages import DescribeRequest, Op, RangePullRequest
+from ringpull.ps.wire.messages import DescribeRequest, RangePullRequest
 from ringpull.router.control.changes import published
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, initial_spec
 from ringpull.router.control.operations import ModelSource, Publish

@@ -148,7 +148,7 @@ def test_drain_answers_what_is_in_flight_and_then_refuses(exported: Exported):
 
 
 @pytest.mark.medium
-def test_http_and_process_facts(exported: Exported):
+def test_http_and_process_status(exported: Exported):
     with local_cluster([exported[1]], shards=2) as cluster:
         base = f"http://127.0.0.1:{cluster.address.http_port}"
         assert httpx.get(f"{base}/healthz").json() == {"status": "SERVING"}

@@ -21,7 +21,7 @@ from ringpull.ps.errors import StartupError
 from ringpull.ps.private_files import make_private_folder, write_private
 from ringpull.ps.ring import Ring
 from ringpull.ps.store.base import Base
-from ringpull.router.control.state_files import LocalFiles, open_files, probe
+from ringpull.router.control.state_files import FolderFiles, open_files, probe
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.deploy.test_served import record
 from tests.inference.tiny import export_tiny
@@ -65,7 +65,7 @@ def test_states_of_coordinators(tmp_path: Path) -> None:
     files = open_files(str(folder))
     probe(files, str(folder))
     StateStore(files).claim(Owner("this one"), must_exist=False)
-    LocalFiles(folder).replace("beat", b"1")
+    FolderFiles(folder).replace("beat", b"1")
     assert_private(tmp_path / "new")
 
 

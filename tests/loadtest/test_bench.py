@@ -27,7 +27,7 @@ from ringpull.loadtest.bench.pulls import dlrm_lookups
 from ringpull.loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
 from ringpull.loadtest.process import server, unwound_by_sigterm
 from ringpull.ps.hashing import positions_of
-from ringpull.ps.wire.messages import PullReply
+from ringpull.ps.pull_messages import PullReply
 
 ROOT = Path(__file__).parent.parent.parent
 MODULES = sorted(

@@ -51,9 +51,9 @@ class Changed:
         await asyncio.to_thread(lambda: self._cluster.wait(self._cluster.coordinator.call(request_of(words))))
         return {}
 
-    async def carry_out(self, change: Fault | Command) -> str:
+    async def execute(self, change: Fault | Command) -> str:
         assert isinstance(change, Fault)
-        return await self._operator.carry_out(change)
+        return await self._operator.execute(change)
 
     async def inject(self, fault: Fault, injected: Callable[[], None]) -> None:
         raise AssertionError(fault)

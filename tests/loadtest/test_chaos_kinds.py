@@ -82,7 +82,7 @@ class FakeDeployment:
         if self.heals is not None:
             await self.heals()
 
-    async def carry_out(self, fault: Fault) -> str:
+    async def execute(self, fault: Fault) -> str:
         self.commands.append((str(fault.kind),))
         self.now = Deployed(3, (2, 3), 4) if fault.kind is Kind.PUBLISH else Deployed(self.now.live, self.now.open, 5)
         return self.refuses or ""

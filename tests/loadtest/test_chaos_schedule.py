@@ -158,7 +158,7 @@ class FakeDeployment:
         self.done: list[Kind] = []
         self._breaks_at = breaks_at
 
-    async def carry_out(self, change: Fault | Command) -> str:
+    async def execute(self, change: Fault | Command) -> str:
         assert isinstance(change, Fault)
         self.changing += 1
         assert self.changing == 1

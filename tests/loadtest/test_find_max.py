@@ -78,6 +78,6 @@ def test_the_found_rate_was_seen_to_hold() -> None:
 
 
 def test_arguments_without_sense_are_refused() -> None:
-    for wrong in ({"start": 0.1}, {"bound_ms": 0.0}, {"votes": 2}, {"precision": 1.0}):
+    for wrong in ({"start": 0.1}, {"bound_ms": 0.0}, {"precision": 1.0}):
         with pytest.raises(InvalidInput):
             find_max(system(100), **{"bound_ms": BOUND_MS, "start": 50.0, **wrong})

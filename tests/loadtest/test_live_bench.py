@@ -75,7 +75,7 @@ def test_peaks_are_of_each_count_by_itself() -> None:
     assert peaks.seen == {"files": 3, "log_bytes": 7}
 
 
-def test_a_log_is_all_its_segments(tmp_path: Path) -> None:
+def test_a_log_is_all_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "shard-0.live"
     folder.mkdir()
     for name, size in (("log-000001", 5), ("log-000002", 7), ("other", 100)):

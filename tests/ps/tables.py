@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.spec import RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.raw_rows import flat
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from tests.reference import ReferenceBytes, ReferenceTable
 
 MODEL, VERSION = "model", 3
@@ -37,6 +39,11 @@ class WrittenTable:
         if isinstance(rows, bytes):
             return rows
         return b"".join(rows.tolist()) if rows.dtype == object else rows.tobytes()
+
+
+def bytes_row(base: Base, number: int) -> bytes:
+    """Return one row of a table of bytes."""
+    return flat(base.raw_rows(number, number + 1)).tobytes()
 
 
 def pulled(reply: PullReply) -> bytes:

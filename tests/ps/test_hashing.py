@@ -12,12 +12,12 @@ from ringpull.ps.hashing import (
     SLOT_SHIFT,
     SLOTS,
     as_keys,
-    key_of_string,
     keys_of,
     keys_of_strings,
     keys_of_texts,
     positions_of,
 )
+from tests.reference import key_of_string
 
 MASK = 2**64 - 1
 

@@ -17,10 +17,11 @@ from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, StartupError, U
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.pull_messages import Op, PullReply
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.store.links import check_links
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
+from ringpull.ps.wire.messages import RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
 from tests.metrics_page import Page
 from tests.ps.damaging import flip
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import ALL, Pooling, Replicas
 from ringpull.ps.store.base import Base
-from ringpull.ps.wire.messages import DescribeRequest, Op, TableStatistics
+from ringpull.ps.wire.messages import DescribeRequest, TableStatistics
 from tests.ps.opened import ONE_SHARD, VERSIONS, assign, flip_a_row_byte, open_shard, owned_keys, range_request
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.reference import assert_close

@@ -46,7 +46,7 @@ from ringpull.router.control.events import (
     Throttle,
     member_of,
 )
-from ringpull.router.control.lacking import version_names
+from ringpull.router.control.missing_versions import version_names
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 TABLES = {"one": 1, "two": 2, "all": ALL}

@@ -12,9 +12,10 @@ import numpy as np
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, keys_of
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import Pooling, Replicas, TableSpec
-from ringpull.ps.wire.messages import Op, PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.router.client import Router
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress, ShardMap

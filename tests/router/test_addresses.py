@@ -51,4 +51,4 @@ def test_a_map_says_whose_it_is_and_of_which_term(deployment: Deployment) -> Non
     after = coordinator.map()
     assert after.deployment == before.deployment
     assert after == head.map
-    assert after.stamp > replace(before, epoch=after.epoch + 100).stamp
+    assert after.edition > replace(before, epoch=after.epoch + 100).edition

@@ -21,9 +21,10 @@ from ringpull.ps.errors import (
     Unavailable,
 )
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling
-from ringpull.ps.wire.messages import PullReply, PullRequest, ShardStatistics
+from ringpull.ps.wire.messages import ShardStatistics
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import assert_close

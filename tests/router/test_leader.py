@@ -15,7 +15,7 @@ from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable,
 from ringpull.router.control.events import Begin, Member, Pause, Resume, VersionLost
 from ringpull.router.control.leader import Leader, Timing
 from ringpull.router.control.operations import ChangeStatus
-from ringpull.router.control.state_files import LocalFiles
+from ringpull.router.control.state_files import FolderFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.router.members import FakeMembers
 
@@ -28,7 +28,7 @@ def spec(shards: int) -> DeploymentSpec:
     return initial_spec(range(shards), [version])
 
 
-class Disk(LocalFiles):
+class Disk(FolderFiles):
     """Folder that may be full, or away."""
 
     def __init__(self, folder: Path) -> None:
@@ -228,7 +228,7 @@ def test_an_operator_is_told_of_a_state_that_was_saved_as_the_term_ended(world: 
     def overtaken(name: str, content: bytes) -> None:
         create(name, content)
         world.disk.create = create  # type: ignore[method-assign]
-        StateStore(LocalFiles(tmp_path)).claim(OWNER)
+        StateStore(FolderFiles(tmp_path)).claim(OWNER)
 
     world.disk.create = overtaken  # type: ignore[method-assign]
     told: list[ChangeStatus] = []

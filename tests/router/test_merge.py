@@ -9,9 +9,9 @@ import pytest
 
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.ring import OwnedRange, Ring, SlotRange
 from ringpull.ps.spec import Pooling
-from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import Merge

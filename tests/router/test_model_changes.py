@@ -14,7 +14,7 @@ from ringpull.router.control.changes import begin_of, published, rebalanced, rol
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
-from ringpull.router.control.lacking import without
+from ringpull.router.control.missing_versions import without
 from ringpull.router.control.operations import (
     LabelVersion,
     LoadModel,

@@ -12,7 +12,7 @@ from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersio
 from ringpull.router.control.model_roots import ModelRoots
 from ringpull.router.control.operations import Publish
 from ringpull.router.control.process import CoordinatorProcess
-from ringpull.router.control.state_files import LocalFiles
+from ringpull.router.control.state_files import FolderFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.router.members import FakeMembers
 from tests.router.test_process import FAST, over, settings, spec, version
@@ -172,7 +172,7 @@ class Disk:
 
 def serving(tmp_path: Path, disk: Disk, roots: list[str]) -> CoordinatorProcess:
     coordinator = CoordinatorProcess(
-        StateStore(LocalFiles(tmp_path / "state")),
+        StateStore(FolderFiles(tmp_path / "state")),
         FakeMembers(1),
         owner=Owner("this one"),
         settings=replace(settings(), place=disk.place, roots=ModelRoots.of(roots)),

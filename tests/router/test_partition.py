@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
+from ringpull.ps.pull_messages import Op, SubLookup
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import Pooling
-from ringpull.ps.wire.messages import Op, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch
 from ringpull.router.here import Here, layer_id
 from ringpull.router.lookup import Lookup

@@ -18,7 +18,7 @@ from ringpull.router.control.moves import MoveSummary, evenly, move_plan
 from ringpull.router.control.operations import GetChange, GetStatus, PlanRebalance, Rebalance
 from ringpull.router.control.process import CoordinatorProcess, Settings
 from ringpull.router.control.rebalancing import Rebalancing
-from ringpull.router.control.state_files import LocalFiles
+from ringpull.router.control.state_files import FolderFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.ps.test_elsewhere import gate, gone, held, let_go, wait_for_pid
 from tests.router.members import FakeMembers
@@ -40,7 +40,7 @@ def rows_held(table: PlacedTable, slots: NDArray[np.int64]) -> NDArray[np.int64]
 @pytest.fixture
 def coordinator(gate: Path) -> Iterator[CoordinatorProcess]:
     (gate / "state").mkdir()
-    store = StateStore(LocalFiles(gate / "state"))
+    store = StateStore(FolderFiles(gate / "state"))
     members = FakeMembers()
     settings = Settings(place=lambda request, spec: version(2), rows_below=rows_held)
     running = CoordinatorProcess(store, members, owner=Owner("this one"), settings=settings, timing=FAST)

@@ -30,7 +30,7 @@ from ringpull.router.control.operations import (
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.saved_files import generations
-from ringpull.router.control.state_files import LocalFiles
+from ringpull.router.control.state_files import FolderFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.patience import PATIENCE_S
 from tests.router.members import FakeMembers
@@ -68,7 +68,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-class Disk(LocalFiles):
+class Disk(FolderFiles):
     """Folder whose disk may be full, away, or the last thing that its process sees."""
 
     def __init__(self, folder: Path) -> None:

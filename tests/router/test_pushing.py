@@ -22,8 +22,9 @@ from ringpull.ps.errors import (
     Unavailable,
 )
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.ring import Ring
-from ringpull.ps.wire.messages import PullReply, Reply, Request
+from ringpull.ps.wire.messages import Reply, Request
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.router.client import Router
 from ringpull.router.pushed_rows import PushedRows

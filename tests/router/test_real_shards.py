@@ -19,12 +19,13 @@ import pytest
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.pull_messages import PullRequest
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import ALL, MAX_BYTES_ROW, OnUnavailable, Pooling, RowType, TableSpec
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import PullRequest, Reply, Request
+from ringpull.ps.wire.messages import Reply, Request
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.router.client import Router

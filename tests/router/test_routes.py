@@ -12,7 +12,7 @@ import pytest
 from ringpull.ps.errors import NotOwner, Unavailable
 from ringpull.ps.ring import Ring
 from ringpull.router.routes import ASK_AGAIN_S, PATIENCE_S, Routes
-from ringpull.router.shard_map import NO_MAP, ShardAddress, ShardMap, Stamp
+from ringpull.router.shard_map import NO_MAP, MapEdition, ShardAddress, ShardMap
 from tests.router.cases import assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, PATIENT, VERSION, FakeCluster
 from tests.router.virtual_time import run, virtual_now
@@ -46,13 +46,13 @@ class Asked:
     async def renewed(self, within_s: float = 60.0, *, sparingly: bool = False) -> tuple[bool, float]:
         """Return whether there is a newer map than the first, and how long that took."""
         began_s = virtual_now()
-        found = await self.routes.renewed(Stamp(0, 1), began_s + within_s, sparingly=sparingly)
+        found = await self.routes.renewed(MapEdition(0, 1), began_s + within_s, sparingly=sparingly)
         return found, round(virtual_now() - began_s, 6)
 
 
 def test_a_map_is_newer_by_its_term_then_by_its_epoch():
     routes = Routes(None, lambda _: None)
-    assert routes.stamp == NO_MAP
+    assert routes.edition == NO_MAP
     assert routes.update(map_of(1))
     for stale in (map_of(1), map_of(0)):
         assert not routes.update(stale)
@@ -67,11 +67,11 @@ def test_a_map_of_another_deployment_is_none_of_ours():
     """Somebody may serve under the name that ours had."""
     routes = Routes(None, lambda _: None, deployment="ours")
     assert not routes.update(replace(map_of(99), deployment="theirs"))
-    assert routes.stamp == NO_MAP
+    assert routes.edition == NO_MAP
     for epoch, deployment in enumerate(("", "ours"), 1):
         assert routes.update(replace(map_of(epoch), deployment=deployment))
     assert not routes.update(replace(map_of(99, term=9), deployment="theirs"))
-    assert routes.stamp == Stamp(0, 2)
+    assert routes.edition == MapEdition(0, 2)
 
 
 def test_pulls_share_one_fetch():
@@ -133,10 +133,10 @@ def test_nobody_to_ask_is_no_newer_map(error, caplog: pytest.LogCaptureFixture):
         assert await asked.renewed() == (False, 0.01)
         with pytest.raises(type(error)):
             await asked.routes.refresh()
-        assert asked.routes.stamp == Stamp(0, 1)
+        assert asked.routes.edition == MapEdition(0, 1)
         asked.error = None
         await asked.routes.refresh()
-        assert asked.routes.stamp == Stamp(0, 2)
+        assert asked.routes.edition == MapEdition(0, 2)
 
     with caplog.at_level(logging.ERROR):
         run(main())
@@ -162,7 +162,7 @@ def test_without_a_coordinator_there_is_nobody_to_ask():
     async def main() -> None:
         routes = Routes(None, lambda _: None, clock=virtual_now)
         routes.update(map_of(1))
-        assert not await routes.renewed(Stamp(0, 1), virtual_now() + 60)
+        assert not await routes.renewed(MapEdition(0, 1), virtual_now() + 60)
         routes.ask_soon()
         with pytest.raises(Unavailable, match="nobody to ask"):
             await routes.refresh()
@@ -178,7 +178,7 @@ def test_closing_ends_the_question():
         await asyncio.sleep(0.001)
         asked.routes.close()
         await asyncio.sleep(60.0)
-        assert asked.routes.stamp == Stamp(0, 1)
+        assert asked.routes.edition == MapEdition(0, 1)
 
     run(main())
 

@@ -33,7 +33,7 @@ def test_a_map_says_whose_it_is_and_how_old():
     before = ShardMap(6, addresses(2), Ring.even(range(2)), {}, deployment="d", term=2)
     shard_map = ShardMap(7, shards, Ring.even(range(2)), {}, before, "d", 3)
     assert ShardMap.from_dict(json.loads(json.dumps(shard_map.to_dict()))) == shard_map
-    assert shard_map.stamp == (3, 7) > before.stamp
+    assert shard_map.edition == (3, 7) > before.edition
     assert ShardAddress(0, "127.0.0.1", 9000, "another") != shards[0], "on the same port, and yet another"
 
 
@@ -46,7 +46,7 @@ def test_a_map_of_an_earlier_build_is_anybodys():
         "previous": None,
     }
     read = ShardMap.from_dict(fields)
-    assert (read.deployment, read.term, read.stamp) == ("", 0, (0, 4))
+    assert (read.deployment, read.term, read.edition) == ("", 0, (0, 4))
     assert [each.incarnation for each in read.shards] == ["", "a life"]
     assert read.to_dict() == fields
 

@@ -10,7 +10,7 @@ import pytest
 from ringpull.ps.errors import CorruptData, StartupError, Superseded
 from ringpull.router.control.reign import EPOCHS_AHEAD
 from ringpull.router.control.saved_files import state_name, term_name
-from ringpull.router.control.state_files import LocalFiles, PatientFiles
+from ringpull.router.control.state_files import FolderFiles, PatientFiles
 from ringpull.router.control.state_store import (
     MANY_FILES,
     SKIPPED_EPOCHS,
@@ -23,7 +23,7 @@ from tests.router.reigns import MINE, began, found, state
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"saved": {}, "checksum": "0"}', "flipped", "short"])
 def test_a_damaged_state_is_left_out_and_nothing_is_used_twice(tmp_path: Path, content: bytes | str) -> None:
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     reign = began(store)
     reign.save(state(2))
     reign.save(state(3))
@@ -43,7 +43,7 @@ def test_a_damaged_state_is_left_out_and_nothing_is_used_twice(tmp_path: Path, c
 
 
 def test_damage_of_all_states_is_named(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     began(store).save(state(2))
     for path in tmp_path.glob("state-*"):
         path.write_bytes(b"")
@@ -53,7 +53,7 @@ def test_damage_of_all_states_is_named(tmp_path: Path) -> None:
 
 def test_nothing_is_made_where_no_state_can_be_gone_on_from(tmp_path: Path) -> None:
     """Whoever is restarted tries every few seconds, for as long as it takes: days, with damage."""
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     began(store).save(state(2))
     for path in tmp_path.glob("state-*"):
         path.write_bytes(b"")
@@ -65,7 +65,7 @@ def test_nothing_is_made_where_no_state_can_be_gone_on_from(tmp_path: Path) -> N
 
 
 def test_nothing_is_made_where_there_is_no_state_of_the_deployment(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     store.take_over(MINE)  # and nothing is saved
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(StartupError, match="holds no state of deployment mine"):
@@ -88,7 +88,7 @@ def test_starts_that_save_nothing_pile_up_no_files(store: StateStore, files: Pat
     assert replace(found(store.claim(MINE)), epoch=1) == state(1)
 
 
-class Failing(LocalFiles):
+class Failing(FolderFiles):
     """Folder of which some files cannot be read."""
 
     def __init__(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.pushed_tables import PushedTable
 from ringpull.router.control.reign import EPOCHS_AHEAD, Reign
 from ringpull.router.control.saved_files import LEGACY, term_name, terms
-from ringpull.router.control.state_files import LocalFiles, PatientFiles
+from ringpull.router.control.state_files import FolderFiles, PatientFiles
 from ringpull.router.control.state_store import (
     BEATS,
     WATCH_S,
@@ -133,7 +133,7 @@ def test_pushed_rows_are_looked_for_unless_they_went_with_an_orderly_end(
 
 
 def test_a_term_file_that_its_maker_fell_over_is_nobodys(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     began(store)
     (tmp_path / term_name(2)).write_bytes(b"{")
     assert store.owner() == MINE
@@ -142,7 +142,7 @@ def test_a_term_file_that_its_maker_fell_over_is_nobodys(tmp_path: Path) -> None
 
 def test_the_state_of_an_earlier_build_is_carried_on_and_put_away(tmp_path: Path) -> None:
     (tmp_path / LEGACY).write_text(json.dumps({"deployment": "mine", "state": state_to_dict(state(17))}))
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     reign = store.claim(MINE)
     assert (found(reign), reign.epochs_to) == (state(17), 17)
     reign.save(state(18))
@@ -154,6 +154,6 @@ def test_the_state_of_an_earlier_build_is_carried_on_and_put_away(tmp_path: Path
 
 def test_another_deployment_takes_over_from_an_earlier_build(tmp_path: Path) -> None:
     (tmp_path / LEGACY).write_text(json.dumps({"deployment": "older", "state": state_to_dict(state(17))}))
-    reign = StateStore(LocalFiles(tmp_path)).take_over(MINE)
+    reign = StateStore(FolderFiles(tmp_path)).take_over(MINE)
     assert (found(reign), reign.term) == (CoordinatorState(epoch=17), 1)
     assert terms([path.name for path in tmp_path.iterdir()]) == [1]

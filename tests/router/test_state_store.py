@@ -16,7 +16,7 @@ from ringpull.ps.errors import InvalidInput, StartupError, Superseded, Unavailab
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.reign import EPOCHS_AHEAD, SEALS_KEPT
 from ringpull.router.control.saved_files import encode, generations, state_name, term_name
-from ringpull.router.control.state_files import LocalFiles, PatientFiles, UrlFiles, open_files, probe
+from ringpull.router.control.state_files import FolderFiles, PatientFiles, UrlFiles, open_files, probe
 from ringpull.router.control.state_store import (
     StateStore,
 )
@@ -69,7 +69,7 @@ def test_a_woken_leader_writes_nothing_and_knows_it(store: StateStore, files: Pa
         sleeper.check()
 
 
-class Interrupted(LocalFiles):
+class Interrupted(FolderFiles):
     """Folder in which something else happens between two calls of one process."""
 
     def __init__(self, folder: Path) -> None:
@@ -89,7 +89,7 @@ class Interrupted(LocalFiles):
 
 def test_what_was_saved_before_the_seal_is_carried_on(tmp_path: Path) -> None:
     """The next term has begun and not yet sealed: the state is saved, so the next leader goes on from it."""
-    files, others = Interrupted(tmp_path), StateStore(LocalFiles(tmp_path))
+    files, others = Interrupted(tmp_path), StateStore(FolderFiles(tmp_path))
     first = began(others)
     files.after["term-"] = lambda: first.save(state(7))
     second = StateStore(files).claim(MINE)
@@ -99,16 +99,16 @@ def test_what_was_saved_before_the_seal_is_carried_on(tmp_path: Path) -> None:
 def test_a_leader_that_saves_while_the_next_begins_steps_down_without_acting(tmp_path: Path) -> None:
     files = Interrupted(tmp_path)
     reign = began(StateStore(files))
-    files.after["state-"] = lambda: StateStore(LocalFiles(tmp_path)).claim(MINE)
+    files.after["state-"] = lambda: StateStore(FolderFiles(tmp_path)).claim(MINE)
     assert not reign.save(state(2)), "it is safe, and is for others to act on"
-    assert found(StateStore(LocalFiles(tmp_path)).claim(MINE)) == state(2)
+    assert found(StateStore(FolderFiles(tmp_path)).claim(MINE)) == state(2)
 
 
 def test_of_two_that_begin_at_once_only_one_does(tmp_path: Path) -> None:
-    others = StateStore(LocalFiles(tmp_path))
+    others = StateStore(FolderFiles(tmp_path))
     began(others)
 
-    class Racing(LocalFiles):
+    class Racing(FolderFiles):
         def create(self, name: str, content: bytes) -> None:
             if name == term_name(2):
                 others.claim(MINE)
@@ -121,7 +121,7 @@ def test_of_two_that_begin_at_once_only_one_does(tmp_path: Path) -> None:
 def test_one_that_was_overtaken_while_it_began_does_not_lead(tmp_path: Path) -> None:
     files = Interrupted(tmp_path)
     began(StateStore(files))
-    files.after["term-"] = lambda: StateStore(LocalFiles(tmp_path)).claim(MINE)
+    files.after["term-"] = lambda: StateStore(FolderFiles(tmp_path)).claim(MINE)
     with pytest.raises(Superseded, match="term 2 is over: term 3 leads"):
         StateStore(files).claim(MINE)
 
@@ -135,7 +135,7 @@ def test_a_save_whose_answer_was_lost_is_saved_again(tmp_path: Path) -> None:
         with pytest.raises(StartupError, match="cannot be saved"):
             reign.save(state(2))
         assert reign.save(again)
-        assert found(StateStore(LocalFiles(tmp_path)).claim(MINE)) == again
+        assert found(StateStore(FolderFiles(tmp_path)).claim(MINE)) == again
         reign = store.claim(MINE)
 
 
@@ -218,7 +218,7 @@ class _Hanging:
 
 
 def test_a_folder_that_is_gone_is_not_made(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path / "gone"))
+    store = StateStore(FolderFiles(tmp_path / "gone"))
     with pytest.raises(StartupError, match="is it mounted here"):
         store.claim(MINE)
     with pytest.raises(StartupError):
@@ -227,7 +227,7 @@ def test_a_folder_that_is_gone_is_not_made(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     reign = began(store)
 
     def full(descriptor: int) -> Any:
@@ -244,7 +244,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path: Path, monkeypat
 def test_a_folder_that_hangs_is_away(tmp_path: Path) -> None:
     hangs = threading.Event()
 
-    class Hanging(LocalFiles):
+    class Hanging(FolderFiles):
         def names(self) -> list[str]:
             hangs.wait()
             return super().names()
@@ -261,7 +261,7 @@ def test_where_there_are_no_links_a_file_is_still_made_once(tmp_path: Path, monk
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("os.link", no_links)
-    files = LocalFiles(tmp_path)
+    files = FolderFiles(tmp_path)
     files.create("a", b"1")
     with pytest.raises(FileExistsError):
         files.create("a", b"2")
@@ -278,7 +278,7 @@ def test_a_name_that_a_later_leader_may_have_seen_is_never_free_again(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("os.link", no_links)
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     reign = began(store)
     sync, syncs = os.fsync, 0
 
@@ -302,7 +302,7 @@ def test_a_name_that_a_later_leader_may_have_seen_is_never_free_again(
 def test_what_may_have_been_saved_is_not_said_to_be_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    reign = began(StateStore(LocalFiles(tmp_path)))
+    reign = began(StateStore(FolderFiles(tmp_path)))
     link, sync = os.link, os.fsync
 
     def lost_answer(*names: Any) -> None:
@@ -319,11 +319,11 @@ def test_what_may_have_been_saved_is_not_said_to_be_refused(
         with pytest.raises(StartupError, match=r"it is not certain that the coordinator's state was saved"):
             reign.save(state(2))
     assert reign.save(state(3))
-    assert found(StateStore(LocalFiles(tmp_path)).claim(MINE)) == state(3)
+    assert found(StateStore(FolderFiles(tmp_path)).claim(MINE)) == state(3)
 
 
 def test_what_a_killed_leader_was_making_is_deleted(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
+    store = StateStore(FolderFiles(tmp_path))
     began(store)
     left = [f"{state_name(1, 7)}.123-abcdef01.tmp", f"{term_name(1)}.123-abcdef01.tmp"]
     kept = f"{state_name(2, 7)}.124-abcdef01.tmp"

@@ -17,12 +17,13 @@ import pytest
 
 from ringpull.ps.errors import DeadlineExceeded, OtherContent, RingpullError, Unavailable
 from ringpull.ps.placement import ServedRanges
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import OnUnavailable, Pooling, TableSpec
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import Hello, PullReply, PullRequest
+from ringpull.ps.wire.messages import Hello
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.router.client import Router

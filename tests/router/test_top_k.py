@@ -31,8 +31,8 @@ from ringpull.ps.shard import Shard
 from ringpull.ps.spec import ALL, OnUnavailable, Replicas, RowType, TableSpec
 from ringpull.ps.store.base import BadBlock
 from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES, TopKReply, TopKRequest
 from ringpull.ps.wire.messages import Reply, Request, StatisticsRequest
-from ringpull.ps.wire.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES, TopKReply, TopKRequest
 from ringpull.router.client import Router
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress, ShardMap

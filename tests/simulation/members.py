@@ -234,7 +234,7 @@ class SimHead:
         labels: Labels,
     ) -> None:
         self.world.checks.obeyed(self, order)
-        if self.map is None or shard_map.stamp >= self.map.stamp:
+        if self.map is None or shard_map.edition >= self.map.edition:
             if missing := set(versions) - self.loaded:
                 self.world.checks.violated(f"{self} is to show {missing}, which it has not loaded")
             self.loaded &= set(versions)
@@ -244,7 +244,7 @@ class SimHead:
             self.live, self.labels, self.serving = dict(live), labels, True
             self._take(shard_map)
             self.world.told(f"{self} routes by epoch {shard_map.epoch}, live {self.live}, by term {order.term}")
-        while any(pull.shard_map.stamp < shard_map.stamp for pull in self.pulls):
+        while any(pull.shard_map.edition < shard_map.edition for pull in self.pulls):
             self.world.kernel.sleep(LOOK_S)
 
     @property
@@ -277,7 +277,7 @@ class SimHead:
 
     def _take(self, shard_map: ShardMap) -> None:
         """Go by a map if it is newer: see `ringpull.router.routes.Routes.update`."""
-        if self.map is None or shard_map.stamp > self.map.stamp:
+        if self.map is None or shard_map.edition > self.map.edition:
             self.world.checks.map_taken(self, shard_map)
             self.map = shard_map
             self.world.touched()

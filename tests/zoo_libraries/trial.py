@@ -32,7 +32,7 @@ from tests.zoo_libraries.wrapper import wrap
 
 TOLERANCE = 1e-5
 """Largest difference, of the largest output."""
-LEAST_SPREAD = 1e-3
+MIN_SPREAD = 1e-3
 """Standard deviation that an output must have over random rows, of its largest, or a comparison would show nothing."""
 
 
@@ -90,7 +90,7 @@ def _look(model: ZooModel, module: nn.Module, outcome: Outcome) -> None:
     outputs = answers(model, module, some)
     by_row = [each for each in outputs if each.ndim]  # a loss that comes along says nothing of rows
     outcome.spread = min(float(np.nanstd(each, axis=0).max() / np.nanmax(np.abs(each))) for each in by_row)
-    if not outcome.spread > LEAST_SPREAD:
+    if not outcome.spread > MIN_SPREAD:
         raise Wrong(f"the module's answers differ by {outcome.spread:.1e} only: the zoo must give it other weights")
     outcome.not_tables = looked_up_by_ids(model, module, some, others)
 

@@ -22,7 +22,7 @@ from ringpull.inference.model.chain_files import VersionOnDisk
 from ringpull.inference.model.manifest import Manifest, time_of_now
 from ringpull.inference.model.manifest_chain import check_stamp
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.version_number import RANGE, version_number
+from ringpull.ps.text.version_number import RANGE, version_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ringpull.inference.export.operators import CASTS, EMBEDDINGS, SHAPES, VIEWS
 from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
 from ringpull.inference.export.passes.lookups import INTEGERS
 
-_MOST_IDS: Final = 64
+_MAX_IDS: Final = 64
 """Ids per row of a mapping, whose vectors would be side by side in one."""
 
 _CATS: Final = (aten.cat.default, aten.concat.default, aten.concatenate.default)
@@ -55,7 +55,7 @@ def _left_out(editor: Editor, node: fx.Node) -> fx.Node | None:
     width = 1 if rank_of(mapping) == 1 else int(shape_of(mapping)[1])
     dim = int(shape_of(weight)[1])
     element = weight.meta["val"].element_size()
-    if width > _MOST_IDS or not editor.may_hold(int(shape_of(mapping)[0]) * width * dim * element):
+    if width > _MAX_IDS or not editor.may_hold(int(shape_of(mapping)[0]) * width * dim * element):
         return None
     if dtype_of(mapping) not in INTEGERS:
         mapping = editor.call(node, aten.to.dtype, mapping, INTEGERS[0])

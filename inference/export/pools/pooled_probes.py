@@ -39,7 +39,7 @@ _SAME: Final = 1e-6
 _LOWEST: Final = -1e4
 """Number below which what stands at masked places of a maximum must be, and below any weight."""
 
-_MOST_DROPPED: Final = 4
+_MAX_DROPPED: Final = 4
 """Most ids that an expression names one by one, to leave them out."""
 
 _NO_ROW: Final = -(2**63)
@@ -342,7 +342,7 @@ def _with_row_of_its_own(seen: list[_Seen], part: Part) -> Part | None:
         return None
     if len(dropped) > 1 and dropped[-1] + 1 == kept[0]:
         condition = KeyExpression.of("le", KeyExpression.ids(), KeyExpression.constant(int(dropped[-1])))
-    elif len(dropped) <= _MOST_DROPPED:
+    elif len(dropped) <= _MAX_DROPPED:
         named = [KeyExpression.of("eq", KeyExpression.ids(), KeyExpression.constant(each)) for each in dropped.tolist()]
         condition = reduce(lambda one, two: KeyExpression.of("or", one, two), named)
     else:

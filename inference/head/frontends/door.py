@@ -18,7 +18,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.answers import grpc_server
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.ports import joined, told
-from ringpull.inference.head.unix_socket import FOLDER, SHORTEST, UnixSocket, own_folder
+from ringpull.inference.head.frontends.unix_socket import FOLDER, SHORTEST, UnixSocket, own_folder
 from ringpull.ps.errors import StartupError
 from ringpull.ps.user_folder import PREFIX, user_folder
 

@@ -59,7 +59,7 @@ class Operators:
     def __repr__(self) -> str:
         return f"<Operators {self._operations!r}>"
 
-    async def carry_out(
+    async def execute(
         self,
         request: Request[R],
         *,
@@ -106,7 +106,7 @@ class Operators:
         door: str,
         timeout_s: float | None,
     ) -> ChangeStatus:
-        """Begin a change, as `carry_out` does, and wait until it is over; return how it ended.
+        """Begin a change, as `execute` does, and wait until it is over; return how it ended.
 
         Another change that is under way is waited for first: clients of other protocols know nothing of turns.
 
@@ -114,7 +114,7 @@ class Operators:
             ChangeGivenUp: It was given up; what served before it serves on. The message has the reason.
             DeadlineExceeded: The time was up first; the change goes on, or has not begun.
             Unavailable: Nobody tells how it goes on.
-            RingpullError: As `carry_out`.
+            RingpullError: As `execute`.
         """
         until_s = _until_s(timeout_s)
         verb, entry = VERBS.of(request), self._entry(request, peer, door)
@@ -178,7 +178,7 @@ class Operators:
 
         Args:
             verb: Name of the verb that is asked for.
-            authorization, access, peer, door: As of `carry_out`.
+            authorization, access, peer, door: As of `execute`.
 
         Raises:
             Unauthenticated: The caller has to show a token that is known here.
@@ -195,7 +195,7 @@ class Operators:
         Args:
             verb: Name of the verb that it is.
             asked: Text of it, for the audit log.
-            authorization, access, peer, door: As of `carry_out`.
+            authorization, access, peer, door: As of `execute`.
 
         Raises:
             Unauthenticated, Forbidden: The caller may not operate; what would be right is for others to know.

@@ -22,10 +22,11 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import differ
 from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import OpenFiles
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
-from ringpull.ps.wire.messages import PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import Reply, Request, ShardStatistics, StatisticsRequest
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.router.here import Here, layer_id
 
@@ -101,7 +102,7 @@ class LocalFiles:
             return {key: dict(tables) for key, tables in self._counts.items()}
 
     def here(self, model: str, version: int, identity: int, tables: Sequence[str]) -> Here | None:
-        """See `ringpull.router.here.LocalReads.here`."""
+        """See `ringpull.router.here.FilesHere.here`."""
         key = (model, version)
         files = self._open.get(key)
         if files is None or differ(files.identity, identity) or not files.layers:
@@ -109,7 +110,7 @@ class LocalFiles:
         return _kept(self._layouts.setdefault(key, {}), tuple(tables), lambda: _here(files, tables))
 
     def connection(self, layer: int) -> LocalConnection:
-        """See `ringpull.router.here.LocalReads.connection`."""
+        """See `ringpull.router.here.FilesHere.connection`."""
         return LocalConnection(self, layer)
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ class CallLog:
     def answered(self, call: Call, version: int) -> None:
         """Tell of an answered call, at level debug."""
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(f"{call.verb} answered", extra={**self._facts(call), "version": version})
+            logger.debug(f"{call.verb} answered", extra={**self._fields(call), "version": version})
 
     def failed(self, call: Call, code: str, error: BaseException) -> None:
         """Tell of a call that ended with an error, unless there were many of its code lately."""
@@ -86,12 +86,12 @@ class CallLog:
         left_out = limit.left_out(now_s)
         if left_out is None:
             return
-        facts = {**self._facts(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
+        fields = {**self._fields(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
         if left_out:
-            facts["left_out"] = left_out
-        logger.log(level, f"{call.verb} failed", extra=facts)
+            fields["left_out"] = left_out
+        logger.log(level, f"{call.verb} failed", extra=fields)
 
-    def _facts(self, call: Call) -> dict[str, object]:
+    def _fields(self, call: Call) -> dict[str, object]:
         caller = {"caller": call.caller} if call.caller else {}
         return {
             **caller,

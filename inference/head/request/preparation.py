@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.inference.degrade.requests import prepare_degraded
 from ringpull.inference.head.batcher import Ready
 from ringpull.inference.head.request.batch import RequestBatch
+from ringpull.inference.head.request.degraded import prepare_degraded
 from ringpull.inference.head.request.direct_ids import DirectColumns, DirectIds
 from ringpull.inference.head.request.id_limits import IdLimits
 from ringpull.inference.head.request.received import Limits, ReceivedColumns

@@ -22,7 +22,7 @@ from ringpull.inference.model.manifest import Manifest, ProgramOutput, TableEntr
 from ringpull.inference.top_k_answer import TopK
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType, Pooling
-from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS, scan_cost
+from ringpull.ps.top_k_messages import MAX_LISTED_KEYS, scan_cost
 from ringpull.router.lookup import Lookup
 from ringpull.router.top_k import KeyLists, TopKQuery, TopKResult
 

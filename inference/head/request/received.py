@@ -127,9 +127,7 @@ class ReceivedColumns:
     """Degradation of the columns when they are prepared; None: nothing is left out."""
 
     @classmethod
-    def checked(
-        cls, layout: Layout, sizes: NDArray[np.int64], data: bytes | memoryview, limits: Limits
-    ) -> ReceivedColumns:
+    def checked(cls, layout: Layout, sizes: NDArray[np.int64], data: bytes, limits: Limits) -> ReceivedColumns:
         """Check the columns of one request; the result is read-only views of `data`.
 
         Args:

@@ -17,7 +17,7 @@ from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.wire.column_codec import LENGTHS, ColumnBytes
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from ringpull.ps.spec import KeyType
-from ringpull.ps.wire.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES
+from ringpull.ps.top_k_messages import MAX_K, MAX_LISTED_KEYS, MAX_QUERIES
 from ringpull.router.top_k import METRICS, KeyLists, Metric
 
 FLOAT32_BYTES: Final = 4

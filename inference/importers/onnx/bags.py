@@ -50,22 +50,39 @@ class BagSource:
 
 def find_bags(source: SourceGraph, reading: Reading) -> Iterator[BagSource]:
     """Yield what nodes inside loops gather: from constants, by what is moved from a tensor of the main graph."""
-    for node in source.graph.node:
-        pending = list(subgraphs(node))
-        while pending:
-            graph = pending.pop()
-            for inner in graph.node:
-                pending += subgraphs(inner)
-                if inner.op_type == "Gather" and reading.is_fixed(inner.input[0]):
-                    ids = _moved_from(graph, inner.input[1])
-                    table = reading.values[inner.input[0]]
-                    if ids in reading.read and table.ndim == 2 and table.dtype == np.float32:
-                        yield BagSource(inner.input[0], ids, node)
+    inside = ((node, graph) for node in source.graph.node for graph in _inner_graphs(node))
+    for node, graph in inside:
+        for table, indices in _gathers(graph, reading):
+            ids = _moved_from(graph, indices)
+            if ids in reading.read:
+                yield BagSource(table, ids, node)
     for node in source.graph.node:  # in the main graph, without a loop
-        if node.op_type == "Gather" and node.input[1] in reading.read and reading.is_fixed(node.input[0]):
-            table = reading.values[node.input[0]]
-            if table.ndim == 2 and table.dtype == np.float32:
-                yield BagSource(node.input[0], node.input[1], node)
+        if node.op_type == "Gather" and node.input[1] in reading.read and _is_table(reading, node.input[0]):
+            yield BagSource(node.input[0], node.input[1], node)
+
+
+def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield all graphs inside a node, those of the nodes in them too."""
+    pending = list(subgraphs(node))
+    while pending:
+        graph = pending.pop()
+        yield graph
+        pending += [each for inner in graph.node for each in subgraphs(inner)]
+
+
+def _gathers(graph: GraphProto, reading: Reading) -> Iterator[tuple[str, str]]:
+    """Yield the table and the indices of each node of a graph that gathers rows of a constant table."""
+    for node in graph.node:
+        if node.op_type == "Gather" and _is_table(reading, node.input[0]):
+            yield node.input[0], node.input[1]
+
+
+def _is_table(reading: Reading, name: str) -> bool:
+    """Return whether a tensor is a table of vectors that no request changes."""
+    if not reading.is_fixed(name):
+        return False
+    values = reading.values[name]
+    return values.ndim == 2 and values.dtype == np.float32
 
 
 def _moved_from(graph: GraphProto, name: str) -> str:

@@ -39,8 +39,8 @@ _OWN_TYPES: Final = {"float16": RowType.FLOAT16, "bfloat16": RowType.BFLOAT16}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ServedTable:
-    """One table as it is served."""
+class GraphTable:
+    """Table of a graph, as it is served."""
 
     name: str
     rows: Array
@@ -139,7 +139,7 @@ def served_tables(
     keys: Mapping[str, Keys],
     options: Mapping[str, TableOptions],
     left: Mapping[str, str],
-) -> dict[str, ServedTable]:
+) -> dict[str, GraphTable]:
     """Return the tables by the tensor's name.
 
     Args:
@@ -165,12 +165,12 @@ def served_tables(
         given = options.get(name, TableOptions())
         rows = cut.tables[tensor]
         row_keys = RowKeys.read(name, len(rows), keys.get(name), unknown_is_row_0=given.default is None)
-        made[tensor] = ServedTable(name, rows, row_keys, given)
+        made[tensor] = GraphTable(name, rows, row_keys, given)
     return made
 
 
 def plan_serving(
-    cut: CutGraph, uses: Sequence[Use], schema: Schema, tables: Mapping[str, ServedTable], taken: Sequence[str]
+    cut: CutGraph, uses: Sequence[Use], schema: Schema, tables: Mapping[str, GraphTable], taken: Sequence[str]
 ) -> Serving:
     """Say every use in the keys of its table.
 
@@ -205,7 +205,7 @@ def plan_serving(
 
 
 def _raw_features(
-    cut: CutGraph, uses: Sequence[Use], schema: Schema, tables: Mapping[str, ServedTable], taken: Sequence[str]
+    cut: CutGraph, uses: Sequence[Use], schema: Schema, tables: Mapping[str, GraphTable], taken: Sequence[str]
 ) -> dict[str, RowKeys]:
     found: dict[str, RowKeys] = {}
     numbered: dict[str, str] = {}
@@ -244,7 +244,7 @@ def _raw_features(
 
 
 def _lookup(
-    cut: CutGraph, use: Use, trained: Schema, served: Schema, table: ServedTable, raw: Mapping[str, RowKeys]
+    cut: CutGraph, use: Use, trained: Schema, served: Schema, table: GraphTable, raw: Mapping[str, RowKeys]
 ) -> LookupSpec:
     name = cut.feature_of(use)
     feature = served[name]

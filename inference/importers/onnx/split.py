@@ -19,15 +19,15 @@ from ringpull.inference.importers.onnx.pools import add_pools, lookup_inputs
 from ringpull.inference.importers.onnx.probing import Probed, probe_lookups
 from ringpull.inference.importers.onnx.proof import prove_keys
 from ringpull.inference.importers.onnx.rest import LOOKUP, numbered, pruned, rest_of, whole, with_free_sizes
-from ringpull.inference.importers.onnx.serving import ServedTable, Serving, plan_serving, served_tables
+from ringpull.inference.importers.onnx.serving import GraphTable, Serving, plan_serving, served_tables
 from ringpull.inference.importers.onnx.sessions import GraphFailed, GraphNotLoaded
 from ringpull.inference.importers.onnx.source import SourceGraph
 from ringpull.inference.importers.version_writer import OnnxVersion
 from ringpull.inference.model.manifest import IdLimit, ProgramInput, ProgramOutput
 from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
+from ringpull.ps.text.byte_size import size
 
 _TOLD_REASONS: Final = 3
 
@@ -47,7 +47,7 @@ class Split:
     uses: tuple[Use, ...]
     """Look-ups of the rest, in the order of its inputs."""
     rest: SourceGraph
-    tables: Mapping[str, ServedTable]
+    tables: Mapping[str, GraphTable]
     serving: Serving
     kept: tuple[KeptWeight, ...]
     large: tuple[KeptWeight, ...]

@@ -19,7 +19,7 @@ import defusedxml.sax
 from defusedxml import DefusedXmlException
 
 from ringpull.ps.errors import CorruptData, InvalidInput
-from ringpull.ps.number_text import float_of
+from ringpull.ps.text.number_text import float_of
 
 MAX_BYTES: Final = 1 << 30
 MAX_DEPTH: Final = 320

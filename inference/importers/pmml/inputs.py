@@ -23,7 +23,7 @@ from ringpull.ps.errors import InvalidInput
 _NO_INTEGER: Final = -(2**63)
 """Integer that stands for a missing one."""
 _STRANGE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
-_MOST_NUMBERS: Final = 64
+_MAX_NUMBERS: Final = 64
 """Numbers of one field that rows are made of."""
 
 
@@ -153,8 +153,8 @@ def telling_rows(inputs: Sequence[Input], numbers: Mapping[str, Sequence[float]]
 def _pool(mentioned: Sequence[float], random: np.random.Generator) -> NDArray[np.float32]:
     """Return numbers to draw from: those mentioned, the float32 next to them, and some around."""
     some = np.array(mentioned, np.float64)
-    if len(some) > _MOST_NUMBERS:
-        some = random.choice(some, _MOST_NUMBERS, replace=False)
+    if len(some) > _MAX_NUMBERS:
+        some = random.choice(some, _MAX_NUMBERS, replace=False)
     near = some.astype(np.float32)
     low, high = (float(some.min()), float(some.max())) if len(some) else (-1.0, 1.0)
     span = max(high - low, 1.0)

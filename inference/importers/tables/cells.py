@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.number_text import float_of
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM, Float32Array, KeyType
+from ringpull.ps.text.number_text import float_of
 
 _RAW: Final = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float64", "float16")}
 ENCODINGS: Final = (*_RAW, "text", "json")
@@ -33,7 +33,7 @@ _HUGE: Final = 1e12
 """Sizes between which vectors' numbers usually are."""
 _SMALL: Final = 1e-3
 """The same of float16, where vectors are of some length."""
-_MOST: Final = 0.9
+_MIN_SHARE: Final = 0.9
 _FOREIGN: Final = {
     b"\x93NUMPY": "an array as numpy.save writes it; store array.tobytes()",
     b"\x80\x03": "a pickle, which is never read; store numpy.asarray(vector, 'float32').tobytes()",
@@ -214,7 +214,7 @@ def _is_float16(value: bytes) -> bool:
         lower = np.abs(np.frombuffer(value, _RAW["float16"])[::2].astype(np.float32))
         usual = (lower == 0) | ((lower > _SMALL) & (lower < 1 / _SMALL))
         whole = np.abs(np.frombuffer(value, _RAW["float32"]))
-        return bool(lower.any() and usual.mean() > _MOST and np.median(whole) < 2**-8)
+        return bool(lower.any() and usual.mean() > _MIN_SHARE and np.median(whole) < 2**-8)
 
 
 def bytes_of(cells: Sequence[object], where: str, shown: Callable[[int], str]) -> BytesRows:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ringpull.inference.importers.tables.plain_pickle import Made, Name, read_plain_pickle
 from ringpull.ps.errors import CorruptData
-from ringpull.ps.url_parts import leads_elsewhere
+from ringpull.ps.text.url_parts import leads_elsewhere
 
 FILE: Final = ".metadata"
 

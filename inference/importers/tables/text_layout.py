@@ -24,7 +24,7 @@ BRACKETS: Final = "[](){} \t"
 SEPARATORS: Final = (",", ";", "|")
 """Characters between the numbers of a vector that is a text, beside blanks."""
 
-# Digits are ASCII's, as of `ringpull.ps.number_text`: Arrow reads no others.
+# Digits are ASCII's, as of `ringpull.ps.text.number_text`: Arrow reads no others.
 _NUMBER: Final = re.compile(
     r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE | re.ASCII
 )

@@ -63,7 +63,7 @@ class Healing(Protocol):
 class Operating(Protocol):
     """An operator: see `changes.Operator`."""
 
-    async def carry_out(self, fault: Fault) -> str:
+    async def execute(self, fault: Fault) -> str:
         """Carry a change out; return why it was not carried through."""
         ...
 
@@ -109,7 +109,7 @@ class Scene:
         """
         kept = _kept(await self.operator.deployed())
         if not kept:
-            if said := await self.operator.carry_out(Fault(Kind.PUBLISH, pick)):
+            if said := await self.operator.execute(Fault(Kind.PUBLISH, pick)):
                 self.broke(f"publish was not carried through: {said}")
                 return None
             kept = _kept(await self.operator.deployed())

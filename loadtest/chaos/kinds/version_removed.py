@@ -33,7 +33,7 @@ async def remove_version(scene: Scene, fault: Fault, injected: Injected) -> None
         if victim is not None:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
-        elif not then.role and (said := await scene.operator.carry_out(Fault(then, within, without=version))):
+        elif not then.role and (said := await scene.operator.execute(Fault(then, within, without=version))):
             scene.broke(f"{then} was not carried through without the folder of version {version}: {said}")
         await scene.health.wait(*filter(None, [victim]))
     await scene.health.wait()

@@ -71,13 +71,8 @@ class Directory:
 
     @property
     def room(self) -> int:
-        """How many more positions there may be."""
+        """How many more positions there may be; at 0 it should be `grown` before more is put."""
         return max(0, self._capacity - self.rows)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it should be `grown` before more is put."""
-        return self.room == 0
 
     def put(self, positions: UInt64Array, words: UInt64Array) -> int:
         """Give positions (n,) their words, the last of equal positions its own; return how many are new here.

@@ -25,7 +25,7 @@ from ringpull.ps.store.format import START_BYTES
 from ringpull.ps.store.gather import gather
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.newer import kernels
-from ringpull.ps.store.newer.arena import STAMP_BYTES, Block, BytesBlock, GoneBlock, RowBlock, VectorBlock
+from ringpull.ps.store.newer.arena import Block, BytesBlock, GoneBlock, RowBlock, VectorBlock
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -237,9 +237,6 @@ class Segments:
         """Return the rows that lie in mapped files of a log, by the numbers of their segments."""
         return {number: each.stamps for number, each in self._segments.items() if isinstance(each.stamps, LoggedRows)}
 
-    def _blocks(self) -> list[int]:
-        return [number for number, each in self._segments.items() if each.block]
-
     def drop(self, number: int) -> None:
         """Let go of a segment that no directory has a word of any more.
 
@@ -273,15 +270,6 @@ class Segments:
         for directory, (positions, words) in zip(directories, walked, strict=True):
             directory.put(positions, copies[np.searchsorted(live, words)])
         return [int(number) for number in old]
-
-    def dead_bytes(self, directories: Sequence[Directory]) -> int:
-        """Return how many of `arena_bytes` none of the directories points to; all of them are walked."""
-        blocks = np.array(self._blocks(), np.uint64)
-        live = np.unique(np.concatenate([_NO_WORDS, *(_words_in(each, blocks)[1] for each in directories)]))
-        rows = live[~self.is_gone(live)]
-        _, lengths = self._spans(rows)
-        starts = START_BYTES * len(rows) if self.is_bytes else 0
-        return self.arena_bytes - int(lengths.sum(dtype=np.int64)) - starts - STAMP_BYTES * len(live)
 
     def _places(self, rows: RawRows) -> list[tuple[_Segment, RowBlock, int]]:
         """Return where rows go: blocks, and up to which row each takes them; new ones where they are needed."""

@@ -19,9 +19,9 @@ from ringpull.inference.schema.kinds import Cross, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Hash, Vocabulary
 from ringpull.ps.errors import ExportError
-from ringpull.ps.hashing import key_of_string
 from ringpull.ps.spec import KeyType, OnUnavailable, Pooling
 from tests.inference.export.versions import Exported, assert_equal
+from tests.reference import key_of_string
 
 ROWS, DIM = 9, 4
 NUMBERS = np.array([0, 1, 8, 3, 3, 5, 2])

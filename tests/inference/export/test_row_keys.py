@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ringpull.inference.export import keys as keys_module
 from ringpull.inference.export.keys import RowKeys, key_type_of, read_ids
 from ringpull.ps.errors import ExportError
-from ringpull.ps.hashing import key_of_string
 from ringpull.ps.spec import KeyType
+from tests.reference import key_of_string
 
 NEAR = st.integers(-9, 3) | st.integers(-(2**63), 2**63 - 1)
 

@@ -24,6 +24,7 @@ from ringpull.ps.errors import CorruptData, DuplicateKey, ExportError, InvalidIn
 from ringpull.ps.hashing import keys_of, keys_of_strings, positions_of
 from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, RowType
 from ringpull.ps.store.base import Base
+from tests.ps.tables import bytes_row
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -32,8 +33,9 @@ def stored(version: Path, table: str) -> dict[int, Any]:
     base = Base.open(version / "tables" / table, verify_rows=True)
     try:
         keys = keys_of(base.sections.positions)
-        read = base.bytes_row if base.spec.is_bytes else lambda row: base.row(row).tolist()
-        return {int(key): read(row) for row, key in enumerate(keys)}
+        if base.spec.is_bytes:
+            return {int(key): bytes_row(base, row) for row, key in enumerate(keys)}
+        return {int(key): base.row(row).tolist() for row, key in enumerate(keys)}
     finally:
         base.close()
 

@@ -14,7 +14,7 @@ from ringpull.inference.client.retry import LATER_BY
 from ringpull.inference.client.straight_ways import (
     ASK_S,
     LONG_PAUSE_S,
-    MOST_S,
+    MAX_S,
     OLDEST_S,
     PAUSE_S,
     RENEW_S,
@@ -239,7 +239,7 @@ def test_what_a_head_tells_comes_back(ways: StraightWays, clock: Clock) -> None:
     tell(ways, "m", told, None)
     found = ways.known("m")
     assert found is not None
-    assert (found.lineage, found.version, found.stamp) == (LINEAGE, 4, (3, 7, 4))
+    assert (found.lineage, found.version, found.edition) == (LINEAGE, 4, (3, 7, 4))
     assert found.specs == ROUTE.specs
     assert found.shard_map == MAP
     tell(ways, "m", pb.RouteResponse(same=True), ROUTE)
@@ -280,7 +280,7 @@ def test_a_push_waits_as_long_as_its_shard_asked_for() -> None:
 
 
 def test_half_of_the_time_is_left_for_a_head() -> None:
-    for given_s, at_most_s in ((0.5, 0.25), (10.0, 5.0), (1e6, MOST_S)):
+    for given_s, at_most_s in ((0.5, 0.25), (10.0, 5.0), (1e6, MAX_S)):
         before_s = time.monotonic()
         until_s = straight_until_s(given_s)
         assert until_s is not None

@@ -56,27 +56,27 @@ def push_bytes(shard: Served, size: int, number: int) -> int:
     return count
 
 
-def test_rounds_in_vain_begin_no_row_of_short_segments(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_in_vain_begin_no_row_of_short_log_files(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = served(LIMITED)
     log = log_of(shard)
     with full_disk(monkeypatch):
         for number in range(1, 6):
             shard.push(push_of([1000], row(number)))
             assert fold(shard) == 0
-        assert log.segments == [1, 2]
+        assert log.files == [1, 2]
         push_bytes(shard, LIMIT // KEPT_SHARE + LIMIT // 100, 6)
         for _ in range(3):
             assert fold(shard) == 0
-        assert log.segments == [1, 2, 3]
+        assert log.files == [1, 2, 3]
         shard.live._pushes.run(log.roll)  # as it grows by itself
         assert fold(shard) == 0
-        assert log.segments == [1, 2, 3, 4]
+        assert log.files == [1, 2, 3, 4]
     assert fold(shard) == 1
-    assert log.segments == [3, 4]
+    assert log.files == [3, 4]
     assert log.bytes < LIMIT // KEPT_SHARE
     shard.push(push_of([1000], row(7)))
     assert fold(shard) == 2
-    assert log.segments == [5]
+    assert log.files == [5]
     assert (served(LIMITED).rows([1000]) == 7).all()
 
 

@@ -18,8 +18,8 @@ from ringpull.ps.live import folding as folding_module
 from ringpull.ps.live import live_check
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.live_table import LiveTable
+from ringpull.ps.live.log_file import log_file_path
 from ringpull.ps.live.record import LiveName
-from ringpull.ps.live.segment import segment_path
 from ringpull.ps.placement import TablePlacement, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.store.newer.segments import Segments
@@ -35,7 +35,7 @@ GONE = range(KEYS.start, KEYS.start + 40)
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    return segment_path(tmp_path / "shard-0.live", 1)
+    return log_file_path(tmp_path / "shard-0.live", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_a_table_with_damage_in_two_files_is_told_with_both_while_one_cannot_be_
     for key in range(2000, 2120):
         shard.push(push_of([key], row(key)))
     shard = served()
-    log = log.with_name(segment_path(log.parent, 2).name)
+    log = log.with_name(log_file_path(log.parent, 2).name)
     flip(rows, rows.read_bytes().index(row(1020).tobytes()))
     [told] = look(shard)
     assert str(log) not in told

@@ -19,7 +19,7 @@ from ringpull.ps.live import live_check
 from ringpull.ps.live.block_file import BLOCK_BYTES
 from ringpull.ps.live.folding import Folding
 from ringpull.ps.live.log_check import damaged_in
-from ringpull.ps.live.segment import segment_path
+from ringpull.ps.live.log_file import log_file_path
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.store.base import BadBlock, Base
@@ -39,7 +39,7 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    return segment_path(tmp_path / "shard-0.live", 1)
+    return log_file_path(tmp_path / "shard-0.live", 1)
 
 
 def push_all(shard: Served) -> None:

@@ -25,7 +25,7 @@ NAMES = {LiveName("ranker", 1, "user"): 4, LiveName("ranker", 1, "item"): 20, Li
 
 def opened(folder: Path, tables: LiveTables) -> Log:
     replay = Replay(tables, Numbers(), 0.0)
-    log = Log.open(folder, shard=0, deployment="", replay=replay.take, segment_bytes=20_000)
+    log = Log.open(folder, shard=0, deployment="", replay=replay.take, file_bytes=20_000)
     replay.end()
     return log
 
@@ -48,7 +48,7 @@ def test_rows_and_stamps_are_those_of_the_last_push_of_each_key(tmp_path: Path) 
         log.append([Record(kind, name, NAMES[name], stamp, 0, 0, positions, content, lengths)])
         truth[name].update({int(key): (stamp, row) for key, row in zip(positions, rows, strict=True)})
     log.sync()
-    assert len(log.segments) > 2
+    assert len(log.files) > 2
     log.close()
     tables = LiveTables(0)
     opened(tmp_path, tables).close()

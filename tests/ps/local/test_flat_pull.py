@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import LayerTable
+from ringpull.ps.pull_messages import Op, PullRequest
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.pull import pull
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op, PullRequest
 from tests.ps.tables import WrittenTable, pull_request, write_table
 
 TYPES = {

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, DuplicateKey, ExportError, InvalidInput, LimitExceeded, RingpullError
 from ringpull.ps.hashing import SLOTS, keys_of, positions_of
+from ringpull.ps.pull_messages import Op, PullReply
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, RowType, TableSpec
 from ringpull.ps.store import format as fmt
@@ -23,9 +24,8 @@ from ringpull.ps.store.format import Header
 from ringpull.ps.store.pull import SlotNotOwned, pull
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op, PullReply
 from tests.mangling import mangled
-from tests.ps.tables import WrittenTable, pull_request, rows_request, write_table
+from tests.ps.tables import WrittenTable, bytes_row, pull_request, rows_request, write_table
 
 SPEC = TableSpec(name="t", dim=0, row_type=RowType.BYTES)
 
@@ -58,7 +58,7 @@ def write(folder: Path, rows: dict[int, bytes], spec: TableSpec = SPEC, **option
 
 def content(base: Base) -> dict[int, bytes]:
     keys = keys_of(base.positions_slice(0, base.rows))
-    return {int(key): base.bytes_row(number) for number, key in enumerate(keys)}
+    return {int(key): bytes_row(base, number) for number, key in enumerate(keys)}
 
 
 def split(reply: PullReply) -> list[bytes]:
@@ -295,7 +295,7 @@ def test_a_mangled_file_is_refused_by_name_or_changes_no_answer(
         return
     assert name == fmt.ROWS or broken == whole
     numbers = base.find(positions_of(written.keys))
-    same = [base.bytes_row(number) for number in numbers.tolist()] == written.rows.tolist()
+    same = [bytes_row(base, number) for number in numbers.tolist()] == written.rows.tolist()
     assert bool(base.verify()) == (not same)
 
 

@@ -11,15 +11,14 @@ import pytest
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.compose import compose
-from ringpull.ps.store.newer.segments import Segments
 from ringpull.ps.store.pull import SlotNotAnswered
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op
 from tests.ps.newer_tables import LiveTable, random_positions, row_at, small_base, stored_rows, write_rows
 from tests.ps.store.newer.test_pulls import pulled, same, some_keys
 
@@ -104,19 +103,14 @@ def test_a_chain_of_deltas_is_the_table_that_it_makes(tmp_path: Path, row_type: 
     assert compose(chain.live.base, []).newer is None
 
 
-def test_rows_of_deltas_have_stamps_and_lie_where_pushed_ones_do(tmp_path: Path) -> None:
+def test_rows_of_deltas_lie_where_pushed_ones_do_and_have_no_stamp(tmp_path: Path) -> None:
     chain = Chain(tmp_path, RowType.FLOAT32, 3)
-    segments = Segments(chain.live.base.spec.row_bytes)
-    table = compose(chain.live.base, chain.deltas, segments, [10, 20, 30])
+    table = compose(chain.live.base, chain.deltas)
     assert table.newer is not None
     positions, words = table.newer.directory.walk(EVERYTHING)
-    due: dict[int, int] = {}
-    for stamp, (changed, gone) in zip((10, 20, 30), chain.deltas, strict=True):
-        for part in (changed, gone):
-            due.update(dict.fromkeys([] if part is None else part.sections.positions.tolist(), stamp))
-    assert dict(zip(positions.tolist(), segments.stamps(words).tolist(), strict=True)) == due
-    with pytest.raises(InvalidInput, match="1 stamps for 3 deltas"):
-        compose(chain.live.base, chain.deltas, segments, [10])
+    parts = [part for delta in chain.deltas for part in delta if part is not None]
+    assert set(positions.tolist()) == {each for part in parts for each in part.sections.positions.tolist()}
+    assert not table.newer.segments.stamps(words).any()
 
 
 def test_slots_that_a_delta_does_not_hold_are_not_answered(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.spec import VECTOR_TYPES, Pooling, RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.base_writer import BaseWriter
 from ringpull.ps.store.pull import SlotNotAnswered, SlotNotOwned, pull
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from tests.ps.tables import WrittenTable, pull_request, rows_request, write_table
 from tests.reference import assert_close
 

@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.spec import VECTOR_TYPES, RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.pull import pull
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op
 from tests.ps.tables import pull_request
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)

@@ -17,7 +17,7 @@ from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.table import Table
 from ringpull.ps.store.top_k import SLICE_PRODUCTS, request_cost, scan_table
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from tests.ps.tables import MODEL, VERSION, write_table
 from tests.reference import ReferenceTable, assert_close, row_scores
 

@@ -48,12 +48,12 @@ def test_keys_of_the_whole_integer_range(tmp_path: Path, keys: np.ndarray) -> No
     rows = rows_of(len(keys))
     with TableWriter(tmp_path / "t", TableSpec(name="t", dim=3, key_type=key_type)) as writer:
         writer.add(keys, rows)
-        facts = writer.finish()
+        written = writer.finish()
     base = Base.open(tmp_path / "t", verify_rows=True)
     assert_holds(base, as_keys(keys), rows)
     assert base.spec.key_type is key_type
-    assert facts.rows == len(keys)
-    assert facts.bytes == base.bytes == sum(path.stat().st_size for path in (tmp_path / "t").iterdir())
+    assert written.rows == len(keys)
+    assert written.bytes == base.bytes == sum(path.stat().st_size for path in (tmp_path / "t").iterdir())
 
 
 def test_string_keys_in_lists_and_arrays(tmp_path: Path) -> None:

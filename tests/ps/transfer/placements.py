@@ -10,11 +10,12 @@ import numpy as np
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
 from ringpull.ps.placement import RangeSource, ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.pull_messages import Op, PullRequest
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import Replicas
 from ringpull.ps.store.base import Base
-from tests.ps.tables import MODEL, VERSION, WrittenTable
+from tests.ps.tables import MODEL, VERSION, WrittenTable, bytes_row
 
 NOWHERE = Path("/nowhere/model/3")
 """A version's folder on a disk that this machine does not see."""
@@ -66,7 +67,7 @@ def assert_holds(base: Base, table: WrittenTable, mask: SlotMask) -> None:
     assert base.positions_slice(0, base.rows).tobytes() == whole.positions_slice(0, whole.rows)[mine].tobytes()
     if base.spec.is_bytes:
         assert list(base.raw_rows(0, base.rows)) == [
-            whole.bytes_row(number) for number in np.flatnonzero(mine).tolist()
+            bytes_row(whole, number) for number in np.flatnonzero(mine).tolist()
         ]
     else:
         assert base.raw_rows(0, base.rows).tobytes() == whole.raw_rows(0, whole.rows)[mine].tobytes()

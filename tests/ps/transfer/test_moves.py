@@ -18,13 +18,13 @@ from ringpull.ps.errors import CorruptData, ExportError, LimitExceeded, NotFound
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import RangeSource, ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.tls import NO_TLS
 from ringpull.ps.transfer.piece import Piece
-from ringpull.ps.wire.messages import Op
 from tests.certificates import Certificates
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, pulled, rows_request, write_table
 from tests.ps.transfer.placements import (

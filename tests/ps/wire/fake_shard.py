@@ -8,21 +8,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
-    Op,
-    PullReply,
-    PullRequest,
     RangePullReply,
     RangePullRequest,
     ShardStatistics,
-    SubLookup,
     range_checksum,
 )
 from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 from tests.patience import PATIENCE_S
 
 ECHO, GATED = "echo", "gated"

@@ -8,25 +8,22 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.store.file_stamp import FileStamp
+from ringpull.ps.top_k_messages import TopKReply, TopKRequest
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest, TableFiles
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     ErrorReply,
-    Op,
-    PullReply,
-    PullRequest,
     RangePullReply,
     RangePullRequest,
     ShardStatistics,
     StatisticsRequest,
-    SubLookup,
     TableStatistics,
 )
 from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
-from ringpull.ps.wire.top_k_messages import TopKReply, TopKRequest
 
 names = st.text(max_size=20)
 counts = st.integers(0, 2**63 - 1)

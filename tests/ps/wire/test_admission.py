@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.service_rate import Work
 from ringpull.ps.wire.admission import PULL_COST_BYTES, Admission, AdmissionLimits
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
 from ringpull.ps.wire.threads import LookupThreads

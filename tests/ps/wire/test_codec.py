@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import ProtocolError
+from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
+from ringpull.ps.top_k_messages import TopKReply
 from ringpull.ps.wire.codec import (
     MAX_ROW_BYTES,
     decode_reply,
@@ -24,20 +26,8 @@ from ringpull.ps.wire.codec import (
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
 from ringpull.ps.wire.header_fields import MAX_UINT, HeaderFields
-from ringpull.ps.wire.messages import (
-    ErrorReply,
-    Op,
-    PullReply,
-    PullRequest,
-    RangePullReply,
-    Reply,
-    Request,
-    StatisticsRequest,
-    SubLookup,
-    range_checksum,
-)
+from ringpull.ps.wire.messages import ErrorReply, RangePullReply, Reply, Request, StatisticsRequest, range_checksum
 from ringpull.ps.wire.push_messages import PushRequest
-from ringpull.ps.wire.top_k_messages import TopKReply
 from tests.ps.wire.feeding import feed, joined
 from tests.ps.wire.strategies import replies, requests, same
 

@@ -24,14 +24,13 @@ from ringpull.ps.errors import (
     RingpullError,
     Unavailable,
 )
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.wire.codec import CONNECTION_ID, encode_hello, encode_reply
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.frames import PRELUDE
 from ringpull.ps.wire.messages import (
     ErrorReply,
     Hello,
-    PullReply,
-    PullRequest,
     RangePullReply,
     RangePullRequest,
     ShardStatistics,

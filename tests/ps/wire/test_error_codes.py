@@ -32,7 +32,7 @@ def test_codes_are_fixed() -> None:
         "CORRUPT_DATA": "CorruptData",
         "OTHER_CONTENT": "OtherContent",
         "DEADLINE_EXCEEDED": "DeadlineExceeded",
-        "CANCELLED": "Cancelled",
+        "CANCELLED": "RequestCancelled",
         "UNAVAILABLE": "Unavailable",
         "NOT_OWNER": "NotOwner",
         "PROTOCOL_ERROR": "ProtocolError",

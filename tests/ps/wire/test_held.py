@@ -15,19 +15,13 @@ import pytest
 
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.memory import resident_bytes
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_reply, encode_hello, encode_request
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.frames import PRELUDE, REPLIES, REPLY_LIMITS, Decoder, Kind, padded
 from ringpull.ps.wire.ledger import Patience
-from ringpull.ps.wire.messages import (
-    ANYONE,
-    ErrorReply,
-    PullReply,
-    Reply,
-    ShardStatistics,
-    StatisticsRequest,
-)
+from ringpull.ps.wire.messages import ANYONE, ErrorReply, Reply, ShardStatistics, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from tests.ps.wire.fake_shard import GATED, FakeShard, pull_of, soon

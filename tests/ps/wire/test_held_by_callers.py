@@ -12,15 +12,11 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import DeadlineExceeded, ProtocolError
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.wire.codec import encode_hello, encode_reply
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.frames import PRELUDE, REPLIES, REPLY_LIMITS, Decoder, Frame, Kind, padded
-from ringpull.ps.wire.messages import (
-    ANYONE,
-    PullReply,
-    RangePullRequest,
-    StatisticsRequest,
-)
+from ringpull.ps.wire.messages import ANYONE, RangePullRequest, StatisticsRequest
 from tests.ps.wire.fake_shard import pull_of, soon
 from tests.ps.wire.feeding import feed, joined
 

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, LimitExceeded, ProtocolError, Stranger
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, encode_hello, encode_reply, encode_request
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
-from ringpull.ps.wire.messages import ANY_SHARD, ANYONE, ErrorReply, Hello, PullReply, StatisticsRequest
+from ringpull.ps.wire.messages import ANY_SHARD, ANYONE, ErrorReply, Hello, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from tests.ps.wire.conftest import Served

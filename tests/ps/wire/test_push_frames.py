@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import ProtocolError
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.wire.codec import decode_reply, decode_request, encode_reply, encode_request
 from ringpull.ps.wire.frames import LAYOUT, Frame, Kind
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 
 PUSH = PushRequest(

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import DeadlineExceeded, Unavailable
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.service_rate import Work
+from ringpull.ps.top_k_messages import TopKReply
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import encode_cancel
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import PullReply
 from ringpull.ps.wire.served import ServedConnection
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
 from ringpull.ps.wire.threads import LookupThreads
-from ringpull.ps.wire.top_k_messages import TopKReply
 from tests.clock import Clock
 from tests.ps.wire.fake_shard import GATED, FakeShard, pull_of, soon, top_k_of
 

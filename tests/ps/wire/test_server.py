@@ -14,19 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import ConnectionLost, LimitExceeded, ProtocolError, StartupError, Unavailable
+from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.wire import server as server_module
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_reply, encode_hello, encode_request
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Frame, Kind, Limits
-from ringpull.ps.wire.messages import (
-    ANYONE,
-    ErrorReply,
-    PullReply,
-    RangePullReply,
-    RangePullRequest,
-    Reply,
-    StatisticsRequest,
-)
+from ringpull.ps.wire.messages import ANYONE, ErrorReply, RangePullReply, RangePullRequest, Reply, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from tests.ps.wire.conftest import Served

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import ConnectionLost, ProtocolError, Stranger, Unavailable
+from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.tls import LiveTls, TlsFiles
 from ringpull.ps.wire import handshakes, server
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import PullReply, PullRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.ps.wire.tls_layer import TlsTransport

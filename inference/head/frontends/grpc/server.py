@@ -33,7 +33,7 @@ from ringpull.inference.head.frontends.grpc.secure_port import add_port
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.grpc.taking_in import server
 from ringpull.inference.head.frontends.ports import claim, joined
-from ringpull.inference.head.unix_socket import UnixSocket
+from ringpull.inference.head.frontends.unix_socket import UnixSocket
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.descriptors import part_of_descriptors
 from ringpull.ps.errors import StartupError

@@ -20,7 +20,7 @@ from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.version_number import RANGE, version_number
+from ringpull.ps.text.version_number import RANGE, version_number
 
 MAX_UINT64: Final = (1 << 64) - 1
 

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ringpull.ps.errors import InvalidInput, NotFound
-from ringpull.ps.version_number import MAX_VERSION
+from ringpull.ps.text.version_number import MAX_VERSION
 
 _MODEL: Final = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _VERBS: Final = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)

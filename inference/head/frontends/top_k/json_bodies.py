@@ -25,7 +25,7 @@ from ringpull.inference.wire.json_writing import JsonWriter, plain
 from ringpull.inference.wire.request_json import columns_from_json
 from ringpull.inference.wire.top_k_codec import keys_column, lists_column, read_k, read_metric
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS, MAX_QUERIES
+from ringpull.ps.top_k_messages import MAX_LISTED_KEYS, MAX_QUERIES
 
 FIELDS: Final = (
     "vectors",

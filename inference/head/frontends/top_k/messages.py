@@ -17,7 +17,7 @@ from ringpull.inference.wire.messages import decode_tensor, read_column
 from ringpull.inference.wire.top_k_codec import METRICS
 from ringpull.ps.errors import InvalidInput, LimitExceeded, ProtocolError
 from ringpull.ps.hashing import UInt64Array
-from ringpull.ps.wire.top_k_messages import MAX_LISTED_KEYS, MAX_QUERIES
+from ringpull.ps.top_k_messages import MAX_LISTED_KEYS, MAX_QUERIES
 from ringpull.router.top_k import METRICS as ROUTED
 from ringpull.router.top_k import Metric
 

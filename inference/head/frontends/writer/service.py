@@ -67,7 +67,7 @@ class WriterService:
             route = self._predictor.push_routes.route(asked.model, host_of_peer(context.peer()))
         except UnmetCondition as exc:
             return pb.RouteResponse(reason=str(exc))
-        if route.stamp == (asked.term, asked.epoch, asked.version):
+        if route.edition == (asked.term, asked.epoch, asked.version):
             return pb.RouteResponse(same=True)
         return pb.RouteResponse(
             lineage=route.lineage, version=route.version, tables=route.tables, shard_map=route.packed_map

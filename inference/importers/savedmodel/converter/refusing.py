@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 Kind = Literal["invalid", "corrupt", "refused"]
 """Who must act: the caller, whoever keeps the files, or whoever made the model."""
+
+MAX_LINES: Final = 3
+MAX_CHARS: Final = 600
+"""Length of what is repeated of an error."""
 
 
 class Refused(Exception):
@@ -16,8 +20,8 @@ class Refused(Exception):
         self.kind: Kind = kind
 
 
-def brief(error: BaseException, lines: int = 3, chars: int = 600) -> str:
+def brief(error: BaseException) -> str:
     """Return the first words of an error of TensorFlow or a converter, whose messages may have pages."""
     text = str(error).strip() or type(error).__name__
-    kept = "\n".join(text.splitlines()[:lines])
-    return kept if len(kept) <= chars else kept[:chars] + "..."
+    kept = "\n".join(text.splitlines()[:MAX_LINES])
+    return kept if len(kept) <= MAX_CHARS else kept[:MAX_CHARS] + "..."

@@ -11,9 +11,11 @@ from ringpull.inference.importers.tables.checked import checked_pieces
 from ringpull.inference.importers.tables.formats import open_source
 from ringpull.inference.importers.tables.source import ReadOptions, TableSource
 from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.hashing import key_of_string, keys_of
+from ringpull.ps.hashing import keys_of
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.row_codec import decode
+from tests.ps.tables import bytes_row
+from tests.reference import key_of_string
 
 Rows = dict[Any, Any]
 
@@ -44,7 +46,7 @@ def written(folder: Path) -> Rows:
     try:
         keys = keys_of(base.positions_slice(0, base.rows)).tolist()
         if base.spec.is_bytes:
-            return {key: base.bytes_row(number) for number, key in enumerate(keys)}
+            return {key: bytes_row(base, number) for number, key in enumerate(keys)}
         rows = decode(np.array(base.raw_rows(0, base.rows)), base.spec)
         return dict(zip(keys, rows.tolist(), strict=True))
     finally:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ringpull.ps.hashing import keys_of
+from ringpull.ps.pull_messages import Op, PullReply
 from ringpull.ps.spec import VECTOR_TYPES, RowType, TableSpec
 from ringpull.ps.store.pull import SlotNotAnswered, pull
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.messages import Op, PullReply
 from tests.ps.newer_tables import LiveTable, random_positions, small_base, stored_rows, write_rows
 from tests.ps.tables import pull_request
 

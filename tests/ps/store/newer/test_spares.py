@@ -11,12 +11,12 @@ import pytest
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import keys_of
+from ringpull.ps.pull_messages import Op
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.segments import FIRST_BLOCK_BYTES, Segments
 from ringpull.ps.store.newer.spares import KEEP_S, Spares
 from ringpull.ps.store.pull import pull
-from ringpull.ps.wire.messages import Op
 from tests.ps.newer_tables import LiveTable, random_positions, small_base, stored_rows
 from tests.ps.tables import pull_request
 

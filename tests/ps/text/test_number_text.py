@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ringpull.ps.number_text import float_of, integer_of
+from ringpull.ps.text.number_text import float_of, integer_of
 
 
 def test_numbers_are_read_as_they_are_written() -> None:

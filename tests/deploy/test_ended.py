@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from ringpull.ps.ended import has_ended, wait_ended
+from ringpull.deploy.ended import has_ended, wait_ended
 
 
 @pytest.fixture

@@ -63,14 +63,14 @@ def refused_by(command: Command, error: RingpullError) -> VersionNames:
     return asked if len(asked) == 1 and isinstance(error, _OF_ONE_VERSION) else frozenset()
 
 
-def is_hopeless(command: Command, error: RingpullError, lacking: VersionNames) -> bool:
+def is_hopeless(command: Command, error: RingpullError, missing: VersionNames) -> bool:
     """Return whether the same command would fail again however often it is tried, for the reason why it failed now.
 
     Args:
-        lacking: Versions whose errors do not count.
+        missing: Versions whose errors do not count.
     """
     refused = refused_by(command, error)
-    return not (refused and refused <= lacking) and not _may_pass(error, lacking)
+    return not (refused and refused <= missing) and not _may_pass(error, missing)
 
 
 def _may_pass(error: RingpullError, but: VersionNames = frozenset()) -> bool:
@@ -132,7 +132,7 @@ def without(state: CoordinatorState, name: tuple[str, int], identity: str = "") 
     return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch))
 
 
-def note_lacking(
+def note_missing(
     state: CoordinatorState,
     shards: Mapping[int, ObservedShard],
     heads: Mapping[int, ObservedHead],
@@ -150,20 +150,20 @@ def note_lacking(
     reversible = state.change is not None and state.change.phase.reversible
     if isinstance(command, Prepare):
         shard = shards[command.shard]
-        shard.passing = _passes(shard.passing, error, shard.lacks)
+        shard.passing = _passes(shard.passing, error, shard.missing)
         for_the_change = reversible and command.specs != {state.spec_id}
-        old = refused & shard.lacks if for_the_change else refused
+        old = refused & shard.missing if for_the_change else refused
         if refused <= old and not 0 < shard.passing < PATIENCE:
             shard.stored |= command.specs
-            shard.lacks = (shard.lacks - asked_for(command)) | refused
+            shard.missing = (shard.missing - asked_for(command)) | refused
         return old
     if isinstance(command, Load):
         head = heads[command.head]
         old = refused & names_in(state.spec) if reversible else refused
         head.loaded |= asked_for(command) - refused
-        head.passing = _passes(head.passing, error, head.lacks)
-        waited_for = _passing(error) - head.lacks if head.passing < PATIENCE else frozenset()
-        head.lacks = (head.lacks - asked_for(command)) | (old - waited_for)
+        head.passing = _passes(head.passing, error, head.missing)
+        waited_for = _passing(error) - head.missing if head.passing < PATIENCE else frozenset()
+        head.missing = (head.missing - asked_for(command)) | (old - waited_for)
         return old
     return frozenset()
 
@@ -174,17 +174,17 @@ def _passing(error: RingpullError) -> VersionNames:
     return frozenset(name for name, each in errors.items() if isinstance(each, Retryable))
 
 
-def _passes(before: int, error: RingpullError, lacks: VersionNames) -> int:
+def _passes(before: int, error: RingpullError, missing: VersionNames) -> int:
     """Return how many failures in a row may pass, of versions that are not known to be lacked; none: 0."""
-    return before + 1 if _passing(error) - lacks else 0
+    return before + 1 if _passing(error) - missing else 0
 
 
 def note_loaded(head: ObservedHead, names: VersionNames) -> None:
     """Note that a head has loaded all of these versions."""
     head.loaded |= names
     head.passing = head.unchecked = 0
-    if head.lacks & names:
-        head.lacks -= names
+    if head.missing & names:
+        head.missing -= names
         head.routed = 0  # Once more, so that requests see them.
 
 
@@ -192,7 +192,7 @@ def note_routed(head: ObservedHead, epoch: int, names: VersionNames) -> None:
     """Note that a head shows these versions, and has let go of all others."""
     head.routed = epoch
     head.loaded &= names
-    head.lacks &= names
+    head.missing &= names
 
 
 def note_assigned(shard: ObservedShard, specs: SpecIds, names: VersionNames) -> None:
@@ -200,7 +200,7 @@ def note_assigned(shard: ObservedShard, specs: SpecIds, names: VersionNames) -> 
     shard.served = shard.stored = specs
     shard.versions = names
     shard.passing = 0
-    shard.lacks &= names
+    shard.missing &= names
 
 
 def has_lost(shard: ObservedShard, specs: Mapping[int, DeploymentSpec], wanted: SpecIds) -> bool:

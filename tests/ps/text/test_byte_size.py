@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringpull.ps.byte_size import size
+from ringpull.ps.text.byte_size import size
 
 
 @pytest.mark.parametrize(

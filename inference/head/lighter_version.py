@@ -1,4 +1,4 @@
-"""Whether one version of a model can answer the requests made for another (`UseVersion`).
+"""Lighter version of a model: whether it can answer the requests made for another (`UseVersion`).
 
 It can when every request that the other takes is one that it takes too, once features it does not know are left out,
 and when it gives the same outputs. Else a valid request would be refused, or answered by something else, under load.

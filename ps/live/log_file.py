@@ -1,14 +1,14 @@
-"""Segment: one file of a log, read whole and checked.
+"""Log file: one file of a log, read whole and checked.
 
     offset size  field
     0      8     magic, b"RPLOGSEG"
     8      4     u32 format version, 1
     12     4     u32 bytes of the body
     16     8     u64 xxh3_64 of the body
-    24           the body, a msgpack map: deployment, shard, number of the segment, first stamp that it may have;
+    24           the body, a msgpack map: deployment, shard, number of the file, first stamp that it may have;
                  zero-padded to a multiple of 8, where the first record begins (`ringpull.ps.live.record`)
 
-A file appears with its header, synced, or not at all. Records that are no whole ones end the last segment of a log, if
+A file appears with its header, synced, or not at all. Records that are no whole ones end the last file of a log, if
 they are what a crash leaves: nothing after them was written once they were known to be on disk. All else is damage.
 """
 
@@ -33,7 +33,7 @@ from ringpull.ps.private_files import open_private
 from ringpull.ps.store.file_errors import opened
 from ringpull.ps.store.mapping import MADV_POPULATE_READ, mapped
 
-SEGMENT_MAGIC: Final = b"RPLOGSEG"
+FILE_MAGIC: Final = b"RPLOGSEG"
 FORMAT_VERSION: Final = 1
 PRELUDE: Final = struct.Struct("<8sIIQ")
 PREFIX: Final = "log-"
@@ -41,8 +41,8 @@ MAX_BODY_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentHeader:
-    """Header of a segment."""
+class LogFileHeader:
+    """Header of a log file."""
 
     deployment: str
     shard: int
@@ -52,30 +52,30 @@ class SegmentHeader:
     def to_bytes(self) -> bytes:
         """Return the beginning of the file."""
         body: bytes = msgpack.packb([self.deployment, self.shard, self.number, self.first_stamp])
-        plain = PRELUDE.pack(SEGMENT_MAGIC, FORMAT_VERSION, len(body), xxhash.xxh3_64_intdigest(body)) + body
+        plain = PRELUDE.pack(FILE_MAGIC, FORMAT_VERSION, len(body), xxhash.xxh3_64_intdigest(body)) + body
         return plain + bytes(-len(plain) % ALIGNMENT)
 
 
-def segment_path(folder: Path, number: int) -> Path:
-    """Return the path of a segment."""
+def log_file_path(folder: Path, number: int) -> Path:
+    """Return the path of a log file."""
     return folder / f"{PREFIX}{number:06d}"
 
 
-def segment_numbers(folder: Path) -> list[int]:
-    """Return the numbers of the segments of a folder, ascending; none where it is not there."""
+def log_file_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the files of a folder, ascending; none where it is not there."""
     if not folder.is_dir():
         return []
     names = [path.name.removeprefix(PREFIX) for path in folder.iterdir() if path.name.startswith(PREFIX)]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def create_segment(folder: Path, header: SegmentHeader, buffer: memoryview, *, direct: bool) -> BlockFile:
-    """Make a segment and return it, open for appending; see `BlockFile`.
+def create_log_file(folder: Path, header: LogFileHeader, buffer: memoryview, *, direct: bool) -> BlockFile:
+    """Make a log file and return it, open for appending; see `BlockFile`.
 
     Raises:
         OSError: It cannot be made; then there is none.
     """
-    path, content = segment_path(folder, header.number), header.to_bytes()
+    path, content = log_file_path(folder, header.number), header.to_bytes()
     hidden = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with open_private(hidden, "xb") as file:
@@ -112,8 +112,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class SegmentReader:
-    """Segment as it is on disk."""
+class LogFileReader:
+    """Log file as it is on disk."""
 
     def __init__(self, path: Path, number: int, *, last: bool) -> None:
         """Open a file.
@@ -188,10 +188,10 @@ class SegmentReader:
             return 0
         return 0 if read is None else read.synced
 
-    def _read_header(self) -> tuple[SegmentHeader, int]:
+    def _read_header(self) -> tuple[LogFileHeader, int]:
         magic, version, size, checksum = PRELUDE.unpack_from(self._content)
-        if magic != SEGMENT_MAGIC:
-            raise CorruptData(f"{self.path}: begins with {magic!r}; a log begins with {SEGMENT_MAGIC!r}")
+        if magic != FILE_MAGIC:
+            raise CorruptData(f"{self.path}: begins with {magic!r}; a log begins with {FILE_MAGIC!r}")
         if version != FORMAT_VERSION:
             raise CorruptData(f"{self.path}: is a log of format {version}; this build reads {FORMAT_VERSION}")
         body = self._content[PRELUDE.size : PRELUDE.size + min(size, MAX_BODY_BYTES)]
@@ -205,4 +205,4 @@ class SegmentReader:
         begin += -begin % ALIGNMENT
         if begin > self.size:
             raise CorruptData(f"{self.path}: the header of the log ends at byte {self.size}")
-        return SegmentHeader(deployment, shard, number, first_stamp), begin
+        return LogFileHeader(deployment, shard, number, first_stamp), begin

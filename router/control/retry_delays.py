@@ -1,4 +1,4 @@
-"""Back-off: ever longer delays after one failure after the other, until a success."""
+"""Retry delays: ever longer waits after one failure after the other, until a success."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 
 
-class Backoff(Generic[K]):
-    """Delays of whatever fails, by key. May be used from any thread, each key by one at a time.
+class RetryDelays(Generic[K]):
+    """Waits of whatever fails, by key. May be used from any thread, each key by one at a time.
 
     Args:
         first_s: Delay after the first failure; doubled with each further one.
@@ -23,7 +23,7 @@ class Backoff(Generic[K]):
         self._failures: dict[K, tuple[int, float]] = {}
 
     def __repr__(self) -> str:
-        return f"<Backoff {self._failures}>"
+        return f"<RetryDelays {self._failures}>"
 
     def failed(self, key: K) -> float:
         """Take note of a failure; return when to try again."""

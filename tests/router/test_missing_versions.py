@@ -13,7 +13,7 @@ from ringpull.ps.ring import Ring
 from ringpull.router.control.change import Change, CoordinatorState, Kind, Phase
 from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
 from ringpull.router.control.events import Load, Prepare
-from ringpull.router.control.lacking import AWAY_TRIES, PATIENCE, note_lacking, note_loaded, rows_stay_away
+from ringpull.router.control.missing_versions import AWAY_TRIES, PATIENCE, note_loaded, note_missing, rows_stay_away
 from ringpull.router.control.observed import ObservedHead, ObservedShard
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
@@ -28,35 +28,35 @@ LOST = NotOpened("m/1: damaged", {("m", 1): CorruptData("damaged")})
 
 def head_after(head: ObservedHead, *errors: RingpullError) -> ObservedHead:
     for error in errors:
-        note_lacking(STATE, {}, {0: head}, LOAD, error)
+        note_missing(STATE, {}, {0: head}, LOAD, error)
     return head
 
 
 def test_a_head_waits_for_what_may_pass() -> None:
     head = head_after(ObservedHead("a"), *[BUSY] * (PATIENCE - 1))
-    assert (head.loaded, head.lacks) == ({("n", 2)}, set()), "so it is told to load it again"
+    assert (head.loaded, head.missing) == ({("n", 2)}, set()), "so it is told to load it again"
     note_loaded(head, frozenset({("m", 1)}))
     head_after(head, *[BUSY] * (PATIENCE - 1))
-    assert head.lacks == set(), "and after it was loaded is patient anew"
+    assert head.missing == set(), "and after it was loaded is patient anew"
 
 
 def test_what_lasts_holds_the_others_of_a_head_up_no_longer() -> None:
     head = head_after(ObservedHead("a"), *[BUSY] * PATIENCE)
-    assert head.lacks == {("m", 1)}
-    assert head_after(head, BUSY, BUSY).lacks == {("m", 1)}, "and stays noted when it is tried again"
+    assert head.missing == {("m", 1)}
+    assert head_after(head, BUSY, BUSY).missing == {("m", 1)}, "and stays noted when it is tried again"
 
 
 def test_what_does_not_pass_is_noted_at_once() -> None:
-    assert head_after(ObservedHead("a"), LOST).lacks == {("m", 1)}
+    assert head_after(ObservedHead("a"), LOST).missing == {("m", 1)}
 
 
 @pytest.mark.parametrize(("error", "times"), [(BUSY, PATIENCE), (LOST, 1)])
 def test_a_shard_waits_too(error: RingpullError, times: int) -> None:
     shard = ObservedShard("a", ADDRESS, "node")
     for i in range(times):
-        assert (shard.stored, shard.lacks) == (set(), set()), i
-        note_lacking(STATE, {0: shard}, {}, PREPARE, error)
-    assert (shard.stored, shard.lacks) == ({3}, {("m", 1)})
+        assert (shard.stored, shard.missing) == (set(), set()), i
+        note_missing(STATE, {0: shard}, {}, PREPARE, error)
+    assert (shard.stored, shard.missing) == ({3}, {("m", 1)})
 
 
 NEXT = PlacedVersion("o", 1, "/o/1", {})

@@ -1,4 +1,4 @@
-"""Access of a command to a deployment: the credentials that its command line, or the environment, gave it."""
+"""Credentials of a command that asks a deployment: those that its command line, or the environment, gave it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def using(credentials: Credentials) -> Iterator[None]:
         _given.reset(before)
 
 
-def credentials() -> Credentials:
+def current() -> Credentials:
     """Return the credentials of the command that runs; without one, those of the environment.
 
     Raises:
