@@ -10,7 +10,6 @@ import numpy as np
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
 from ringpull.ps.placement import RangeSource, ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
-from ringpull.ps.pull_messages import Op, PullRequest
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import Replicas
