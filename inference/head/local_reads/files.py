@@ -113,8 +113,11 @@ class LocalFiles:
         return LocalConnection(self, layer)
 
     def close(self) -> None:
-        """End the threads, when what they do is done, and let go of all files."""
-        self._threads.close()
+        """End the threads, when what they do is done, and let go of all files.
+
+        Does not wait for them: on the event loop, and one that reads a file that hangs ends with the process.
+        """
+        self._threads.close(wait=False)
         self._open = {}
         self._layouts = {}
         self._flat_tables = {}
