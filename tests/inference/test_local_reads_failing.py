@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from ringpull.inference.head.local_reads import files
+from ringpull.inference.head.local_reads import files, following
 from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S
-from ringpull.ps.errors import DeadlineExceeded
+from ringpull.ps.errors import DeadlineExceeded, Unavailable
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.store.base import Base
+from ringpull.ps.wire.files_messages import FilesRequest
 from ringpull.ps.wire.messages import PullReply, StatisticsRequest
-from tests.inference.local_cluster import DIMS, MODEL, Cluster, check, damage, lookups, serving
+from tests.inference.local_cluster import DIMS, MODEL, Cluster, Wire, check, damage, lookups, serving
 from tests.patience import PATIENCE_S
 
 
