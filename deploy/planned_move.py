@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ringpull.deploy.planned_tables import PROCESS_BYTES, tables_that_serve
+from ringpull.deploy.planned_tables import PROCESS_BYTES, heads_have_shards_beside_them, tables_that_serve
 from ringpull.deploy.view.move_view import PlannedMove
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Replicas
@@ -33,14 +33,15 @@ def planned_move(
     after = {name: _wanted(request, name, copies) for name, copies in before.items()}
     shards = len(status.spec.shards)
     shards_after = shards if request.shards is None else request.shards
+    beside = heads_have_shards_beside_them(status)
     move = PlannedMove(
         shards_before=shards,
         shards_after=shards_after,
         replicas_before=before,
         replicas_after=after,
         moves=moves,
-        cost_before=predicted_cost(tables, before, shards) if status.requests else None,
-        cost_after=predicted_cost(tables, after, shards_after) if status.requests else None,
+        cost_before=predicted_cost(tables, before, shards, beside_heads=beside) if status.requests else None,
+        cost_after=predicted_cost(tables, after, shards_after, beside_heads=beside) if status.requests else None,
         process_bytes=PROCESS_BYTES,
     )
     taken = move.memory_bytes(moves.shard_bytes_after)
@@ -72,8 +73,10 @@ def automatic(
         # With a margin, because an even share of the same tables must fit even where the ring assigns a few rows more.
         memory = PROCESS_BYTES + round(max(stored.values()) * 1.05)
     shards = len(status.spec.shards) if request.shards is None else request.shards
+    beside = heads_have_shards_beside_them(status)
     found = plan(
-        tables_that_serve(status, dims, min_copies=min_copies), Layout(shards, memory, process_bytes=PROCESS_BYTES)
+        tables_that_serve(status, dims, min_copies=min_copies),
+        Layout(shards, memory, process_bytes=PROCESS_BYTES, beside_heads=beside),
     )
     reasons = tuple(choice.reason for choice in found.choices)
     changed = {

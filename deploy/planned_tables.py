@@ -35,6 +35,7 @@ def planned_tables(
     min_copies: int = 1,
     open_versions: int = 1,
     others: bool = False,
+    one_machine: bool = False,
 ) -> list[PlannedTable]:
     """Return every table of the versions with its load.
 
@@ -43,6 +44,7 @@ def planned_tables(
         min_copies: Lower bound on the copies of every table.
         open_versions: Number of versions of each model open side by side.
         others: Whether `traffic` may name tables of other models.
+        one_machine: Whether all shards are of the heads' machine, which then read the tables themselves.
 
     Raises:
         InvalidInput: `traffic` names no table, or a name of several.
@@ -61,6 +63,8 @@ def planned_tables(
             load=loads.get(name, TableLoad(0, 0)),
             min_copies=min_copies,
             versions=open_versions,
+            read_here=float(one_machine and not _asked_only(version, entry.spec.name)),
+            asked_only=_asked_only(version, entry.spec.name),
         )
         for version, manifest in zip(versions, manifests, strict=True)
         for entry in manifest.tables
@@ -77,6 +81,7 @@ def tables_that_serve(
         min_copies: Lower bound on the copies of every table; None: its present number, with `all` counting as one.
     """
     loads = load_of(status.traffic, status.requests)
+    shares = _shares_read_here(status)
     found = []
     for model, number in sorted(status.spec.live.items()):
         live = status.spec.version(model, number)
@@ -92,9 +97,34 @@ def tables_that_serve(
                     load=loads.get(name, TableLoad(0, 0)),
                     min_copies=has if min_copies is None else min_copies,
                     versions=_bases(of_model, table),
+                    read_here=shares.get(name, 0.0),
+                    asked_only=live is not None and _asked_only(live, table),
                 )
             )
     return found
+
+
+def heads_have_shards_beside_them(status: DeploymentStatus) -> bool:
+    """Return whether heads answer keys from files of their own machine: they do where a shard serves from these."""
+    return any(counted.here for counted in status.traffic.values())
+
+
+def _asked_only(version: PlacedVersion, table: str) -> bool:
+    """Return whether heads leave a table to shards: what takes pushes or has deltas is nowhere in files alone."""
+    return table in version.live_tables or version.tables[table].deltas > 0
+
+
+def _shares_read_here(status: DeploymentStatus) -> dict[str, float]:
+    """Return the share of each table's keys that heads answer themselves, with however many copies.
+
+    That is counted for tables that are not on every shard. One that is would have the share of these; with none to go
+    by it would be read from the one shard beside a head.
+    """
+    counted = {name: each.here / each.keys if each.keys else 0.0 for name, each in status.traffic.items()}
+    replicas = {f"{model}/{table}": copies for (model, table), copies in status.spec.replicas.items()}
+    partitioned = [share for name, share in counted.items() if share and replicas.get(name, 1) != ALL]
+    usual = max(partitioned, default=1 / len(status.spec.shards))
+    return {name: share if replicas.get(name, 1) != ALL else min(share, usual) for name, share in counted.items()}
 
 
 def _size_of(table: PlacedTable) -> dict[str, int]:

@@ -47,7 +47,8 @@ LOCK_WAITS: Final = 200
 """Waits for another process to write its note; then it is taken for stopped, and its lock is not waited for."""
 
 Blocks = NDArray[np.bool_]
-Tables = dict[str, dict[str, Any]]
+Table = dict[str, Any]
+Tables = dict[str, Table]
 
 _DIGEST_CHARS: Final = 16
 _LOG: Final = logging.getLogger(__name__)
@@ -123,7 +124,10 @@ class CheckedRows:
                 return
             digest, _, body = read_file(self._path).partition(b"\n")
             if digest == _digest(body) and (found := json.loads(body))["format"] == FORMAT:
-                self._tables, self._seen = found["tables"] | self._unsaved, digest
+                tables: Tables = found["tables"]
+                # First what may fail: a file that anybody may have written.
+                own = {key: _both(tables.get(key, {}), each) for key, each in self._unsaved.items()}
+                self._tables, self._seen = tables | own, digest
 
     def _save(self, path: Path) -> None:
         self._seen = None
@@ -154,6 +158,16 @@ class CheckedRows:
         for folder in sorted(order, key=lambda folder: (folder in damaged, folder not in gone))[:excess]:
             del self._tables[folder]
             self._unsaved.pop(folder, None)
+
+
+def _both(there: Table, own: Table) -> Table:
+    """Return what two processes know of a table, of which one could not be written: damage that either has found."""
+    if there.get("files") != own["files"] or there.get("identity") != own["identity"]:
+        return own
+    count = max((end for each in (there, own) for _, end in (*each["checked"], *each["damaged"])), default=0)
+    damaged = _as_blocks(there["damaged"], count) | _as_blocks(own["damaged"], count)
+    checked = (_as_blocks(there["checked"], count) | _as_blocks(own["checked"], count)) & ~damaged
+    return {**own, "checked": _as_ranges(checked), "damaged": _as_ranges(damaged)}
 
 
 @contextmanager

@@ -38,7 +38,10 @@ def plan(
     ] = 1,
     one_machine: Annotated[
         bool,
-        typer.Option("--one-machine", help="All shards open the same files on one machine, and share their pages."),
+        typer.Option(
+            "--one-machine",
+            help="All shards open the same files on one machine, and share their pages; heads read these themselves.",
+        ),
     ] = False,
     traffic: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What requests look up, as JSON. Default: assumed.")
@@ -59,23 +62,23 @@ def plan(
     from ringpull.deploy.view.plan_view import plan_fields, plan_view
     from ringpull.deploy.view.size_text import parse_size
     from ringpull.router.control import planner
-    from ringpull.router.control.deployment_spec import MAX_SHARDS
 
-    if traffic is not None and target is not None:
-        raise InvalidInput("--traffic and --target both say what requests look up; give one")
-    for option, value in (("at-least", at_least), ("versions", versions)):
-        if value < 1:
-            raise InvalidInput(f"--{option} is {value}; it must be 1 or more")
-    if shards is not None and not at_least <= shards <= MAX_SHARDS:
-        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {MAX_SHARDS}")
+    _check(traffic, target, shards, at_least=at_least, versions=versions)
     limit = parse_size("--memory", memory)
     counted = _counted(traffic, target)
     chosen = choose_versions(models)
-    tables = planned_tables(chosen, counted, min_copies=at_least, open_versions=versions, others=target is not None)
+    tables = planned_tables(
+        chosen,
+        counted,
+        min_copies=at_least,
+        open_versions=versions,
+        others=target is not None,
+        one_machine=one_machine,
+    )
     if shards is None:
         fewest = planner.fewest_shards(tables, limit, shared=one_machine, process_bytes=PROCESS_BYTES)
         shards = max(at_least, fewest)
-    found = planner.plan(tables, planner.Layout(shards, limit, one_machine, PROCESS_BYTES))
+    found = planner.plan(tables, planner.Layout(shards, limit, one_machine, PROCESS_BYTES, beside_heads=one_machine))
     assumed = (
         f"traffic is assumed: {ASSUMED_ROWS} rows a request, {ASSUMED_BAG} ids a bag; give --traffic or --target"
         if counted is None
@@ -87,6 +90,18 @@ def plan(
     out.print(plan_view(found, assumed=assumed, every=every))
     command = _serve_command(models, chosen, found, keep=versions - 1, every=every)
     out.print(command, style="dim", highlight=False, soft_wrap=True)
+
+
+def _check(traffic: Path | None, target: str | None, shards: int | None, *, at_least: int, versions: int) -> None:
+    from ringpull.router.control.deployment_spec import MAX_SHARDS
+
+    if traffic is not None and target is not None:
+        raise InvalidInput("--traffic and --target both say what requests look up; give one")
+    for option, value in (("at-least", at_least), ("versions", versions)):
+        if value < 1:
+            raise InvalidInput(f"--{option} is {value}; it must be 1 or more")
+    if shards is not None and not at_least <= shards <= MAX_SHARDS:
+        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {MAX_SHARDS}")
 
 
 def _serve_command(

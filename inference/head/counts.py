@@ -33,7 +33,7 @@ PATIENCE_S: Final = 2.0
 def traffic_of(counted: RouterCounters) -> dict[str, TableTraffic]:
     """Return what was looked up, by `MODEL/TABLE`, wherever it was answered."""
     return {
-        f"{model}/{table}": TableTraffic(counts.keys, counts.bags, counts.missing)
+        f"{model}/{table}": TableTraffic(counts.keys, counts.bags, counts.missing, counts.here)
         for (model, table), counts in counted.tables.items()
     }
 

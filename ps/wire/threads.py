@@ -43,11 +43,15 @@ class LookupThreads:
         """Calls that were submitted and that no thread has begun, about: others may take and submit meanwhile."""
         return self._jobs.qsize()
 
-    def close(self) -> None:
-        """Let what was submitted finish, then end the threads. Nothing may be submitted afterwards."""
+    def close(self, *, wait: bool = True) -> None:
+        """Let what was submitted finish, then end the threads. Nothing may be submitted afterwards.
+
+        Args:
+            wait: Whether to return only then: never, where a call hangs.
+        """
         for _ in self._threads:
             self._jobs.put(None)
-        for thread in self._threads:
+        for thread in self._threads if wait else ():
             thread.join()
 
     def __enter__(self) -> LookupThreads:

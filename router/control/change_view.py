@@ -146,7 +146,12 @@ def traffic_of(heads: Iterable[HeadHeartbeat]) -> dict[str, TableTraffic]:
     for head in heads:
         for table, seen in head.traffic.items():
             before = total.get(table, TableTraffic(0, 0, 0))
-            total[table] = TableTraffic(before.keys + seen.keys, before.bags + seen.bags, before.missing + seen.missing)
+            total[table] = TableTraffic(
+                before.keys + seen.keys,
+                before.bags + seen.bags,
+                before.missing + seen.missing,
+                before.here + seen.here,
+            )
     return total
 
 

@@ -80,6 +80,8 @@ class TableTraffic:
     keys: int
     bags: int
     missing: int
+    here: int = 0
+    """Keys among these that heads have answered from files of their own machine."""
 
 
 @dataclass(frozen=True, slots=True)

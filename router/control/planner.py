@@ -14,6 +14,9 @@ The cost of a request in bytes, with messages and waiting converted to bytes:
          shard: these go together, most often to a shard that is asked anyway
     W    keys that wait behind the hottest one: K x H x (1/r - 1/N), H the share of look-ups it gets, r copies
 
+Keys that heads answer from files of their own machine (local reads) cost nothing of this. K, B and X are of the others:
+none of a table on every shard where each head has a shard beside it, or where all shards are of the heads' machine.
+
 Between one copy and `all`, more copies spread a hot key and survive a lost shard, but save no message: a key goes to
 its first owner while loads are about even (`ringpull.router.partition`).
 
@@ -75,6 +78,10 @@ class PlannedTable:
     """Rows among these that deltas brought."""
     deltas: int = 0
     """Number of deltas."""
+    read_here: float = 0.0
+    """Share of its keys that heads answer from files of their own machine, however many copies it has."""
+    asked_only: bool = False
+    """Whether heads never read it themselves: it takes pushes, or has deltas."""
 
     def __post_init__(self) -> None:
         if self.rows < 0 or self.row_bytes < 1 or self.vector_bytes < 4:
@@ -82,6 +89,8 @@ class PlannedTable:
                 f"table {self.name}: {self.rows} rows of {self.row_bytes} bytes, vectors of {self.vector_bytes}: 0 rows"
                 " or more, of at least 1 and 4 bytes"
             )
+        if not 0 <= self.read_here <= 1:
+            raise InvalidInput(f"table {self.name}: heads answer {self.read_here} of its keys; it must be from 0 to 1")
         if self.min_copies < 1 or self.versions < 1:
             raise InvalidInput(
                 f"table {self.name}: at least {self.min_copies} copies of {self.versions} versions; both must be 1"
@@ -100,6 +109,8 @@ class Layout:
     """Whether shards open the same files on one machine, and share their pages."""
     process_bytes: int = 0
     """Memory of a shard's process before any table is opened."""
+    beside_heads: bool = False
+    """Whether each head has a shard on its machine whose files it reads: what is on every shard, it never asks for."""
 
     def __post_init__(self) -> None:
         if self.shards < 1:
@@ -241,15 +252,30 @@ def partials(load: TableLoad, shards: int, replicas: Replicas) -> float:
     return load.bags * shards * hit
 
 
-def predicted_cost(tables: Sequence[PlannedTable], replicas: Mapping[str, Replicas], shards: int) -> Cost:
-    """Return the cost of a request with these copies."""
-    partitioned_keys = sum(table.load.keys for table in tables if replicas[table.name] != ALL)
-    all_keys = sum(table.load.keys for table in tables)
+def predicted_cost(
+    tables: Sequence[PlannedTable], replicas: Mapping[str, Replicas], shards: int, *, beside_heads: bool = False
+) -> Cost:
+    """Return the cost of a request with these copies.
+
+    Args:
+        beside_heads: See `Layout`.
+    """
+    asked = [_asked(table, replicas[table.name], shards, beside_heads) for table in tables]
+    each = list(zip(tables, asked, strict=True))
+    partitioned_keys = sum(share * table.load.keys for table, share in each if replicas[table.name] != ALL)
+    keys = np.array([partitioned_keys])
     return Cost(
-        bytes=sum(_bytes(table, replicas[table.name], shards) for table in tables),
-        messages=float(_messages(np.array([partitioned_keys]), all_keys, shards)[0]),
-        waiting_keys=sum(_waiting(table.load, replicas[table.name], shards) for table in tables),
+        bytes=sum(share * _bytes(table, replicas[table.name], shards) for table, share in each),
+        messages=float(_messages(keys, _together(tables, keys, beside_heads), shards)[0]),
+        waiting_keys=sum(share * _waiting(table.load, replicas[table.name], shards) for table, share in each),
     )
+
+
+def _asked(table: PlannedTable, replicas: Replicas, shards: int, beside_heads: bool) -> float:
+    """Return the share of a table's keys that shards are asked for."""
+    if beside_heads and not table.asked_only and (replicas == ALL or shards == 1):
+        return 0.0
+    return 1 - table.read_here
 
 
 def _bytes(table: PlannedTable, replicas: Replicas, shards: int) -> float:
@@ -262,16 +288,26 @@ def _waiting(load: TableLoad, replicas: Replicas, shards: int) -> float:
     return load.keys * load.hottest_share * (1 / copies - 1 / shards)
 
 
-def _messages(partitioned_keys: Floats, all_keys: float, shards: int) -> Floats:
+def _together(tables: Sequence[PlannedTable], partitioned_keys: Floats, beside_heads: bool) -> Floats:
+    """Return what look-ups in tables on every shard count like, for each number of keys in partitioned tables: one more
+    key of these if there are any, since they go together to one shard, which is often asked anyway."""
+    if not beside_heads:
+        asked = sum(table.load.keys * (1 - table.read_here) for table in tables)
+        return np.clip(asked - partitioned_keys, 0.0, 1.0)
+    # Whether these tables are partitioned or not: the price of keys must be concave.
+    asked = sum(table.load.keys * (1 - table.read_here) for table in tables if table.asked_only)
+    return np.full(partitioned_keys.shape, min(1.0, asked))
+
+
+def _messages(partitioned_keys: Floats, together: Floats, shards: int) -> Floats:
     """Return the expected number of shards that a request asks, for each number of keys in partitioned tables.
 
-    Look-ups in tables on every shard go together to one shard, which is often asked anyway. That counts like one more
-    key of a partitioned table.
+    Args:
+        together: See `_together`.
     """
     if shards == 1:
-        return np.full(partitioned_keys.shape, min(1.0, all_keys))
-    replicated = np.clip(all_keys - partitioned_keys, 0.0, 1.0)
-    return shards * (1 - (1 - 1 / shards) ** (partitioned_keys + replicated))
+        return np.minimum(partitioned_keys + together, 1.0)
+    return shards * (1 - (1 - 1 / shards) ** (partitioned_keys + together))
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
@@ -287,9 +323,11 @@ def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
     """
     _check(tables, layout)
     all_keys = sum(table.load.keys for table in tables)
+    beside_heads = layout.beside_heads
 
     def price(partitioned_keys: Floats) -> Floats:
-        return MESSAGE_BYTES * _messages(partitioned_keys, all_keys, layout.shards)
+        together = _together(tables, partitioned_keys, beside_heads)
+        return MESSAGE_BYTES * _messages(partitioned_keys, together, layout.shards)
 
     found = cheapest([_options(table, layout) for table in tables], price, layout.table_memory_bytes)
     chosen = {table.name: replicas for table, replicas in zip(tables, found.replicas, strict=True)}
@@ -297,8 +335,8 @@ def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
     return Plan(
         layout=layout,
         choices=tuple(_choice(table, chosen[table.name], all_keys, layout, found.memory) for table in tables),
-        cost=predicted_cost(tables, chosen, layout.shards),
-        fewest_copies_cost=predicted_cost(tables, fewest, layout.shards),
+        cost=predicted_cost(tables, chosen, layout.shards, beside_heads=beside_heads),
+        fewest_copies_cost=predicted_cost(tables, fewest, layout.shards, beside_heads=beside_heads),
         factor=found.factor,
     )
 
@@ -330,15 +368,19 @@ def _too_small(tables: Sequence[PlannedTable], layout: Layout, needed: int) -> s
 
 def _options(table: PlannedTable, layout: Layout) -> list[Option]:
     """Return the numbers of copies worth trying: the smallest allowed, `all`, and those between where a key is hot."""
-    return [
-        Option(
-            replicas,
-            shard_bytes(table, replicas, layout.shards, shared=layout.shared),
-            _bytes(table, replicas, layout.shards) + WAIT_BYTES * _waiting(table.load, replicas, layout.shards),
-            0.0 if replicas == ALL else table.load.keys,
+    options = []
+    for replicas in _copies_tried(table, layout.shards):
+        asked = _asked(table, replicas, layout.shards, layout.beside_heads)
+        cost = _bytes(table, replicas, layout.shards) + WAIT_BYTES * _waiting(table.load, replicas, layout.shards)
+        options.append(
+            Option(
+                replicas,
+                shard_bytes(table, replicas, layout.shards, shared=layout.shared),
+                asked * cost,
+                0.0 if replicas == ALL else asked * table.load.keys,
+            )
         )
-        for replicas in _copies_tried(table, layout.shards)
-    ]
+    return options
 
 
 def _copies_tried(table: PlannedTable, shards: int) -> list[Replicas]:
@@ -370,10 +412,14 @@ def _because(table: PlannedTable, replicas: Replicas, here: int, layout: Layout,
     min_copies = min(table.min_copies, shards)
     if shards == 1:
         return "there is one shard"
+    if table.read_here == 1:
+        return "heads read it themselves"
     saved = partials(table.load, shards, min_copies) - partials(table.load, shards, ALL)
     more = shard_bytes(table, ALL, shards, shared=shared) - shard_bytes(table, min_copies, shards, shared=shared)
     if replicas == ALL:
         price = "no more memory" if more <= 0 else f"{size(more)} more a shard"
+        if layout.beside_heads and not table.asked_only:
+            return f"heads read it themselves, from the shard beside them, for {price}"
         if saved >= 0.05:
             return f"saves {saved:.1f} partials a request for {price}"
         return f"is asked together with the others on every shard, for {price}"

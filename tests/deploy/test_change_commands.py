@@ -18,6 +18,7 @@ from ringpull.deploy.view import change_watch
 from ringpull.deploy.view.change_watch import AFTERWARDS, change_line, done_and_total, follow
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
 from tests.deploy.fake_operations import FakeOperations, connected
 from tests.deploy.folders import write_version
@@ -223,6 +224,25 @@ def test_the_planner_chooses(ringpull: Run, operations: FakeOperations) -> None:
     assert any("genre: 19 rows, 1.4 KiB, 20% of look-ups -> all" in reason for reason in fields["reasons"])
     operations.status_now = replace(operations.status_now, requests=0)
     assert "no request was answered yet" in ringpull("rebalance", "--auto", "--dry-run", *TARGET).err
+
+
+@pytest.mark.parametrize(
+    ("here", "copies", "why"),
+    [
+        (0, "all", "saves"),  # heads are elsewhere, or local reads are off
+        (50_000, "all", "heads read it themselves, from the shard beside them"),
+        (100_000, 1, "heads read it themselves"),  # all shards are of their machine: there is nothing to save
+    ],
+)
+def test_the_planner_knows_what_heads_read_themselves(
+    ringpull: Run, operations: FakeOperations, here: int, copies: int | str, why: str
+) -> None:
+    item = TableTraffic(keys=100_000, bags=12_800, missing=0, here=here)
+    traffic = {**operations.status_now.traffic, "ranker/item": item}
+    operations.status_now = replace(operations.status_now, traffic=traffic)
+    fields = json.loads(ringpull("rebalance", "--auto", "--memory", "4GiB", "--dry-run", "--json", *TARGET).out)
+    assert fields["replicas"]["ranker/item"]["after"] == copies
+    assert any(f"-> {copies}: {why}" in reason for reason in fields["reasons"])
 
 
 def test_a_rebalance_is_carried_out_and_followed(ringpull: Run, operations: FakeOperations) -> None:

@@ -169,8 +169,9 @@ class Cluster:
             await self.following.learn(MODEL, version, number_of(self.versions[version][1]))
 
     async def look(self) -> None:
-        """Look for changes once."""
+        """Look for changes once, and open what has changed."""
         await self.following._ask_all(())
+        await asyncio.gather(*self.following._open_due())
 
     def retire(self, version: int) -> None:
         """Let go of a version."""
@@ -192,6 +193,7 @@ class Cluster:
 
     async def close(self) -> None:
         await self.router.close()
+        self.following.close()
         self.files.close()
 
 

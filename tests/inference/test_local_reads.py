@@ -399,3 +399,18 @@ async def test_rows_of_bytes_have_their_limit_here_too(written):
     assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
     assert cluster.pulls == 0
     await cluster.close()
+
+
+async def test_keys_of_a_version_that_comes_back_count_on(written):
+    """Or whoever remembers the higher numbers of before would see them stand still."""
+    cluster = await serving(written, Ring.even([0]))
+    pulls = [await check(cluster, 1, seed) for seed in range(3)]
+    tables, identity = cluster.versions[1]
+    cluster.router.retire(MODEL, 1)
+    cluster.following.forget(MODEL, 1)
+    assert not dict(cluster.files.keys())
+    cluster.router.register(MODEL, 1, {name: spec for name, (spec, _) in tables.items()}, identity=identity)
+    await cluster.learn(1)
+    pulls.append(await check(cluster, 1))
+    assert cluster.files.keys() == {(MODEL, 1): keys_of(tables, pulls)}
+    await cluster.close()

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from ringpull.inference.head.local_reads import files
+from ringpull.inference.head.local_reads import files, following
 from ringpull.inference.head.local_reads.following import ASK_EVERY_S, ELSEWHERE_S
-from ringpull.ps.errors import DeadlineExceeded
+from ringpull.ps.errors import DeadlineExceeded, Unavailable
 from ringpull.ps.pull_messages import PullReply
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.store.base import Base
+from ringpull.ps.wire.files_messages import FilesRequest
 from ringpull.ps.wire.messages import StatisticsRequest
-from tests.inference.local_cluster import DIMS, MODEL, Cluster, check, damage, lookups, serving
+from tests.inference.local_cluster import DIMS, MODEL, Cluster, Wire, check, damage, lookups, serving
 from tests.patience import PATIENCE_S
 
 
@@ -114,19 +115,99 @@ async def test_what_has_changed_is_not_forgotten_when_who_asked_is_cancelled(wri
     replaced = weakref.ref(cluster.files.opened()[MODEL, 1].layers[0]["users"].table)
     damage(cluster, 0, 0, 65_536)
 
-    async def cancelled(*_: object) -> None:
-        raise asyncio.CancelledError
-
-    monkeypatch.setattr(cluster.following, "_open", cancelled)
+    gate, opening = threading.Event(), asyncio.Event()
+    held_up(monkeypatch, gate, opening)
+    learns = asyncio.create_task(cluster.learn(1))
+    await opening.wait()
+    learns.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await cluster.learn(1)
-    monkeypatch.undo()
-    await cluster.look()
+        await learns
+    gate.set()
+    await asyncio.gather(*cluster.following._opening.values())
     assert "users" not in cluster.files.opened()[MODEL, 1].whole
     async with asyncio.timeout(60):  # or what is read no more stays mapped
         while replaced() is not None:  # the thread that read lets go of it after it has answered
             gc.collect()
             await asyncio.sleep(0.001)
+    await cluster.close()
+
+
+def held_up(monkeypatch, gate: threading.Event, opening: asyncio.Event, version: int = 1) -> None:
+    """Have files of a version be opened only once the gate is open."""
+    loop, opened = asyncio.get_running_loop(), following.open_files
+
+    def hung(identity: int, *asked: Any) -> Any:
+        if identity == version:
+            loop.call_soon_threadsafe(opening.set)
+            gate.wait(PATIENCE_S)
+        return opened(identity, *asked)
+
+    monkeypatch.setattr(following, "open_files", hung)
+
+
+async def test_files_that_hang_hold_up_no_other_version(written, monkeypatch):
+    cluster = await serving(written, Ring.even([0]))
+    damage(cluster, 0, 0, 1_000)
+    gate, opening = threading.Event(), asyncio.Event()
+    held_up(monkeypatch, gate, opening)
+    monkeypatch.setattr(following, "OPEN_WITHIN_S", 0.01)  # whoever waits for all of them would wait for the gate
+    await cluster.following._look(())
+    await opening.wait()
+    cluster.open(2, *written[2])
+    cluster.assign([cluster.ring])
+    monkeypatch.setattr(following, "OPEN_WITHIN_S", PATIENCE_S)
+    await cluster.learn(2)
+    await check(cluster, 2)
+    assert cluster.pulls == 0
+    opening.clear()
+    await cluster.following._look(())  # nor is a second thread sent after the first
+    assert not opening.is_set()
+    gate.set()
+    await asyncio.gather(*cluster.following._opening.values())
+    assert "users" not in cluster.files.opened()[MODEL, 1].whole
+    await cluster.close()
+
+
+async def test_closing_waits_for_no_file_that_hangs(written, monkeypatch):
+    cluster = await serving(written, Ring.even([0]))
+    gate, began, pulled = threading.Event(), threading.Event(), files._pulled
+
+    def hung(*asked: Any) -> PullReply:
+        began.set()
+        gate.wait(PATIENCE_S)
+        return pulled(*asked)
+
+    monkeypatch.setattr(files, "_pulled", hung)
+    read = asyncio.create_task(check(cluster, 1))
+    while not began.is_set():
+        await asyncio.sleep(0.001)
+    cluster.files.close()  # would wait for the gate, which nobody opens meanwhile
+    assert not gate.is_set()
+    gate.set()
+    await read
+    await cluster.close()
+
+
+async def test_a_version_of_which_a_shard_did_not_tell_is_asked_for_again(written, monkeypatch):
+    """Its number of changes was heard before the version was known here, and does not change any more."""
+    cluster = await serving(written, Ring.even(range(2)))
+    cluster.open(2, *written[2])
+    cluster.assign([cluster.ring])
+    await cluster.look()
+    answered = Wire.request
+
+    async def busy(self: Wire, message: Any, *, deadline_s: float) -> Any:
+        if isinstance(message, FilesRequest) and message.model:
+            raise Unavailable("overloaded for a moment")
+        return await answered(self, message, deadline_s=deadline_s)
+
+    monkeypatch.setattr(Wire, "request", busy)
+    await cluster.learn(2)
+    assert not cluster.files.opened()[MODEL, 2].layers
+    monkeypatch.setattr(Wire, "request", answered)
+    await cluster.look()
+    await check(cluster, 2)
+    assert cluster.pulls == 0
     await cluster.close()
 
 

@@ -156,21 +156,38 @@ def test_a_note_that_changes_nothing_reads_no_file_that_is_still_the_same(
     assert checked(file, folder) == [0, 1, 2]
 
 
+def full(*_: object) -> None:
+    raise OSError(28, "no space left")
+
+
 def test_what_could_not_be_written_is_written_with_the_next_note(
     folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory, base = CheckedRows(file), Base.open(folder)
     memory.note(base, good=[0])
     with monkeypatch.context() as patch:
-
-        def full(*_: object) -> None:
-            raise OSError(28, "no space left")
-
         patch.setattr(checked_rows, "write_private", full)
         memory.note(base, bad=[0], good=[1])
     memory.note(base, good=[2])  # nobody says again what was said
     assert checked(file, folder) == [1, 2]
     assert CheckedRows(file).damaged(base) == [0]
+
+
+def test_what_could_not_be_written_hides_no_damage_that_another_process_found(
+    folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, other = Base.open(folder), Base.open(write_table(tmp_path / "u" / "users", rows=5, dim=2).folder)
+    one, two = CheckedRows(file), CheckedRows(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(checked_rows, "write_private", full)
+        one.note(table, good=range(table.block_count))
+    two.note(table, bad=[1])
+    one.note(other, good=[0])
+    for each in (one, two, CheckedRows(file)):
+        assert each.damaged(table) == [1]
+        assert each.checked(table).tolist() == [number != 1 for number in range(table.block_count)]
+    one.note(table, good=[1])
+    assert CheckedRows(file).damaged(table) == []
 
 
 @pytest.mark.parametrize("lost", [Path.unlink, lambda file: file.write_bytes(b"rubbish")])

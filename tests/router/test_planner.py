@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,16 @@ GIB = 1 << 30
 
 
 def table(
-    name: str, rows: int, *, dim: int = 16, keys: float = 10, bags: float = 1, hot: float = 0.0, min_copies: int = 1
+    name: str,
+    rows: int,
+    *,
+    dim: int = 16,
+    keys: float = 10,
+    bags: float = 1,
+    hot: float = 0.0,
+    min_copies: int = 1,
+    read_here: float = 0.0,
+    asked_only: bool = False,
 ) -> PlannedTable:
     return PlannedTable(
         name=name,
@@ -50,6 +60,8 @@ def table(
         vector_bytes=4 * dim,
         load=TableLoad(keys, bags, hot),
         min_copies=min_copies,
+        read_here=read_here,
+        asked_only=asked_only,
     )
 
 
@@ -61,29 +73,25 @@ loads = st.builds(
 )
 tables_strategy = st.lists(
     st.builds(
-        lambda rows, dim, load, min_copies: PlannedTable(
-            name="t", rows=rows, row_bytes=4 * dim, vector_bytes=4 * dim, load=load, min_copies=min_copies
+        lambda rows, dim, load, min_copies, read: PlannedTable(
+            name="t",
+            rows=rows,
+            row_bytes=4 * dim,
+            vector_bytes=4 * dim,
+            load=load,
+            min_copies=min_copies,
+            read_here=read or 0.0,
+            asked_only=read is None,
         ),
         st.integers(0, 100_000),
         st.sampled_from([1, 8, 64]),
         loads,
         st.integers(1, 2),
+        st.sampled_from([0.0, 0.0, 0.3, 1.0, None]),
     ),
     min_size=1,
     max_size=4,
-).map(
-    lambda found: [
-        PlannedTable(
-            name=f"t{i}",
-            rows=each.rows,
-            row_bytes=each.row_bytes,
-            vector_bytes=each.vector_bytes,
-            load=each.load,
-            min_copies=each.min_copies,
-        )
-        for i, each in enumerate(found)
-    ]
-)
+).map(lambda found: [replace(each, name=f"t{i}") for i, each in enumerate(found)])
 
 
 def every_choice(tables: list[PlannedTable], shards: int) -> list[dict[str, Replicas]]:
@@ -98,15 +106,17 @@ def taken(tables: list[PlannedTable], replicas: dict[str, Replicas], shards: int
 # -- the choice --------------------------------------------------------------------------------------------------------
 
 
-@given(tables_strategy, st.integers(1, 4), st.floats(1, 4), st.booleans())
+@given(tables_strategy, st.integers(1, 4), st.floats(1, 4), st.booleans(), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_no_choice_that_fits_is_cheaper(tables: list[PlannedTable], shards: int, room: float, shared: bool) -> None:
+def test_no_choice_that_fits_is_cheaper(
+    tables: list[PlannedTable], shards: int, room: float, shared: bool, beside: bool
+) -> None:
     memory = max(1, int(min_memory(tables, shards, shared=shared) * room))
-    found = plan(tables, Layout(shards, memory, shared))
+    found = plan(tables, Layout(shards, memory, shared, beside_heads=beside))
     assert found.memory_bytes <= memory
     assert all(each.replicas == ALL or each.replicas <= shards for each in found.choices)
     cheapest = min(
-        predicted_cost(tables, replicas, shards).total
+        predicted_cost(tables, replicas, shards, beside_heads=beside).total
         for replicas in every_choice(tables, shards)
         if taken(tables, replicas, shards, shared) <= memory
     )
@@ -123,15 +133,17 @@ def test_more_memory_is_never_dearer(tables: list[PlannedTable], shards: int, ro
 
 
 @pytest.mark.medium
-@given(tables_strategy, st.integers(2, 4), st.lists(st.floats(1, 4), min_size=2, max_size=2), st.booleans())
+@given(
+    tables_strategy, st.integers(2, 4), st.lists(st.floats(1, 4), min_size=2, max_size=2), st.booleans(), st.booleans()
+)
 @settings(max_examples=30, deadline=None)
 def test_the_search_by_efficiency_errs_by_no_more_than_it_says(
-    tables: list[PlannedTable], shards: int, rooms: list[float], shared: bool
+    tables: list[PlannedTable], shards: int, rooms: list[float], shared: bool, beside: bool
 ) -> None:
     """Held against the exact search, of tables few enough for both."""
     least, before = min_memory(tables, shards, shared=shared), math.inf
     for room in sorted(rooms):
-        layout = Layout(shards, max(1, int(least * room)), shared)
+        layout = Layout(shards, max(1, int(least * room)), shared, beside_heads=beside)
         exact = plan(tables, layout)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(plan_search, "MAX_COMPARED", 0)
@@ -290,6 +302,29 @@ def test_messages_are_shards_asked() -> None:
     assert predicted_cost([one, many], {"a": ALL, "b": 1}, 8).messages == pytest.approx(8)
     # One cut key, and one shard for the rest: the same one in one of eight.
     assert predicted_cost([one, many], {"a": 1, "b": ALL}, 8).messages == pytest.approx(2 - 1 / 8)
+
+
+def test_what_heads_read_themselves_costs_no_message() -> None:
+    big, small = table("a", 1_000_000, keys=1000, bags=1000), table("b", 10, keys=100, bags=100)
+    half = replace(big, read_here=0.5)
+    assert predicted_cost([half], {"a": 1}, 8).bytes == pytest.approx(predicted_cost([big], {"a": 1}, 8).bytes / 2)
+    here = predicted_cost([small], {"b": ALL}, 8, beside_heads=True)
+    assert (here.messages, here.bytes, here.waiting_keys) == (0, 0, 0)
+    pushed = predicted_cost([replace(small, asked_only=True)], {"b": ALL}, 8, beside_heads=True)
+    assert pushed == predicted_cost([small], {"b": ALL}, 8)
+    assert predicted_cost([big, small], {"a": 1, "b": ALL}, 8, beside_heads=True).messages == pytest.approx(8)
+
+
+def test_on_one_machine_copies_save_nothing_that_heads_read_themselves() -> None:
+    """Only what takes pushes, which heads ask for, is worth a copy on every shard."""
+    tables = [table(name, 10_000, read_here=float(name == "a"), asked_only=name == "b") for name in "ab"]
+    found = plan(tables, Layout(4, GIB, True, beside_heads=True))
+    assert found.replicas == {"a": 1, "b": ALL}
+    assert found.choices[0].reason.endswith("-> 1: heads read it themselves")
+    found = plan([replace(tables[0], read_here=0.25)], Layout(4, GIB, beside_heads=True))
+    assert found.replicas == {"a": ALL}
+    assert "heads read it themselves, from the shard beside them" in found.choices[0].reason
+    assert found.cost.messages == 0 < found.fewest_copies_cost.messages
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000, 50_000])

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.metrics.call_tally import KeysHere
+from ringpull.inference.head.metrics.call_tally import LET_GO_KEPT, KeysHere
 from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import differ
@@ -61,6 +61,9 @@ class LocalFiles:
         self._open: Mapping[VersionName, OpenFiles] = {}
         self._counting = threading.Lock()
         self._counts: dict[VersionName, dict[str, tuple[int, int]]] = {}
+        self._let_go: dict[VersionName, dict[str, tuple[int, int]]] = {}
+        """The same of versions that are not read any more, in the order in which they were let go of: one that comes
+        back counts on, as its calls do."""
         self._flat_counts: dict[tuple[VersionName, tuple[str, ...]], Int64Array] = {}
         """Keys and missing ones (2, T) of the tables of a layout that are not in `_counts` yet."""
         self._layouts: dict[VersionName, dict[tuple[str, ...], Here | None]] = {}
@@ -76,15 +79,19 @@ class LocalFiles:
         self._open = {**self._open, (model, version): files}
         self._forget_layouts((model, version))
         with self._counting:
-            self._counts.setdefault((model, version), {})
+            self._counts.setdefault((model, version), self._let_go.pop((model, version), {}))
 
     def retire(self, model: str, version: int) -> None:
         """Read a version no more; its files are unmapped when the last pull that reads them is done."""
         self._open = {key: files for key, files in self._open.items() if key != (model, version)}
         self._forget_layouts((model, version))
         with self._counting:
-            self._counts.pop((model, version), None)
-            self._flat_counts = {key: each for key, each in self._flat_counts.items() if key[0] != (model, version)}
+            self._count_flat()
+            counted = self._counts.pop((model, version), None)
+            if counted is not None:
+                self._let_go[model, version] = counted
+            while len(self._let_go) > LET_GO_KEPT:
+                del self._let_go[next(iter(self._let_go))]
 
     def _forget_layouts(self, name: VersionName) -> None:
         # At once: each keeps the files mapped that it was made of, and the disk keeps what is mapped.
@@ -114,8 +121,11 @@ class LocalFiles:
         return LocalConnection(self, layer)
 
     def close(self) -> None:
-        """End the threads, when what they do is done, and let go of all files."""
-        self._threads.close()
+        """End the threads, when what they do is done, and let go of all files.
+
+        Does not wait for them: on the event loop, and one that reads a file that hangs ends with the process.
+        """
+        self._threads.close(wait=False)
         self._open = {}
         self._layouts = {}
         self._flat_tables = {}

@@ -29,7 +29,7 @@ class LocalReads:
             self._task = asyncio.create_task(self._following.follow())
 
     async def learn(self, model: str, version: int, identity: str) -> None:
-        """Read a version here from now on, as far as its files are on this machine; return when they are open."""
+        """Read a version here from now on, as far as its files are on this machine and can be opened."""
         if self._following is not None:
             await self._following.learn(model, version, number_of(identity))
 
@@ -57,5 +57,7 @@ class LocalReads:
         """Follow no more, and let go of all files. Nothing may be pulled afterwards."""
         if self._task is not None:
             self._task.cancel()
+        if self._following is not None:
+            self._following.close()
         if self.files is not None:
             self.files.close()
