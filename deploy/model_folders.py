@@ -21,7 +21,6 @@ from ringpull.deploy.placed_chains import (
     as_known,
     chain_of,
     chained_table,
-    check_length,
     header_of,
     includes_of,
     predecessor,
@@ -35,6 +34,7 @@ from ringpull.inference.model.manifest import (
     parse_manifest,
     versions,
 )
+from ringpull.inference.model.manifest_chain import check_length
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.model_dir import complete_versions, newest_complete, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
@@ -319,7 +319,7 @@ def place(
     """
     folder = url or str(version_dir)
     beside = found_in or parent_of(folder)
-    check_length(manifest, after)
+    check_length(after, f"more follow {manifest.model}/{manifest.version}")
     if (opened := as_known(manifest, known)) is not None:
         return replace(opened, found_in=found_in)
     before = predecessor(

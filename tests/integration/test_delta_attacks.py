@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ringpull.deploy import placed_chains
 from ringpull.deploy.model_folders import find_version, find_versions, loss_of
+from ringpull.inference.export.delta.following import Following
 from ringpull.inference.export.delta.versions import delta_of
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.tables_alone import export_tables
+from ringpull.inference.model import manifest_chain
 from ringpull.inference.model.manifest import Chain, Follows, Manifest, TableKind
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.hashing import keys_of
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.messages import Op
+from ringpull.router.control.chains import chain_length
 from ringpull.router.control.changes import published
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, initial_spec
 from ringpull.router.control.operations import ModelSource, Publish
@@ -121,9 +123,29 @@ def test_a_chain_of_twenty(tmp_path: Path) -> None:
         same_answers(folder, number, whole, KEYS)
 
 
+@pytest.mark.parametrize(("compacted_at", "lengths"), [(0, [1, 2, 3]), (3, [1, 0, 1, 2, 3])])
+def test_a_delta_that_would_never_be_served_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compacted_at: int, lengths: list[int]
+) -> None:
+    """Those that have no rows of their own count, and after a compaction the count begins anew."""
+    monkeypatch.setattr(manifest_chain, "MAX_CHAIN", 3)
+    folder, last = tmp_path / "m", 1
+    whole = write(folder, 1, {1: 1.0})
+    for last, length in enumerate(lengths, 2):
+        if last == compacted_at:
+            compacted(folder, last, write(tmp_path / "whole" / "m", last, {1: 1.0}))
+        else:
+            delta_of(folder / str(last - 1), whole, folder / str(last))
+        assert chain_length(placed(folder, last)) == length
+    with pytest.raises(InvalidInput, match=rf"3 deltas, and the one that follows m/{last} would be one more: compact"):
+        delta_of(folder / str(last), whole, folder / "20")
+    with pytest.raises(InvalidInput, match=rf"follows m/{last} would be one more"):
+        Following.of(folder, 20, last)
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(range(1, last + 1))
+
+
 def test_a_chain_is_as_long_as_it_can_be_brought_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where each version was published in its turn, after one that was open."""
-    monkeypatch.setattr(placed_chains, "MAX_CHAIN", 3)
     folder = tmp_path / "m"
     write(folder, 1, {1: 1.0})
     spec = spec_of(placed(folder, 1))
@@ -132,6 +154,7 @@ def test_a_chain_is_as_long_as_it_can_be_brought_up_again(tmp_path: Path, monkey
         delta_of(folder / str(number - 1), whole, folder / str(number))
         if number < 5:
             spec = published(spec, find_version(Publish(model="m", version=number), spec), keep=1)
+    monkeypatch.setattr(manifest_chain, "MAX_CHAIN", 3)
     assert placed(folder, 4).tables["users"].deltas == 3
     for known in (spec, initial_spec([0], [placed(folder, 1)])):
         with pytest.raises(InvalidInput, match=r"a chain may have 3 deltas, and .* compact, or publish a full version"):

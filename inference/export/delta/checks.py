@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ringpull.inference.model.chain_files import VersionOnDisk
-from ringpull.inference.model.manifest import Chain, Follows
+from ringpull.inference.model.manifest import Chain, Follows, TableKind
+from ringpull.inference.model.manifest_chain import check_length
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import TableSpec
 
@@ -13,6 +14,19 @@ from ringpull.ps.spec import TableSpec
 def chain_after(before: VersionOnDisk, includes: Mapping[int, int] | None) -> Chain:
     """Return what the manifest of a version says that follows this one."""
     return Chain(Follows(before.manifest.version, before.manifest.identity), before.lineage, includes)
+
+
+def check_room(before: VersionOnDisk) -> None:
+    """Check that the chain of a version is not too long for one more that follows it.
+
+    Raises:
+        InvalidInput: It is: what is written would never be served.
+        RingpullError: Any that `VersionOnDisk.followed` raises.
+    """
+    version, deltas = before, 1
+    while any(entry.kind is not TableKind.FULL for entry in version.manifest.tables):
+        version, deltas = version.followed(), deltas + 1
+        check_length(deltas, f"the one that follows {before.name} would be one more")
 
 
 def check_schema(before: VersionOnDisk, schema: bytes | None) -> None:

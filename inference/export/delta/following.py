@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ringpull.inference.export.delta.checks import chain_after, check_schema, check_tables
+from ringpull.inference.export.delta.checks import chain_after, check_room, check_schema, check_tables
 from ringpull.inference.export.delta.differences import DeltaWriter
 from ringpull.inference.export.delta.tracked import add_tracked
 from ringpull.inference.export.delta.weight_rows import add_changed
@@ -53,7 +53,8 @@ class Following:
         """Read the version that is to be followed.
 
         Raises:
-            InvalidInput: It is not there, or not before this one, or `gone` names a table that `changed` does not.
+            InvalidInput: It is not there, or not before this one, or its chain is too long for one more; or `gone`
+                names a table that `changed` does not.
             CorruptData: It is damaged.
         """
         check_stamp({} if includes is None else includes)
@@ -63,6 +64,7 @@ class Following:
                 " found by comparing all rows"
             )
         before = VersionOnDisk.load(version_before(folder, version, follows))
+        check_room(before)
         return cls(before, changed or {}, gone or {}, includes)
 
     @property
