@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ringpull.inference.export.delta.checks import chain_after, check_room, check_schema, check_tables
+from ringpull.inference.export.delta.checks import as_deployed, chain_after, check_room, check_schema, check_tables
 from ringpull.inference.export.delta.differences import DeltaWriter
 from ringpull.inference.export.delta.tracked import add_tracked
 from ringpull.inference.export.delta.weight_rows import add_changed
@@ -72,6 +72,15 @@ class Following:
         """What the manifest of the new version says."""
         return chain_after(self.before, self.includes)
 
+    def check_model(self, name: str) -> None:
+        """Check that the new version is of the model that the one before is of.
+
+        Raises:
+            InvalidInput: It is of another one, and could never be published.
+        """
+        if name != self.before.manifest.model:
+            raise InvalidInput(f"name is {name!r}; {self.before.name}, which is followed, is of another model")
+
     def check(self, plans: Iterable[TablePlan], schema: str) -> None:
         """Check that the new version goes with the one before, given its schema as JSON.
 
@@ -110,7 +119,7 @@ class Following:
         entry = self.before.manifest.table(name)
         entry = replace(entry, live=entry.live or plan.options.live)
         before = self.before.open_table(name)
-        spec = replace(plan.spec, default=default_of(plan))
+        spec = as_deployed(replace(plan.spec, default=default_of(plan)), entry.spec)
         with DeltaWriter(version_dir, entry, spec) as delta:
             if name in self.changed:
                 add_tracked(before, plan, self.changed[name], self.gone.get(name, ()), delta)
