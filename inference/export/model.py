@@ -129,8 +129,6 @@ def export_model(
     schema = _checked_schema(schema)
     check_precision(dense_precision, check_rows, check_columns)
     target = new_version(Path(out_dir), name, version)
-    if following is not None:
-        following.check_model(name)
     call = bind(module, schema, method=method, arguments=arguments, once=once, outputs=outputs)
     console = None if quiet else Console()
     with _tracing(call, console), named_errors(call.described, "splitting it"):

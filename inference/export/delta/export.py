@@ -53,6 +53,5 @@ def export_delta(
         CorruptData, OtherContent: The other version, or one that it is made of, is damaged or another one.
     """
     following = Following.of(Path(folder), version, follows, changed=changed, gone=gone, includes=includes)
-    if options.get("name") is None:
-        options["name"] = following.before.manifest.model
+    options["name"] = following.model(options.get("name"))
     return export_model(module, schema, folder, version, following=following, **options)

@@ -72,14 +72,16 @@ class Following:
         """What the manifest of the new version says."""
         return chain_after(self.before, self.includes)
 
-    def check_model(self, name: str) -> None:
-        """Check that the new version is of the model that the one before is of.
+    def model(self, name: str | None) -> str:
+        """Return the name of the model: that of the version before, which is the only one that may be given.
 
         Raises:
-            InvalidInput: It is of another one, and could never be published.
+            InvalidInput: Another one is given; such a version could never be published.
         """
-        if name != self.before.manifest.model:
+        own = self.before.manifest.model
+        if name is not None and name != own:
             raise InvalidInput(f"name is {name!r}; {self.before.name}, which is followed, is of another model")
+        return own
 
     def check(self, plans: Iterable[TablePlan], schema: str) -> None:
         """Check that the new version goes with the one before, given its schema as JSON.
