@@ -21,7 +21,6 @@ from ringpull.deploy.placed_chains import (
     as_known,
     chain_of,
     chained_table,
-    check_length,
     header_of,
     includes_of,
     predecessor,
@@ -35,7 +34,8 @@ from ringpull.inference.model.manifest import (
     parse_manifest,
     versions,
 )
-from ringpull.inference.model.mirror import local_files
+from ringpull.inference.model.manifest_chain import check_length
+from ringpull.inference.model.mirror import local_files, local_tables
 from ringpull.inference.model.model_dir import complete_versions, newest_complete, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
 from ringpull.ps.identity import differ, number_of, text_of
@@ -319,7 +319,7 @@ def place(
     """
     folder = url or str(version_dir)
     beside = found_in or parent_of(folder)
-    check_length(manifest, after)
+    check_length(after, f"more follow {manifest.model}/{manifest.version}")
     if (opened := as_known(manifest, known)) is not None:
         return replace(opened, found_in=found_in)
     before = predecessor(
@@ -369,17 +369,20 @@ def _newest_at(url: str, known: Sequence[PlacedVersion]) -> PlacedVersion:
 def _place_at(version: str, known: Sequence[PlacedVersion] = (), after: int = 0) -> PlacedVersion:
     """Place a version, given its folder or URL, and whatever it follows but what is `known`.
 
+    Of what it follows only tables are looked at: nothing else of these is served.
+
     Args:
         after: Number of versions that follow it, of the one that is asked for.
     """
     if is_url(version):
-        with local_files(version) as files:
-            return place(Manifest.load(files), files, url=version, known=known, after=after)
+        with local_tables(version) if after else local_files(version) as files:
+            manifest = Manifest.load(files, tables_only=after > 0)
+            return place(manifest, files, url=version, known=known, after=after)
     named = Path(version)
     with _translated(version):
         for _ in range(FLIPS):
             folder = named.resolve()
-            manifest = Manifest.load(named)
+            manifest = Manifest.load(named, tables_only=after > 0)
             if named.resolve() == folder:
                 named_in = "" if folder == named else str(named.parent)
                 return place(manifest, folder, found_in=named_in, known=known, after=after)

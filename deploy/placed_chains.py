@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from ringpull.inference.model.manifest import Manifest, TableEntry, TableKind
+from ringpull.inference.model.manifest_chain import check_length
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.remote import RemoteFolder
+from ringpull.router.control.chains import chain_length
 from ringpull.router.control.deployment_spec import ChainLink, PlacedPart, PlacedTable, PlacedVersion
-
-MAX_CHAIN: Final = 64
-"""Longest chain of deltas that is placed: to compact is due at a few."""
 
 
 def header_of(folder: Path) -> Header:
@@ -94,20 +92,6 @@ def predecessor(
     return found
 
 
-def check_length(manifest: Manifest, after: int) -> None:
-    """Refuse a version that too many others follow up to the one that is asked for.
-
-    Raises:
-        InvalidInput: They are too many.
-    """
-    if after > MAX_CHAIN:
-        raise _too_long(f"more follow {manifest.model}/{manifest.version}")
-
-
-def _too_long(what: str) -> InvalidInput:
-    return InvalidInput(f"a chain may have {MAX_CHAIN} deltas, and {what}: compact, or publish a full version")
-
-
 def chained_table(
     manifest: Manifest, entry: TableEntry, version_dir: Path, folder: str, before: PlacedVersion
 ) -> PlacedTable:
@@ -165,10 +149,10 @@ def chain_of(manifest: Manifest, before: PlacedVersion | None) -> tuple[ChainLin
     follows = manifest.chain.follows
     if follows is None:
         return ()
-    chain = (*(() if before is None else before.chain), ChainLink(follows.version, follows.identity))
-    if len(chain) > MAX_CHAIN:
-        raise _too_long(f"{manifest.model}/{manifest.version} would be one more")
-    return chain
+    if before is None:
+        return (ChainLink(follows.version, follows.identity),)
+    check_length(chain_length(before) + 1, f"{manifest.model}/{manifest.version} would be one more")
+    return (*before.chain, ChainLink(follows.version, follows.identity))
 
 
 def includes_of(manifest: Manifest, before: PlacedVersion | None) -> dict[int, Mapping[int, int]]:

@@ -19,6 +19,7 @@ from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.ps.live.stamp import stamps_in
+from ringpull.ps.settings import at_least
 from ringpull.ps.spec import VECTOR_TYPES
 
 if TYPE_CHECKING:
@@ -102,35 +103,67 @@ def export(
 
     MODULE is imported with the working directory on the path.
     """
-    as_folder("OUT_DIR", out_dir)  # Before the function, which may take hours to train.
+    # All that can be checked is checked before the function, which may take hours to train.
+    as_folder("OUT_DIR", out_dir)
     with needing("export", "ringpull export"):
         from ringpull.inference.export.precision import check_precision
-    from ringpull.inference.model.manifest import versions
 
     check_precision(dense_precision or "float32")
+    row_types = row_types_of(row_type or [])
+    if max_diff is not None:
+        at_least(0).check("--max-diff", max_diff)
+    stamps = _stamps(includes, follows)
+    _check_versions(out_dir, version, follows)
     # Standard output is for the result, so output of the function goes to standard error.
     with redirect_stdout(sys.stderr):
         arguments = arguments_of(returned_by(source))
-    options = _table_options(arguments.get("tables") or {}, row_types_of(row_type or []), live or ())
+    options = _table_options(arguments.get("tables") or {}, row_types, live or ())
     given = {"tables": options, "max_diff": max_diff, "dense_precision": dense_precision}
     arguments |= {name: value for name, value in given.items() if value is not None}
-    number = max(versions(out_dir), default=0) + 1 if version is None else version
-    report = _export(out_dir, number, follows, includes, arguments | {"quiet": as_json})
+    number = _next(out_dir) if version is None else version
+    report = _export(out_dir, number, follows, stamps, arguments | {"quiet": as_json})
     _tell(report, number, out_dir / str(number), as_json=as_json)
 
 
+def _next(out_dir: Path) -> int:
+    from ringpull.inference.model.manifest import versions
+
+    return max(versions(out_dir), default=0) + 1
+
+
+def _stamps(includes: str | None, follows: int | None) -> dict[int, int] | None:
+    """Return the stamps that --includes names."""
+    if includes is None:
+        return None
+    if follows is None:
+        raise InvalidInput("--includes is for deltas: it goes with --follows N")
+    return stamps_in(includes)
+
+
+def _check_versions(out_dir: Path, version: int | None, follows: int | None) -> None:
+    """Check that there is no such version, and that there is one before, which can be followed."""
+    from ringpull.inference.export.delta.following import Following
+    from ringpull.inference.export.version_folder import free_folder
+
+    if version is not None:
+        free_folder(out_dir, version)
+    if follows is not None:
+        Following.of(out_dir, _next(out_dir) if version is None else version, follows)
+
+
 def _export(
-    out_dir: Path, number: int, follows: int | None, includes: str | None, arguments: Mapping[str, Any]
+    out_dir: Path,
+    number: int,
+    follows: int | None,
+    stamps: Mapping[int, int] | None,
+    arguments: Mapping[str, Any],
 ) -> ExportReport:
     with needing("export", "ringpull export"):
         from ringpull.inference.export.delta.export import export_delta
         from ringpull.inference.export.model import export_model
 
     if follows is not None:
-        stamps = None if includes is None else stamps_in(includes)
         return export_delta(folder=out_dir, version=number, follows=follows, includes=stamps, **arguments)
-    if includes is not None:
-        raise InvalidInput("--includes is for deltas: it goes with --follows N")
     own = {name: value for name, value in arguments.items() if name not in OF_DELTAS}
     return export_model(out_dir=out_dir, version=number, **own)
 

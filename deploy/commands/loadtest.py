@@ -10,6 +10,7 @@ import typer
 
 from ringpull.deploy import command_credentials, served
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import err, out, print_json, warn
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.extras import needing
@@ -92,6 +93,8 @@ def loadtest(
         "replay_columns": replay_columns,
     }
     bound_ms = p99_ms if search else None
+    if report is not None:
+        as_folder("--report", report)  # written when all is measured
     _run(target, model, pace, workload, bound_ms=bound_ms, report=report, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from ringpull.inference.model.manifest import Manifest, TableKind
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData
-from ringpull.ps.spec import TableSpec
+from ringpull.ps.spec import OnUnavailable, TableSpec
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 from ringpull.ps.transfer.stored_table import StoredTable
@@ -188,7 +188,7 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
                 tables.append(replace(table, what="gone"))
                 continue
             whole = entry.kind is TableKind.FULL
-            if table.spec != entry.spec or (whole and table.rows != entry.rows):
+            if _stored(table.spec) != _stored(entry.spec) or (whole and table.rows != entry.rows):
                 raise CorruptData(
                     f"{table.folder}: it holds {table.rows} rows of {table.spec.name} with dim {table.spec.dim};"
                     f" the manifest says {entry.rows} of {entry.spec.name} with dim {entry.spec.dim}, or another spec"
@@ -196,6 +196,11 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
             tables.append(table if whole else replace(table, what="changed"))
     chain = tuple(map(str, placed.chain))
     return VersionSummary(folder=folder, manifest=manifest, tables=tuple(tables), ids=ids, chain=chain)
+
+
+def _stored(spec: TableSpec) -> TableSpec:
+    """Return a spec without what is a deployment's: of that the manifest's counts, which may be a later version's."""
+    return replace(spec, replicas=1, on_unavailable=OnUnavailable.ERROR)
 
 
 def _ids_taken(manifest: Manifest, files: Path) -> dict[str, IdSpan]:

@@ -19,9 +19,10 @@ _EVERYTHING = SlotRange(0, SLOTS)
 
 
 class OrderedRows:
-    """Rows of a table in ring order, a few MiB of them at a time."""
+    """Rows of a table in ring order, a few MiB of them at a time; each block of its base is verified on the way."""
 
     def __init__(self, table: Table, block_bytes: int) -> None:
+        """Read the first rows. It raises `CorruptData` here, or later, where a block of the base is damaged."""
         self._blocks = _blocks(table, block_bytes)
         self.positions, self.rows = next(self._blocks)
         """Rows at hand: those before them were taken. None: there are no more."""
@@ -38,13 +39,19 @@ class OrderedRows:
 
 
 def _blocks(table: Table, block_bytes: int) -> Iterator[tuple[UInt64Array, RawRows]]:
+    base, first = table.base, 0
     after: int | None = None
     while True:
         positions, rows = table.newest_block(_EVERYTHING, after, block_bytes)
+        after = int(positions[-1]) if len(positions) else None
+        last = base.rows
+        if after is not None:
+            last = int(np.searchsorted(base.sections.positions, np.uint64(after), side="right"))
+        base.check_rows(first, last)
+        first = last
         yield positions, rows
-        if not len(positions):
+        if after is None:
             return
-        after = int(positions[-1])
 
 
 def has_rows(table: Table, positions: UInt64Array) -> NDArray[np.bool_]:

@@ -18,11 +18,13 @@ class TableOptions:
     """Options of one table in a deployment; only `row_type` changes what known ids give."""
 
     replicas: Replicas = 1
+    """Copies of the table; 1 in a delta: as many as the version before says."""
     default: Literal["zeros", "mean"] | NDArray[np.float32] | None = None
     """Vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a
     Vocabulary row 0, which is what the model has for unknown ids."""
     on_unavailable: Literal["error", "default"] = "error"
-    """Answer when no live shard has a key: fail, or use the default vector and say so."""
+    """Answer when no live shard has a key: fail, or use the default vector and say so; "error" in a delta: as the
+    version before says."""
     row_type: str | None = None
     """Storage type of rows, a value of `RowType`; None: float16 or bfloat16 where that is the weight's own type, else
     float32. Shorter ones than the weight's round, and the report says at what cost; default vectors stay float32."""

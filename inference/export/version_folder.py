@@ -30,20 +30,35 @@ def new_version(folder: Path, name: str, version: int) -> Path:
         ExportError: There is such a version.
     """
     check_name("model", name)
-    if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version <= MAX_VERSION:
-        raise InvalidInput(f"version is {version!r}; it must be a whole number {RANGE}")
+    return free_folder(folder, version)
+
+
+def free_folder(folder: Path, version: int) -> Path:
+    """Return the folder of a version that does not exist yet, of whatever name its model is.
+
+    Raises:
+        InvalidInput: The version is not valid.
+        ExportError: There is such a version.
+    """
+    _check_number(version)
     for there in folder.iterdir() if folder.is_dir() else ():
         if version_number(there.name) == version:
             raise ExportError(f"{there} exists; a version is never written over: choose another, or delete it")
     return folder / str(version)
 
 
+def _check_number(version: object) -> None:
+    if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version <= MAX_VERSION:
+        raise InvalidInput(f"version is {version!r}; it must be a whole number {RANGE}")
+
+
 def version_before(folder: Path, version: int, follows: int) -> Path:
     """Return the folder of the version that a new one follows.
 
     Raises:
-        InvalidInput: It is not there, or not before the new one.
+        InvalidInput: It is not there, or not before the new one, or that has no valid number.
     """
+    _check_number(version)
     if isinstance(follows, bool) or not isinstance(follows, int | np.integer) or not 1 <= follows < version:
         raise InvalidInput(f"follows is {follows!r}; it must be the number of a version before {version}")
     try:

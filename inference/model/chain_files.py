@@ -24,9 +24,9 @@ class VersionOnDisk:
     manifest: Manifest
 
     @classmethod
-    def load(cls, folder: Path) -> VersionOnDisk:
-        """Read a version's manifest. Raises what `Manifest.load` does."""
-        return cls(folder, Manifest.load(folder))
+    def load(cls, folder: Path, *, tables_only: bool = False) -> VersionOnDisk:
+        """Read a version's manifest. Takes and raises what `Manifest.load` does."""
+        return cls(folder, Manifest.load(folder, tables_only=tables_only))
 
     @property
     def name(self) -> str:
@@ -51,7 +51,8 @@ class VersionOnDisk:
             raise InvalidInput(f"{self.name} in {self.folder} follows no version")
         before = f"{self.manifest.model}/{follows.version}"
         try:
-            found = VersionOnDisk.load(Path(version_at(str(self.folder.parent), follows.version)))
+            where = Path(version_at(str(self.folder.parent), follows.version))
+            found = VersionOnDisk.load(where, tables_only=True)
         except NotFound as exc:
             raise InvalidInput(
                 f"{self.name} in {self.folder} is a delta of {before} ({follows.identity}), which is not there: {exc}"

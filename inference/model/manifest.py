@@ -185,7 +185,7 @@ class Manifest:
         temporary.replace(version_dir / FILE_NAME)
 
     @classmethod
-    def load(cls, version_dir: Path, *, check_name: bool = True) -> Manifest:
+    def load(cls, version_dir: Path, *, check_name: bool = True, tables_only: bool = False) -> Manifest:
         """Read and verify the manifest of a version, and its schema and dense program against their checksums.
 
         Tables check themselves when they are opened (`ringpull.ps.store.base`); here only that their folders lie
@@ -194,6 +194,8 @@ class Manifest:
         Args:
             check_name: Whether a folder that is called by a number must be called by that of the version. Where links
                 lead to, it need not.
+            tables_only: Whether schema and dense program may be damaged, or not be there: of a version that is followed
+                only rows are wanted.
 
         Raises:
             InvalidInput: `version_dir` is not a folder.
@@ -211,6 +213,8 @@ class Manifest:
             for path in entry.folders:
                 if not is_folder(resolve(version_dir, path)):
                     raise CorruptData(f"{file}: the folder {path} of table {entry.spec.name} is missing")
+        if tables_only:
+            return manifest
         for part in (manifest.schema, manifest.program):
             if part is not None:
                 part.read(version_dir)

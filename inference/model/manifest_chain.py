@@ -25,6 +25,9 @@ OF_CHAINS: Final = ("follows", "lineage", "includes")
 TABLES_OF_CHAINS: Final = ("kind", "gone", "live")
 """Fields that the tables of such a manifest have besides."""
 
+MAX_CHAIN: Final = 64
+"""Most deltas that follow a full version: all are read to bring the last one up, and to compact is due at a few."""
+
 _IDENTITY: Final = re.compile(r"[0-9a-f]{16}")
 _SHARD: Final = re.compile(r"0|[1-9][0-9]{0,5}")
 
@@ -68,6 +71,16 @@ def chain_to_plain(chain: Chain) -> dict[str, Any]:
     includes = None if chain.includes is None else {str(shard): stamp for shard, stamp in chain.includes.items()}
     follows = None if chain.follows is None else {"version": chain.follows.version, "identity": chain.follows.identity}
     return {"follows": follows, "lineage": chain.lineage, "includes": includes}
+
+
+def check_length(deltas: int, what: str) -> None:
+    """Refuse a chain that has too many deltas, where `what` says which.
+
+    Raises:
+        InvalidInput: They are too many.
+    """
+    if deltas > MAX_CHAIN:
+        raise InvalidInput(f"a chain may have {MAX_CHAIN} deltas, and {what}: compact, or publish a full version")
 
 
 def read_chain(fields: Fields, version: int, tables: Sequence[TableEntry]) -> Chain:

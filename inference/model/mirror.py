@@ -72,9 +72,7 @@ class Mirror:
         if identity and _identity_of(copy) == identity:
             return copy
         try:
-            manifest = remote.read(FILE_NAME, max_bytes=MAX_BYTES)
-        except NotFound as exc:
-            raise InvalidInput(f"{remote.url} is no complete version: there is no {FILE_NAME} in it") from exc
+            manifest = _manifest_of(remote)
         except Unavailable as exc:
             if identity or not _is_whole(copy):
                 raise
@@ -116,21 +114,55 @@ def local_files(version: str) -> Iterator[Path]:
         mirror.close()
 
 
+@contextmanager
+def local_tables(version: str) -> Iterator[Path]:
+    """A folder with the manifest of a version at a URL and the headers of its tables, for as long as the context lasts.
+
+    That is all that a version needs which follows it: programs of a long chain are large together.
+
+    Raises:
+        InvalidInput, CorruptData, Unavailable, StartupError: As `Mirror.local` does.
+    """
+    remote = RemoteFolder(version)
+    with tempfile.TemporaryDirectory(prefix="ringpull-") as made:
+        folder = Path(made) / version.rstrip("/").rpartition("/")[2]
+        try:
+            make_private_folder(folder)
+            _write_tables(folder, remote, _manifest_of(remote))
+        except OSError as exc:
+            raise StartupError(f"{folder}: cannot be written: {exc}") from exc
+        yield folder
+
+
+def _manifest_of(remote: RemoteFolder) -> bytes:
+    """Return the bytes of the manifest of a version that has one."""
+    try:
+        return remote.read(FILE_NAME, max_bytes=MAX_BYTES)
+    except NotFound as exc:
+        raise InvalidInput(f"{remote.url} is no complete version: there is no {FILE_NAME} in it") from exc
+
+
+def _write_tables(folder: Path, remote: RemoteFolder, manifest_bytes: bytes) -> Manifest:
+    """Write the manifest, and of every table its header."""
+    write_private(folder / FILE_NAME, manifest_bytes)
+    manifest = read_manifest(folder / FILE_NAME)
+    for table in manifest.tables:
+        for path in table.folders:
+            header = f"{path}/{HEADER}"
+            write_private(_target(folder, header), _read(remote, header, MAX_HEADER_BYTES))
+    return manifest
+
+
 def _make(copy: Path, remote: RemoteFolder, manifest_bytes: bytes) -> None:
     make_private_folder(copy.parent)
     hidden = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
     try:
-        write_private(hidden / FILE_NAME, manifest_bytes)
-        manifest = read_manifest(hidden / FILE_NAME)
+        manifest = _write_tables(hidden, remote, manifest_bytes)
         for entry in (manifest.schema, manifest.program, manifest.samples):
             if entry is not None:
                 write_private(_target(hidden, entry.path), _checked(remote, entry))
         for entry in manifest.program_data:
             _copy_in_parts(hidden, remote, entry)
-        for table in manifest.tables:
-            for path in table.folders:
-                header = f"{path}/{HEADER}"
-                write_private(_target(hidden, header), _read(remote, header, MAX_HEADER_BYTES))
         shutil.rmtree(copy, ignore_errors=True)
         hidden.rename(copy)
     finally:

@@ -125,11 +125,8 @@ class Base:
             stamps, sections = map_sections(folder, header)
             stamps[fmt.HEADER] = stamp
         base = cls(folder, header, stamps, sections, within)
-        if verify_rows and (bad := base.verify()):
-            first, last = bad[0].first_row, bad[0].first_row + bad[0].rows
-            raise CorruptData(
-                f"{folder / bad[0].file}: {len(bad)} blocks are damaged, the first holds rows {first} to {last}"
-            )
+        if verify_rows:
+            base.check_rows(0, base.rows)
         return base
 
     def is_of(self, folder: Path, header: Header, stamp: FileStamp) -> bool:
@@ -256,6 +253,19 @@ class Base:
                 slots = sections.positions[[first, last - 1]] >> np.uint64(SLOT_SHIFT)
                 bad.append(BadBlock(block, first, last - first, (int(slots[0]), int(slots[1]) + 1), file))
         return bad
+
+    def check_rows(self, first: int, last: int) -> None:
+        """Verify the blocks whose first row is one of [first, last): of all rows, range after range, each block once.
+
+        Raises:
+            CorruptData: Some are damaged; names the file.
+        """
+        begin, end = np.searchsorted(self.sections.blocks[:, 0], np.array([first, last], np.uint64)).tolist()
+        if bad := self.verify(range(begin, end)):
+            begin, end = bad[0].first_row, bad[0].first_row + bad[0].rows
+            raise CorruptData(
+                f"{self.folder / bad[0].file}: {len(bad)} blocks are damaged, the first holds rows {begin} to {end}"
+            )
 
     def prefault(self) -> None:
         """Bring every page into this process, so that no look-up waits for the disk."""

@@ -2,6 +2,10 @@
 
 A version that begins a lineage can always go live. One that follows others can where the live version is among those it
 follows, or follows it: else rows that the live version brought would silently be gone.
+
+A compacted version stands by itself and names only the version that it was made of, which was live then. What that
+followed is not known any more; so a version of the lineage that is older than all that are known is taken for one of
+those.
 """
 
 from __future__ import annotations
@@ -52,11 +56,15 @@ def check_chain(spec: DeploymentSpec, version: PlacedVersion) -> None:
             f" which is live, is of {live.lineage}. Export {version.name} with follows={live.version}; or publish"
             f" {version.model}/{last.version} first"
         )
-    if live.version in links or version.version in _links(live):
+    live_links = _links(live)
+    if live.version in links or version.version in live_links:
         return
+    if live.version < min(links) or version.version < min(live_links):
+        return  # older than the compaction that the other one is, or was made of
+    again = version.name if version.version > live.version else f"it again, under a number above {live.version},"
     raise InvalidInput(
         f"{version.name} follows {version.model}/{last.version}, and {live.name}, which is live, is not among what it"
-        f" is made of: what that brought would be gone. Export {version.name} with follows={live.version}; or make"
+        f" is made of: what that brought would be gone. Export {again} with follows={live.version}; or make"
         f" {version.model}/{last.version} live first"
     )
 
@@ -82,8 +90,12 @@ def compaction_due(version: PlacedVersion) -> str:
 
 
 def chain_length(version: PlacedVersion) -> int:
-    """Return how many deltas the tables of a version are made of; 0: they are all in its own folder."""
-    return max((table.deltas for table in version.tables.values()), default=0)
+    """Return how many deltas a version is made of, those that brought no rows too; 0: all is in its own folder.
+
+    All are read to bring it up, so a chain of new programs grows as long as one of rows.
+    """
+    full = min((table.origin for table in version.tables.values() if table.origin), default=0)
+    return sum(link.version >= full for link in version.chain) if full else 0
 
 
 def _links(version: PlacedVersion) -> dict[int, str]:

@@ -16,6 +16,7 @@ from ringpull.deploy.cli import app
 from ringpull.deploy.commands.export import NAMES, OF_DELTAS, arguments_of, load_function, returned_by, row_types_of
 from ringpull.inference.export.delta.export import export_delta
 from ringpull.inference.export.model import export_model
+from ringpull.inference.export.tables_alone import export_tables
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
@@ -113,6 +114,36 @@ def test_row_types_and_max_diff(
     assert refused.exit_code != 0
     assert not (source_folder / "models" / "short" / "2").exists()
     sys.modules.pop("my_model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--version", "1"), "exists; a version is never written over"),
+        (("--version", "0"), "version is 0; it must be a whole number"),
+        (("--follows", "9"), "follows is 9; it must be the number of a version before 2"),
+        (("--follows", "2", "--version", "9"), "follows version 2: .* is no complete version"),
+        (("--follows", "1", "--version", "1"), "exists; a version is never written over"),
+        (("--follows", "1", "--includes", "bad"), "is not SHARD:STAMP"),
+        (("--includes", "0:1"), "--includes is for deltas: it goes with --follows N"),
+        (("--row-type", "item"), "write TABLE=TYPE"),
+        (("--max-diff", "-1"), "--max-diff is -1"),
+        (("--max-diff", "nan"), "--max-diff is nan"),
+    ],
+)
+def test_the_command_line_is_checked_before_the_function(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    """It may take hours to train; so may what is wrong with the version that is to be followed not wait for it."""
+    monkeypatch.chdir(source_folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)  # of another test
+    export_tables({"item": ([1], [b"a"])}, source_folder / "models" / "m", 1, quiet=True)
+    refused = CliRunner().invoke(app, ["export", "my_model:trained", "models/m", *options])
+    assert isinstance(refused.exception, InvalidInput | ExportError)
+    assert re.search(message, str(refused.exception))
+    assert "my_model" not in sys.modules
+    assert [path.name for path in (source_folder / "models" / "m").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(

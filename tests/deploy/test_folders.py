@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ringpull.deploy.cli import app
 from ringpull.deploy.folders import as_folder
 from ringpull.ps.errors import InvalidInput
 from tests.in_the_way import leave_socket
@@ -41,6 +43,15 @@ def test_what_is_in_the_way_is_named_with_the_option(tmp_path: Path, kind: str) 
         as_folder("--data-dir", given)
     assert str(raised.value).startswith(f"--data-dir '{given}': ")
     assert "no folder" in str(raised.value) or "path of a folder" in str(raised.value)
+
+
+def test_a_report_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """What was measured for an hour would have nowhere to go."""
+    (tmp_path / "report").touch()
+    arguments = ["loadtest", "--rate", "5", "--seconds", "3600", "--report", str(tmp_path / "report")]
+    refused = CliRunner().invoke(app, [*arguments, "--target", "127.0.0.1:1"])
+    assert isinstance(refused.exception, InvalidInput)
+    assert "--report" in str(refused.exception)
 
 
 @pytest.mark.parametrize("text", ["a\0b", "~no-such-user-of-this-machine/data"])

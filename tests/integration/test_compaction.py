@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from ringpull import TableOptions, export_tables
 from ringpull.deploy import command_credentials
-from ringpull.deploy.compaction import CompactOptions, compacted
+from ringpull.deploy.compaction import CompactOptions, compacted, live_version
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.export.compaction import scratch
 from ringpull.inference.export.compaction.compact import Compacted
@@ -21,7 +22,8 @@ from ringpull.ps.errors import InvalidInput, NotFound, Unavailable, UnmetConditi
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.router import newest
-from ringpull.router.control.operations import Publish
+from ringpull.router.control.chains import chain_length
+from ringpull.router.control.operations import GetStatus, Publish
 from tests.certificates import Certificates
 from tests.deploy.folders import flip_byte
 from tests.integration.deployed import Deployed
@@ -260,6 +262,26 @@ def test_a_chain_whose_base_is_gone_is_written_anew(deployed: Deployed, models: 
     (models / "2").rename(tmp_path / "away too")
     deployed.publish(Publish(model="feed", version=3))
     check(deployed, content)
+
+
+def test_a_chain_of_programs_alone_is_compacted(tmp_path: Path) -> None:
+    """No table has changed, so all are linked; what is gone is the chain, which may not grow for ever."""
+    models = tmp_path / "models" / "feed"
+    export_tables({"user": (np.arange(20), np.ones((20, DIM), np.float32))}, models, 1, quiet=True)
+    with Deployed(models, tmp_path / "data", 1) as deployed:
+        assert compacted(deployed, CompactOptions(model="feed")) is None, "there is nothing to do"
+        for number in (2, 3):
+            delta_of(models / str(number - 1), models / str(number - 1), models / str(number))
+            deployed.publish(Publish(model="feed", version=number))
+        written = run(deployed)
+        assert (written.manifest.version, written.streamed) == (4, ())
+        shutil.rmtree(models / "1")
+        deployed.publish(Publish(model="feed", version=4))
+        assert chain_length(live_version(deployed.call(GetStatus()), "feed")) == 0
+        rows, found = deployed.rows("user", [0, 19, 20], as_exported=True)
+        assert rows[:2] == [np.ones(DIM, np.float32).tobytes()] * 2
+        assert found.tolist() == [True, True, False]
+        assert compacted(deployed, CompactOptions(model="feed")) is None
 
 
 def test_a_job_that_fails_leaves_nothing_and_what_a_killed_one_left_is_removed(

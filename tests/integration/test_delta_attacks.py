@@ -8,24 +8,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ringpull.deploy import placed_chains
 from ringpull.deploy.model_folders import find_version, find_versions, loss_of
+from ringpull.deploy.view.folder_summary import read_version
+from ringpull.inference.export.delta.following import Following
 from ringpull.inference.export.delta.versions import delta_of
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.tables_alone import export_tables
+from ringpull.inference.model import manifest_chain
 from ringpull.inference.model.manifest import Chain, Follows, Manifest, TableKind
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.hashing import keys_of
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.pull_messages import Op
+from ringpull.ps.spec import OnUnavailable
 from ringpull.ps.store.writer import TableWriter
+from ringpull.router.control.chains import chain_length
 from ringpull.router.control.changes import published
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, initial_spec
 from ringpull.router.control.operations import ModelSource, Publish
+from tests.deploy.folders import write_version
 from tests.inference.test_manifest import put, rewrite
 from tests.integration.test_delta_versions import running, serve, spec_of, wait_tidied
 from tests.ps.tables import pull_request, pulled
@@ -121,9 +127,29 @@ def test_a_chain_of_twenty(tmp_path: Path) -> None:
         same_answers(folder, number, whole, KEYS)
 
 
+@pytest.mark.parametrize(("compacted_at", "lengths"), [(0, [1, 2, 3]), (3, [1, 0, 1, 2, 3])])
+def test_a_delta_that_would_never_be_served_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compacted_at: int, lengths: list[int]
+) -> None:
+    """Those that have no rows of their own count, and after a compaction the count begins anew."""
+    monkeypatch.setattr(manifest_chain, "MAX_CHAIN", 3)
+    folder, last = tmp_path / "m", 1
+    whole = write(folder, 1, {1: 1.0})
+    for last, length in enumerate(lengths, 2):
+        if last == compacted_at:
+            compacted(folder, last, write(tmp_path / "whole" / "m", last, {1: 1.0}))
+        else:
+            delta_of(folder / str(last - 1), whole, folder / str(last))
+        assert chain_length(placed(folder, last)) == length
+    with pytest.raises(InvalidInput, match=rf"3 deltas, and the one that follows m/{last} would be one more: compact"):
+        delta_of(folder / str(last), whole, folder / "20")
+    with pytest.raises(InvalidInput, match=rf"follows m/{last} would be one more"):
+        Following.of(folder, 20, last)
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(range(1, last + 1))
+
+
 def test_a_chain_is_as_long_as_it_can_be_brought_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where each version was published in its turn, after one that was open."""
-    monkeypatch.setattr(placed_chains, "MAX_CHAIN", 3)
     folder = tmp_path / "m"
     write(folder, 1, {1: 1.0})
     spec = spec_of(placed(folder, 1))
@@ -132,6 +158,7 @@ def test_a_chain_is_as_long_as_it_can_be_brought_up_again(tmp_path: Path, monkey
         delta_of(folder / str(number - 1), whole, folder / str(number))
         if number < 5:
             spec = published(spec, find_version(Publish(model="m", version=number), spec), keep=1)
+    monkeypatch.setattr(manifest_chain, "MAX_CHAIN", 3)
     assert placed(folder, 4).tables["users"].deltas == 3
     for known in (spec, initial_spec([0], [placed(folder, 1)])):
         with pytest.raises(InvalidInput, match=r"a chain may have 3 deltas, and .* compact, or publish a full version"):
@@ -208,6 +235,65 @@ def test_a_key_that_is_changed_and_gone_in_one_delta_is_the_same_everywhere(mode
         again, _ = asked(processes, 4, np.arange(12, dtype=np.uint64))
     assert rows == again
     assert not from_disk.exists()
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_of_the_versions_that_one_follows_only_tables_are_read(tmp_path: Path, url: bool) -> None:
+    """Their programs are not served, and may be large: copied from a URL they would lie there all at once."""
+    folder = tmp_path / "m"
+    whole = write_version(folder, 1)
+    for number in (2, 3, 4):
+        delta_of(folder / str(number - 1), whole, folder / str(number))
+    for number in (1, 2, 3):
+        for name in ("dense.pt2", "schema.json"):
+            (folder / str(number) / name).write_bytes(b"damaged")
+    where, files = "memory://followed/m" if url else str(folder), fsspec.filesystem("memory")
+    if url:
+        files.put(str(folder), "/followed/m", recursive=True)
+
+    def find(version: int) -> PlacedVersion:
+        return find_versions(ModelSource(name="m", folder=where, versions=(version,)))[0]
+
+    try:
+        assert [link.version for link in find(4).chain] == [1, 2, 3]
+        for damaged in (1, 3):
+            with pytest.raises(CorruptData, match=r"dense\.pt2|schema\.json"):
+                find(damaged)
+    finally:
+        if url:
+            files.rm("/followed", recursive=True)
+    with pytest.raises(CorruptData, match=r"dense\.pt2|schema\.json"):
+        delta_of(folder / "3", whole, folder / "9")  # this one is read by the exporter itself
+
+
+def test_how_a_table_is_deployed_is_the_version_befores_where_nobody_says(tmp_path: Path) -> None:
+    """A policy that went back to its default would fail requests that were answered, from the next hour on."""
+    folder, rows = tmp_path / "m", (np.arange(9), np.ones((9, 4), np.float32))
+
+    def export(folder: Path, version: int, **options: TableOptions) -> Path:
+        return export_tables({"said": rows, "more": rows}, folder, version, options=options, quiet=True).path
+
+    chosen = TableOptions(replicas="all", on_unavailable="default")
+    export(folder, 1, said=chosen, more=chosen)
+    whole = export(tmp_path / "whole" / "m", 2)
+    delta_of(folder / "1", whole, folder / "2")
+    for name, table in placed(folder, 2).tables.items():
+        assert (table.replicas, table.on_unavailable) == ("all", OnUnavailable.DEFAULT), name
+    other = export(tmp_path / "whole" / "m", 3, more=TableOptions(replicas=2))
+    delta_of(folder / "2", other, folder / "3")
+    found = {name: (each.replicas, each.on_unavailable) for name, each in placed(folder, 3).tables.items()}
+    assert found == {"said": ("all", OnUnavailable.DEFAULT), "more": (2, OnUnavailable.DEFAULT)}
+    # Its files are those of version 1, with what that said of copies in their headers.
+    following = Manifest.load(folder / "3")
+    shutil.copytree(folder / "1" / "tables", folder / "4" / "tables")
+    tables = tuple(replace(each, path=f"tables/{each.spec.name}", kind=TableKind.FULL) for each in following.tables)
+    chain = replace(following.chain, follows=Follows(3, following.identity))
+    replace(following, version=4, tables=tables, chain=chain, samples=None).save(folder / "4")
+    assert {each.spec.replicas for each in read_version(str(folder / "4"), verify=True).tables} == {"all"}
+    wrong = tuple(replace(each, rows=8) for each in tables)
+    replace(following, version=4, tables=wrong, chain=chain, samples=None).save(folder / "4")
+    with pytest.raises(CorruptData, match="the manifest says 8"):
+        read_version(str(folder / "4"), verify=True)
 
 
 def test_tables_that_a_delta_brings_or_leaves_out(models: Path, tmp_path: Path) -> None:

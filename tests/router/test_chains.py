@@ -9,6 +9,7 @@ import pytest
 
 from ringpull.ps.errors import InvalidInput, OtherContent
 from ringpull.ps.parts import PartName, table_of, tables_of
+from ringpull.router.control.chains import LONG_CHAIN, chain_length, due
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.changes import published, rolled_back
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
@@ -54,6 +55,18 @@ def delta(number: int, before: PlacedVersion, rows: int = 6_554) -> PlacedVersio
     )
 
 
+def program(number: int, before: PlacedVersion) -> PlacedVersion:
+    """Return a version that has another program, and all rows of the one before."""
+    placed = delta(number, before)
+    there = before.tables["user"]
+    return replace(placed, tables={"user": replace(placed.tables["user"], parts=there.parts)}, includes=before.includes)
+
+
+def compacted(number: int, before: PlacedVersion) -> PlacedVersion:
+    chain = (ChainLink(before.version, before.identity),)
+    return replace(full(number), chain=chain, lineage_of=before.lineage)
+
+
 ONE = full(1)
 TWO = delta(2, ONE)
 THREE = delta(3, TWO)
@@ -90,6 +103,35 @@ def test_a_delta_goes_live_and_rolls_back_like_any_version() -> None:
     assert published(spec, ONE, keep=1).live == {"m": 1}
 
 
+def test_across_a_compaction_versions_go_back_and_forth() -> None:
+    """It names the version that it was made of alone; those before that one were not left out of it."""
+    chain = [ONE]
+    for number in range(2, 9):
+        chain.append(delta(number, chain[-1]))
+    nine = compacted(9, chain[-1])
+    ten = delta(10, nine)
+    for live in (nine, ten):
+        for back in chain:
+            spec = published(initial_spec(range(2), [live]), back, keep=2)
+            assert spec.live == {"m": back.version}
+            assert published(spec, live, keep=2).live == {"m": live.version}
+    again = compacted(12, delta(11, ten))
+    for back in (*chain, nine, ten):
+        assert published(published(initial_spec(range(2), [again]), back, keep=2), again, keep=2).live == {"m": 12}
+
+
+def test_a_branch_is_refused_across_a_compaction_too() -> None:
+    """What followed the same version as the compacted one is not in it."""
+    nine, branch = compacted(9, THREE), delta(5, THREE)
+    for live, other in ((nine, branch), (branch, nine), (delta(10, nine), branch), (branch, delta(10, nine))):
+        with pytest.raises(InvalidInput, match="what that brought would be gone"):
+            published(initial_spec(range(2), [live]), other, keep=1)
+    advice = r"Export it again, under a number above 9, with follows=9; or make m/3 live first"
+    with pytest.raises(InvalidInput, match=advice):
+        published(initial_spec(range(2), [nine]), branch, keep=1)
+    assert published(published(initial_spec(range(2), [nine]), THREE, keep=1), branch, keep=1).live == {"m": 5}
+
+
 def test_what_takes_pushes_goes_on_doing_so() -> None:
     spec = published(initial_spec(range(2), [replace(ONE, live_tables=("user",))]), full(5), keep=1)
     live = spec.version("m", 5)
@@ -118,6 +160,21 @@ def test_what_does_not_follow_is_refused(
     with pytest.raises(error, match=message):
         published(spec, next_, keep=1)
     assert published(spec, full(11), keep=1).live == {"m": 11}, "a full version that follows nothing may go live"
+
+
+def test_deltas_of_programs_alone_are_counted() -> None:
+    """All of a chain is read to bring its last version up, so it ends somewhere, and is told before that."""
+    version, lengths = ONE, [chain_length(ONE)]
+    for number in range(2, LONG_CHAIN + 3):
+        version = program(number, version)
+        lengths.append(chain_length(version))
+    assert lengths == list(range(LONG_CHAIN + 2))
+    assert due(initial_spec(range(2), [version])) == (
+        f"m/{LONG_CHAIN + 2}: its chain has {LONG_CHAIN + 1} deltas; `ringpull compact m`, or publish a full version",
+    )
+    again = compacted(20, version)
+    assert (chain_length(again), due(initial_spec(range(2), [again]))) == (0, ())
+    assert chain_length(program(22, delta(21, again))) == 2, "what it was compacted of is none of them"
 
 
 def test_what_versions_share_is_counted_once() -> None:

@@ -34,7 +34,8 @@ def with_samples(version_dir: Path, manifest: Manifest, before: Samples) -> Mani
     """
     if manifest.schema is None:
         written = VersionOnDisk(version_dir, manifest)
-        tables = {entry.spec.name: sample_table(written.open_table(entry.spec.name)) for entry in manifest.tables}
+        names = [entry.spec.name for entry in manifest.tables]
+        tables = {name: sample_table(written.open_table(name, verify=True)) for name in names}
         return _written(version_dir, manifest, Samples.of_tables(tables))
     version = WrittenVersion(version_dir, manifest, Schema.from_json(manifest.schema.read(version_dir)))
     samples = version.samples(before.prepared, lambda inputs: before.tolerance * _growth(inputs))

@@ -32,6 +32,7 @@ from ringpull.inference.model.samples import Samples
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store.raw_rows import RawRows, flat
+from ringpull.router.control.chains import chain_length
 from ringpull.router.control.deployment_spec import PlacedVersion
 
 _SPOOL: Final = "rows"
@@ -63,8 +64,11 @@ class Compacted:
 
 
 def has_changes(placed: PlacedVersion) -> bool:
-    """Return whether a full version would have anything else than this one has: it has deltas, or takes pushes."""
-    return any(map(_changes(placed), placed.tables))
+    """Return whether a full version would have anything else than this one has: it has deltas, or takes pushes.
+
+    Deltas of the program alone are some, too: without them its tables would be linked, and its chain is gone.
+    """
+    return chain_length(placed) > 0 or any(map(_changes(placed), placed.tables))
 
 
 def compact(

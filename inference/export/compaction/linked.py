@@ -36,7 +36,7 @@ def has_table(folder: str, identity: int) -> bool:
 
 
 def link_table(source: Path, target: Path) -> None:
-    """Have all files of a table in another folder, too. Its rows are read when it is published, not here.
+    """Have all files of a table in another folder, too. Its rows are read where samples are taken of it, not here.
 
     Raises:
         ExportError: It cannot be written.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ringpull.inference.model.chain_files import VersionOnDisk
-from ringpull.inference.model.manifest import Chain, Follows
+from ringpull.inference.model.manifest import Chain, Follows, TableKind
+from ringpull.inference.model.manifest_chain import check_length
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import TableSpec
 
@@ -13,6 +15,34 @@ from ringpull.ps.spec import TableSpec
 def chain_after(before: VersionOnDisk, includes: Mapping[int, int] | None) -> Chain:
     """Return what the manifest of a version says that follows this one."""
     return Chain(Follows(before.manifest.version, before.manifest.identity), before.lineage, includes)
+
+
+def check_room(before: VersionOnDisk) -> None:
+    """Check that the chain of a version is not too long for one more that follows it.
+
+    Raises:
+        InvalidInput: It is: what is written would never be served.
+        RingpullError: Any that `VersionOnDisk.followed` raises.
+    """
+    version, deltas = before, 1
+    while any(entry.kind is not TableKind.FULL for entry in version.manifest.tables):
+        version, deltas = version.followed(), deltas + 1
+        check_length(deltas, f"the one that follows {before.name} would be one more")
+
+
+def as_deployed(spec: TableSpec, before: TableSpec) -> TableSpec:
+    """Return the spec of a table with how it is deployed: as in the version before, where its exporter did not say.
+
+    Copies and policy are a deployment's, and no property of the rows: whoever retrains a model every hour says them
+    once. A default cannot be told from what was not said, so to go back to one takes a full version.
+    """
+    unsaid = TableSpec(name=spec.name, dim=spec.dim, row_type=spec.row_type)
+    kept = {
+        field: getattr(before, field)
+        for field in ("replicas", "on_unavailable")
+        if getattr(spec, field) == getattr(unsaid, field)
+    }
+    return replace(spec, **kept)
 
 
 def check_schema(before: VersionOnDisk, schema: bytes | None) -> None:

@@ -42,13 +42,16 @@ def export_delta(
         gone: By table of `changed`, ids that have no row in the module any more. Of other tables they are found.
         includes: Up to which pushed rows the module had read them, as a push's stamp: those are replaced, later ones
             stay. None: the delta's rows go before all that were pushed before it was opened.
-        options: Those of `export_model`.
+        options: Those of `export_model`. Of the other version's only the model's name is taken over, and how tables are
+            deployed: copies, policy, and whether they take pushes.
 
     Raises:
-        InvalidInput: `follows` is not there or not before `version`, or an id or an option is not valid.
+        InvalidInput: `follows` is not there, not before `version`, of another model or of a chain that is too long for
+            one more; or an id or an option is not valid.
         ExportError: Schema, tables or dims are not those of the other version, or the module cannot be exported.
             Nothing is written then.
         CorruptData, OtherContent: The other version, or one that it is made of, is damaged or another one.
     """
     following = Following.of(Path(folder), version, follows, changed=changed, gone=gone, includes=includes)
+    options["name"] = following.model(options.get("name"))
     return export_model(module, schema, folder, version, following=following, **options)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ringpull.inference.export.delta.checks import chain_after, check_schema, check_tables
+from ringpull.inference.export.delta.checks import as_deployed, chain_after, check_room, check_schema, check_tables
 from ringpull.inference.export.delta.differences import DeltaWriter
 from ringpull.inference.export.delta.tracked import add_tracked
 from ringpull.inference.export.delta.weight_rows import add_changed
@@ -53,7 +53,8 @@ class Following:
         """Read the version that is to be followed.
 
         Raises:
-            InvalidInput: It is not there, or not before this one, or `gone` names a table that `changed` does not.
+            InvalidInput: It is not there, or not before this one, or its chain is too long for one more; or `gone`
+                names a table that `changed` does not.
             CorruptData: It is damaged.
         """
         check_stamp({} if includes is None else includes)
@@ -63,12 +64,24 @@ class Following:
                 " found by comparing all rows"
             )
         before = VersionOnDisk.load(version_before(folder, version, follows))
+        check_room(before)
         return cls(before, changed or {}, gone or {}, includes)
 
     @property
     def chain(self) -> Chain:
         """What the manifest of the new version says."""
         return chain_after(self.before, self.includes)
+
+    def model(self, name: str | None) -> str:
+        """Return the name of the model: that of the version before, which is the only one that may be given.
+
+        Raises:
+            InvalidInput: Another one is given; such a version could never be published.
+        """
+        own = self.before.manifest.model
+        if name is not None and name != own:
+            raise InvalidInput(f"name is {name!r}; {self.before.name}, which is followed, is of another model")
+        return own
 
     def check(self, plans: Iterable[TablePlan], schema: str) -> None:
         """Check that the new version goes with the one before, given its schema as JSON.
@@ -108,7 +121,7 @@ class Following:
         entry = self.before.manifest.table(name)
         entry = replace(entry, live=entry.live or plan.options.live)
         before = self.before.open_table(name)
-        spec = replace(plan.spec, default=default_of(plan))
+        spec = as_deployed(replace(plan.spec, default=default_of(plan)), entry.spec)
         with DeltaWriter(version_dir, entry, spec) as delta:
             if name in self.changed:
                 add_tracked(before, plan, self.changed[name], self.gone.get(name, ()), delta)

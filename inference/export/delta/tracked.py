@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.export.delta.differences import DeltaWriter
+from ringpull.inference.export.delta.differences import DeltaWriter, check_newer
 from ringpull.inference.export.keys import RowKeys, key_type_of, read_ids
 from ringpull.inference.export.stored_rows import differing, has_rows, rows_at
 from ringpull.inference.export.tables import TablePlan
@@ -15,6 +15,7 @@ from ringpull.inference.schema.transforms import keys_of_values
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import as_keys, positions_of
 from ringpull.ps.spec import KeyType, UInt64Array
+from ringpull.ps.store.base import Base
 from ringpull.ps.store.raw_rows import chosen
 from ringpull.ps.store.table import Table
 
@@ -28,7 +29,9 @@ def add_tracked(before: Table, plan: TablePlan, changed: Any, gone: Any, delta: 
     Raises:
         InvalidInput: An id is none of the table's, or is both.
         ExportError: Ids are neither integers nor strings; or the disk is full.
+        CorruptData: The version before is damaged where a row looks as if it had not changed.
     """
+    check_newer(before)
     keys = plan.keys
     ids = _ids(keys, "changed", changed)
     numbers = _row_numbers(keys, ids)
@@ -40,16 +43,32 @@ def add_tracked(before: Table, plan: TablePlan, changed: Any, gone: Any, delta: 
         there = gone_ids[int(np.argmax(known))]
         raise InvalidInput(f"gone of table {keys.table}: the module has a row for the id {there!r}; it is not gone")
     went = np.unique(_positions(gone_ids))
+    whole: set[int] = set()
     for begin in range(0, len(positions), CHUNK_ROWS):
         some = positions[begin : begin + CHUNK_ROWS]
         rows = plan.stored_rows(numbers[begin : begin + CHUNK_ROWS])
         found, there = rows_at(before, some)
         differs = ~found
         differs[found] = differing(there, chosen(rows, found))
+        _check_blocks(before.base, some[~differs], whole)
         delta.add(some[differs], chosen(rows, differs), changed=int((differs & found).sum()))
     for begin in range(0, len(went), CHUNK_ROWS):
         some = went[begin : begin + CHUNK_ROWS]
         delta.add_gone(some[has_rows(before, some)])
+
+
+def _check_blocks(base: Base, positions: UInt64Array, whole: set[int]) -> None:
+    """Verify the blocks that some rows lie in, but for those that are known to be whole, to which they are added.
+
+    Raises:
+        CorruptData: One is damaged.
+    """
+    numbers, firsts = base.find(positions), base.sections.blocks[:, 0]
+    blocks = np.searchsorted(firsts, numbers[numbers >= 0].astype(np.uint64), side="right") - 1
+    for block in set(blocks.tolist()) - whole:
+        first = int(firsts[block])
+        base.check_rows(first, first + 1)
+        whole.add(block)
 
 
 def _ids(keys: RowKeys, what: str, given: Any) -> NDArray[Any]:

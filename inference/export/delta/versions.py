@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ringpull.inference.export.delta.checks import chain_after, check_schema, check_tables
+from ringpull.inference.export.delta.checks import as_deployed, chain_after, check_room, check_schema, check_tables
 from ringpull.inference.export.delta.differences import DeltaWriter, find_differences
 from ringpull.inference.export.report import TableDelta
 from ringpull.inference.export.table_progress import table_progress
@@ -54,6 +54,7 @@ def delta_of(
     check_stamp({} if includes is None else includes)
     before, after = VersionOnDisk.load(old.absolute()), VersionOnDisk.load(new.absolute())
     target = _target(out.absolute(), before, after)
+    check_room(before)
     schema = after.manifest.schema
     check_tables(before, [entry.spec for entry in after.manifest.tables])
     check_schema(before, None if schema is None else schema.read(after.folder))
@@ -62,8 +63,9 @@ def delta_of(
         for entry in after.manifest.tables:
             name = entry.spec.name
             there = before.manifest.table(name)
+            spec = as_deployed(entry.spec, there.spec)
             with (
-                DeltaWriter(hidden, replace(there, live=there.live or entry.live), entry.spec) as delta,
+                DeltaWriter(hidden, replace(there, live=there.live or entry.live), spec) as delta,
                 table_progress(console, f"{name}, compared", entry.rows * entry.row_bytes) as progress,
             ):
                 find_differences(before.open_table(name), after.open_table(name), delta, progress)

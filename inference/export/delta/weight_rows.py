@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ringpull.inference.export.delta.differences import BLOCK_BYTES, DeltaWriter
+from ringpull.inference.export.delta.differences import BLOCK_BYTES, DeltaWriter, check_newer
 from ringpull.inference.export.delta.placed_keys import PlacedKeys
 from ringpull.inference.export.delta.side_by_side import side_by_side
 from ringpull.inference.export.stored_rows import differing, has_rows
@@ -50,7 +50,9 @@ def add_changed(before: Table, plan: TablePlan, delta: DeltaWriter, progress: Ca
         DuplicateKey, HashCollision: Two rows have one key.
         InvalidInput: The row type cannot hold a number.
         ExportError: The disk is full.
+        CorruptData: The version before is damaged: a row that changed could look as if it had not.
     """
+    check_newer(before)
     keys = PlacedKeys(plan.keys, before.base)
     rows = _as_stored(plan)
     pieces = max(1, -(-max(plan.keys.rows, before.base.rows) * plan.spec.row_bytes // BLOCK_BYTES))
@@ -80,6 +82,7 @@ def _in_piece(
     Of a table with deltas all rows of the base are compared, and then those that deltas brought, which are few.
     """
     first, last = before.base.row_range(slots.begin, slots.end)
+    before.base.check_rows(first, last)
     base_positions, numbers = before.base.positions_slice(first, last), keys.of_rows(first, last)
     added_positions, added = keys.added(slots)
     old_rows, new_rows, places = before.base.sections.rows[first:last], rows, numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,30 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         export_delta(Two(), other, folder, 2, 1, quiet=True)
     with pytest.raises(InvalidInput, match=r"follows version 7: .* is no complete version"):
         export_delta(Two(), SCHEMA, folder, 8, 7, quiet=True)
+    for version in ("2", 2.0, None, True, 0):
+        with pytest.raises(InvalidInput, match=r"version is .*; it must be a whole number from 1"):
+            export_delta(Two(), SCHEMA, folder, version, 1, quiet=True)  # type: ignore[arg-type]
+    for check_rows in (0, 8):
+        with pytest.raises(InvalidInput, match="name is 'other'; m/1, which is followed, is of another model"):
+            export_delta(Two(), SCHEMA, folder, 2, 1, name="other", check_rows=check_rows, quiet=True)
     assert [path.name for path in folder.iterdir()] == ["1"]
+
+
+def test_name_and_deployment_are_those_of_the_version_before(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    options = {"item": TableOptions(replicas=3, on_unavailable="default", live=True)}
+    export(Two(), folder, name="ranker", tables=options, check_rows=0)
+    report = export_delta(changed(Two(), [1]), SCHEMA, folder, 2, 1, check_rows=0, quiet=True)
+    assert report.manifest.model == "ranker"
+    assert report.manifest.tables == tuple(
+        replace(each, path=now.path, kind=now.kind, bytes=now.bytes)
+        for each, now in zip(Manifest.load(folder / "1").tables, report.manifest.tables, strict=True)
+    )
+    assert report.manifest.table("item").kind == "delta"
+    item = {"item": TableOptions(replicas=2)}
+    report = export_delta(changed(Two(), [2]), SCHEMA, folder, 3, 2, tables=item, check_rows=0, quiet=True)
+    spec = report.manifest.table("item").spec
+    assert (spec.replicas, spec.on_unavailable) == (2, "default")
 
 
 def test_a_chain_with_a_gap_or_another_version_in_it(tmp_path: Path) -> None:
