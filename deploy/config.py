@@ -35,6 +35,16 @@ def _durability(option: str, given: str) -> Durability:
     return Durability(given)
 
 
+def _heads(option: str, given: str) -> int | None:
+    """Return the number of heads that an option gives; None: `auto`."""
+    if given == "auto":
+        return None
+    try:
+        return int(given)
+    except ValueError:
+        raise InvalidInput(f"{option} is {given!r}; it must be a number from 1 to {MAX_HEADS}, or auto") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Deployment that `ringpull serve` was asked to bring up."""
@@ -42,7 +52,19 @@ class ServeConfig:
     versions: tuple[PlacedVersion, ...]
     """Versions to serve, one per model."""
     shards: Annotated[int, within(1, MAX_SHARDS), Option("Shard actors the tables are cut over.", Group.DEPLOYMENT)] = 1
-    heads: Annotated[int, within(1, MAX_HEADS), Option("Heads, which share the ports.", Group.DEPLOYMENT)] = 1
+    heads: Annotated[
+        int | None,
+        within(1, MAX_HEADS),
+        Option(
+            "Heads, which share the ports; auto: as many as pay off on this machine.",
+            Group.DEPLOYMENT,
+            metavar="NUMBER|auto",
+            default="1",
+            given_as=str,
+            parse=_heads,
+        ),
+    ] = 1
+    """Number of heads; None: as many as pay off, chosen when they are started (`ringpull.deploy.head_count`)."""
     address: Annotated[
         str | None,
         Option(
@@ -194,7 +216,7 @@ class ServeConfig:
             raise InvalidInput(
                 f"--admin-port is {self.head.admin_port}, which gRPC or HTTP has; it must be another one"
             )
-        if self.heads > 1 and not self.private and not (self.head.grpc_port and self.head.http_port):
+        if (self.heads or 1) > 1 and not self.private and not (self.head.grpc_port and self.head.http_port):
             raise InvalidInput("--heads above 1 with --address needs a --grpc-port and a --http-port that are not 0")
         for version in self.versions:
             if self.data_dir is None and is_url(version.folder):
@@ -240,6 +262,12 @@ class ServeConfig:
     def rows_in_memory(self) -> bool:
         """Whether pushed rows are in memory, and go with the deployment when it is stopped."""
         return self.live.durability is Durability.MEMORY
+
+    @property
+    def head_count(self) -> int:
+        """Number of heads; where it is to be chosen, it has to be by then."""
+        assert self.heads is not None
+        return self.heads
 
     @property
     def private(self) -> bool:

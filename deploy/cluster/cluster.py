@@ -10,6 +10,7 @@ If a step fails or is interrupted, everything before it is taken down: a private
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
@@ -29,7 +30,8 @@ from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
 from ringpull.deploy.cluster.state_folder import OwnedStateFolder, owner_of
 from ringpull.deploy.config import LOCALHOST, ServeConfig
-from ringpull.deploy.view.console import warn
+from ringpull.deploy.head_count import circumstances, gpu_here, head_count
+from ringpull.deploy.view.console import say, warn
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import EVERY_INTERFACE, claim
@@ -139,17 +141,19 @@ class Cluster:
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
         if config.private:
             config = replace(config, head=_choose_ports(config))
+            config = _choose_heads(config, gpu=gpu_here(os.environ))
         begin = _begin_privately if config.private else _begin_on_joined_ray
         with ExitStack() as cleanup:
             with KernelCompilation() as kernels:
                 begun = begin(config, progress, made, cleanup)
+                config = begun.config
                 # Actors start after the cache is filled, or each would compile the same kernels.
                 with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
                     unkept = kernels.wait()
                 if unkept:
                     warn(unkept)
             kills = cleanup.enter_context(ExitStack())
-            who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
+            who = f"{_counted(config.shards, 'shard')}, {_counted(config.head_count, 'head')} and coordinator"
             with progress.step(f"started {who}"):
                 actors = _make_actors(config, begun.owner, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
@@ -273,6 +277,8 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
 class _Begun(NamedTuple):
     """What a deployment has before its actors: a Ray, and its state folder."""
 
+    config: ServeConfig
+    """Its settings, with a number of heads."""
     owner: Owner
     owned: OwnedStateFolder
     ray_folder: Path | None
@@ -289,10 +295,10 @@ def _begin_privately(
         if made is not None:
             made(folder)
     owned = cleanup.enter_context(_take_state_folder(config, owner, progress))
-    session = RaySession(None, workers=config.shards + config.heads + 1, made=made)
+    session = RaySession(None, workers=config.shards + config.head_count + 1, made=made)
     with progress.step("started a private Ray"):
         cleanup.enter_context(session)
-    return _Begun(owner, owned, session.folder)
+    return _Begun(config, owner, owned, session.folder)
 
 
 def _begin_on_joined_ray(
@@ -302,8 +308,9 @@ def _begin_on_joined_ray(
     # First: whoever wants the folder later has to know where to ask whether this deployment lives.
     with progress.step(f"joined Ray at {config.address}"):
         cleanup.enter_context(RaySession(config.address, ship_code=config.ship_code))
+    config = _choose_heads(config, gpu=has_gpu())
     owner = owner_of(secrets.token_hex(8), config.name, ray=control_store.address())
-    return _Begun(owner, cleanup.enter_context(_take_state_folder(config, owner, progress)), None)
+    return _Begun(config, owner, cleanup.enter_context(_take_state_folder(config, owner, progress)), None)
 
 
 def _take_state_folder(config: ServeConfig, owner: Owner, progress: Progress) -> OwnedStateFolder:
@@ -311,7 +318,7 @@ def _take_state_folder(config: ServeConfig, owner: Owner, progress: Progress) ->
         return OwnedStateFolder.take(
             config.state_dir,
             owner,
-            heads=config.heads,
+            heads=config.head_count,
             say=say,
             warn=warn,
             rows_in_memory=config.rows_in_memory,
@@ -333,6 +340,21 @@ def _choose_ports(config: ServeConfig) -> HeadConfig:
             return head
         with closing(_claim("admin", *config.head.admin_at)) as admin:
             return replace(head, admin_port=admin.getsockname()[1])
+
+
+def _choose_heads(config: ServeConfig, *, gpu: bool) -> ServeConfig:
+    """Replace a number of heads that is to be chosen by one that pays off here, and have them share their ports.
+
+    Args:
+        gpu: Whether there is a GPU for heads that ask for one.
+    """
+    because = ""
+    if config.heads is None:
+        chosen = head_count(circumstances(config, gpu=gpu))
+        because = f"--heads auto: {_counted(chosen.heads, 'head')}, {chosen.because}"
+        say(because)
+        config = replace(config, heads=chosen.heads)
+    return replace(config, head=replace(config.head, share_port=config.head_count > 1, heads_because=because))
 
 
 def _claim(what: str, host: str, port: int) -> socket:
@@ -364,9 +386,9 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             live=config.live,
         ),
         head=config.head,
-        heads=config.heads,
+        heads=config.head_count,
         # Ray hides GPUs from actors that ask for none.
-        gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
+        gpus=gpus_wanted(config.head.device, config.head_count) if has_gpu() else 0.0,
         keep=config.keep,
         roots=config.roots,
         start_timeout_s=config.start_timeout_s,
@@ -399,7 +421,7 @@ def _make_actors(config: ServeConfig, owner: Owner, kills: ExitStack) -> _Actors
         kills.callback(lambda: end(actors_of(config.name)))
     nodes = list(node_addresses())
     shards = {i: make_shard(actor_spec, i, nodes[i % len(nodes)]) for i in range(config.shards)}
-    heads = {i: make_head(actor_spec, i, node_id()) for i in range(config.heads)}
+    heads = {i: make_head(actor_spec, i, node_id()) for i in range(config.head_count)}
     until_s = time.monotonic() + config.start_timeout_s
     calls = {"coordinator": coordinator.pid.remote()}
     calls |= {f"shard {i}": handle.pid.remote() for i, handle in shards.items()}

@@ -93,7 +93,7 @@ def serve(
             # Which refuses, before anything is started, what the head would refuse.
             for warning in Tokens(tokens).warnings:
                 warn(warning)
-        head = built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens)
+        head = built(HeadConfig, given, tokens=tokens)
         config = built(
             ServeConfig,
             given,

@@ -49,6 +49,8 @@ def status_view(
     parts: list[RenderableType] = [_headline(target, status)]
     if status.requests:
         parts.append(Text(f"a request: {fan_out(status)}{local_share(status.tables)}", style="dim"))
+    if status.heads_because:
+        parts.append(Text(status.heads_because, style="dim"))
     parts += [Text(recent_line(each)) for each in status.recent[:1] if each.requests]
     if change:
         parts.append(Text(change, style="bold yellow"))

@@ -245,6 +245,8 @@ class HeadConfig:
 
     share_port: bool = False
     """Whether several heads of one machine serve on the same ports, which the first of them has claimed."""
+    heads_because: str = ""
+    """Why there are so many heads, for the status, where their number was chosen; empty: it was given."""
     max_connection_age_s: Annotated[float, above(0, ceiling=MAX_WAIT_S)] = 60.0
     """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
     gets its part again."""

@@ -493,4 +493,5 @@ class Head:
             leader=self.leader(),
             warnings=self._warnings(),
             straight_closed=self._predictor.push_routes.closed,
+            heads_because=self.config.heads_because,
         )

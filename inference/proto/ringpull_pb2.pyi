@@ -707,7 +707,7 @@ class ChangeStatus(_message.Message):
     def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., under_way: bool = ..., phase: _Optional[str] = ..., paused: bool = ..., members_done: _Optional[int] = ..., members: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., bytes_to_copy: _Optional[int] = ..., checked_bytes: _Optional[int] = ..., bytes_to_check: _Optional[int] = ..., before: _Optional[_Union[LatencyStatus, _Mapping]] = ..., now: _Optional[_Union[LatencyStatus, _Mapping]] = ..., trouble: _Optional[str] = ..., error: _Optional[str] = ..., done: _Optional[float] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring", "live", "head_number", "straight_pushes")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring", "live", "head_number", "straight_pushes", "heads_because")
     class LiveEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -743,6 +743,7 @@ class ClusterStatus(_message.Message):
     LIVE_FIELD_NUMBER: _ClassVar[int]
     HEAD_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STRAIGHT_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    HEADS_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -771,4 +772,5 @@ class ClusterStatus(_message.Message):
     live: _containers.ScalarMap[str, int]
     head_number: int
     straight_pushes: str
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ..., live: _Optional[_Mapping[str, int]] = ..., head_number: _Optional[int] = ..., straight_pushes: _Optional[str] = ...) -> None: ...
+    heads_because: str
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ..., live: _Optional[_Mapping[str, int]] = ..., head_number: _Optional[int] = ..., straight_pushes: _Optional[str] = ..., heads_because: _Optional[str] = ...) -> None: ...

@@ -3,9 +3,10 @@
 One user and 128 candidates per request, 8 requests in flight, the load generator on the same cores. All contenders
 serve the same weights, take turns in an order that is drawn for each round, and their scores of one request are
 compared before anything is measured. The model in process and plain grpc.aio are measured with one thread and with
-two, and compared in the better setting (`ringpull.loadtest.bench.strongest`). Then the tail, in open loops: by itself,
-and two heads beside Triton's two instances (`ringpull.loadtest.bench.e2e_tail`). Then a DIN with averaged histories,
-pooled by the pull and not (`ringpull.loadtest.bench.e2e_din`).
+two, and compared in the better setting (`ringpull.loadtest.bench.strongest`). Ours has one head in all of that. Then
+the tail of it, in open loops; and as many heads as pay off beside Triton's instances, rates and tails
+(`ringpull.loadtest.bench.e2e_tail`). Then a DIN with averaged histories, pooled by the pull and not
+(`ringpull.loadtest.bench.e2e_din`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from ringpull.loadtest.bench.asked_rates import in_drawn_order
 from ringpull.loadtest.bench.baselines import triton
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, make_requests
 from ringpull.loadtest.bench.e2e_contenders import (
+    BF16_WITHIN,
     GRPC_TORCH,
     IN_FLIGHT,
+    NO_BF16,
     ROWS,
     Contender,
     baseline,
@@ -35,10 +38,16 @@ from ringpull.loadtest.bench.load import Run
 from ringpull.loadtest.bench.strongest import in_setting, in_strongest_setting
 
 ROUNDS = 2 if QUICK else 5
-BF16_KEYS = ("e2e_bf16_vs_grpc_torch", "e2e_bf16_vs_triton")
-BF16_WITHIN = 0.05
-"""The most that a score may differ when the dense program is in bfloat16: 0.023 was seen, of scores spread by 0.3."""
-RIVALS = ("inprocess", "grpc_torch", "triton", "redis_torch", "ray_serve")
+BF16_KEYS = {"grpc_torch": "e2e_bf16_vs_grpc_torch", "triton": "e2e_one_head_bf16_vs_triton"}
+"""Rival -> key of our one head in bfloat16 beside it."""
+RIVALS = {
+    "inprocess": "e2e_vs_inprocess",
+    "grpc_torch": "e2e_vs_grpc_torch",
+    "triton": "e2e_one_head_vs_triton",
+    "redis_torch": "e2e_vs_redis_torch",
+    "ray_serve": "e2e_vs_ray_serve",
+}
+"""Rival -> key of our one head beside it. As many heads as pay off are beside Triton's instances in `e2e_tail`."""
 
 
 def main() -> None:
@@ -66,11 +75,11 @@ def _against_baselines(report: Report, ours: Contender, requests: Sequence[Reque
         if (why := triton.missing()) is None:
             contenders["triton"] = stack.enter_context(baseline("triton", requests))
         else:
-            report.absent("triton", why, "e2e_vs_triton", "cpu_vs_triton", "e2e_bf16_vs_triton")
+            report.absent("triton", why, RIVALS["triton"], "cpu_vs_triton", BF16_KEYS["triton"])
         if instructions("cpu"):
             contenders["bf16"] = stack.enter_context(ringpull(requests, precision="bfloat16"))
         else:
-            report.absent("ours in bfloat16", "no instructions for bfloat16 here", *BF16_KEYS)
+            report.absent("ours in bfloat16", NO_BF16, *BF16_KEYS.values())
         if (why := redis_server.missing()) is None:
             port, _ = stack.enter_context(redis_server.private_redis())
             redis_torch = baseline("redis_torch", requests, "--redis-port", str(port))
@@ -112,13 +121,13 @@ def _report(report: Report, samples: Samples, runs: Mapping[str, Sequence[Run]])
         for name, setting in settings.items():
             report.row(f"{what} setting of {name}", setting)
             report.key(f"{name}_{what}", setting)
-    for name in RIVALS:
+    for name, key in RIVALS.items():
         if name in samples.values:
-            report.compare("samples/s", samples, ("ours", name), key=f"e2e_vs_{name}")
+            report.compare("samples/s, one head", samples, ("ours", name), key=key)
     report.compare("samples/s, local reads off", samples, ("remote", "grpc_torch"), key="e2e_remote_vs_grpc_torch")
-    for name in ("grpc_torch", "triton"):
+    for name, key in BF16_KEYS.items():
         if name in cpu_us.values and "bf16" in runs:
-            report.compare("samples/s, ours in bfloat16", samples, ("bf16", name), key=f"e2e_bf16_vs_{name}")
+            report.compare("samples/s, one head, in bfloat16", samples, ("bf16", name), key=key)
         if name in cpu_us.values:
             what = "CPU us per sample, all that answers"
             report.compare(what, cpu_us, ("ours", name), key=f"cpu_vs_{name}", show=".1f")

@@ -1,5 +1,7 @@
 """The tail of the end-to-end benches: open loops, where latency counts from when a request was due.
 
+Beside Triton stand as many heads as `ringpull serve --heads auto` starts here, and closed loops of both come first.
+
 A tail says something only beside the rate it was taken at, so whoever is compared is asked at equal rates: shares of
 what the slower one reaches in a closed loop. At half of it three figures tell how much of the difference is processor
 time: what each takes of the cores; how long its threads are ready and have none; and the p99 of a queue in which a
@@ -17,6 +19,7 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from statistics import median
@@ -25,11 +28,14 @@ from typing import Final
 import numpy as np
 import torch
 
+from ringpull.inference.model.bfloat16 import instructions
 from ringpull.loadtest.bench.asked_rates import in_drawn_order
 from ringpull.loadtest.bench.baselines import triton
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, make_requests, score_request
 from ringpull.loadtest.bench.e2e_contenders import (
+    BF16_WITHIN,
     IN_PROCESS,
+    NO_BF16,
     OPEN_SECONDS,
     ROWS,
     Contender,
@@ -44,20 +50,17 @@ from ringpull.loadtest.dlrm import make_model
 from ringpull.loadtest.generator import endless_arrivals
 
 ROUNDS: Final = 2 if QUICK else 5
-TOP_ROUNDS: Final = 1 if QUICK else 3
 LONE_REQUESTS: Final = 100
 SHARES: Final = (0.25, 0.5, 0.75)
 """Rates of the open loops, as shares of the slower one's top rate."""
 HALF: Final = 0.5
 PERCENTILES: Final = (50, 99)
-HEADS: Final = 2
-"""Heads beside Triton's instances, of which there are as many."""
 NEAR_TOP: Final = 0.9
 """The most that Triton is asked for an equal use, as a share of its own top rate: beyond that any queue grows."""
 QUEUED: Final = 200_000
 """Arrivals of the simulated queues: with 435, the ratio of two p99 was 1.29 to 1.82 by the seed alone."""
 CONNECTIONS: Final = 16
-"""Connections to two heads on one port: the kernel deals them out, by chance, so there have to be some."""
+"""Connections to heads on one port: the kernel deals them out, by chance, so there have to be some."""
 
 
 def key_of(percent: int, share: float) -> str:
@@ -66,6 +69,8 @@ def key_of(percent: int, share: float) -> str:
     return f"p{percent}_vs_triton{at}"
 
 
+HEADS: Final = "auto_heads"
+BF16: Final = "e2e_bf16_vs_triton"
 EQUAL_USE: Final = "p99_vs_triton_at_equal_use"
 OF_QUEUES: Final = "queue_p99_vs_triton"
 CORE_USE: Final = "core_use"
@@ -77,7 +82,9 @@ OF_BOTH: Final = (CORE_USE, CORE_WAIT, QUEUE_P99, USE_THERE)
 """Figures of both; those of Triton have its name before."""
 KEYS: Final = ("p99_vs_inprocess", "p99_ms", "echo_p99_ms")
 TRITON_KEYS: Final = (
-    "e2e_heads_vs_triton",
+    HEADS,
+    "e2e_vs_triton",
+    BF16,
     *(key_of(percent, share) for share in SHARES for percent in PERCENTILES),
     EQUAL_USE,
     OF_QUEUES,
@@ -102,12 +109,12 @@ def alone(report: Report, ours: Contender, requests: Sequence[Request]) -> None:
 
 
 def beside(report: Report, requests: Sequence[Request]) -> None:
-    """Report the tail of two heads beside Triton, or why there is none."""
+    """Report rate and tail of as many heads as pay off beside Triton, or why there are none."""
     if (why := triton.missing()) is None:
-        with report.part("the tail beside Triton", *TRITON_KEYS):
+        with report.part("heads beside Triton", *TRITON_KEYS):
             beside_triton(report, requests)
     else:
-        report.absent("the tail beside Triton", why, *TRITON_KEYS)
+        report.absent("heads beside Triton", why, *TRITON_KEYS)
 
 
 def beside_echo(report: Report, ours: Contender, requests: Sequence[Request]) -> None:
@@ -150,25 +157,48 @@ def lone_request_ms(requests: Sequence[Request]) -> tuple[str, float]:
 
 
 def beside_triton(report: Report, requests: Sequence[Request]) -> None:
-    """Report top rates, and latencies at equal rates, of two heads beside Triton's two instances."""
-    with ringpull(requests, "--heads", str(HEADS)) as heads, baseline("triton", requests) as theirs:
-        check_scores((heads, theirs), requests[0])
-        contenders = {"ours": heads, "triton": theirs}
-        compare_at_shares(report, {name: each.by_connections(CONNECTIONS) for name, each in contenders.items()})
+    """Report top rates, and latencies at equal rates, of `--heads auto` beside as many instances of Triton."""
+    auto = ("--heads", "auto")
+    with ringpull(requests, *auto) as heads:
+        instances = max(triton.INSTANCES, heads.heads)
+        report.row("heads of --heads auto", str(heads.heads), f"Triton's instances {instances}")
+        report.key(HEADS, heads.heads)
+        with baseline("triton", requests, "--instances", str(instances)) as theirs:
+            check_scores((heads, theirs), requests[0])
+            contenders = {"ours": heads, "triton": theirs}
+            contenders = {name: each.by_connections(CONNECTIONS) for name, each in contenders.items()}
+            # Which has ended before the tails are taken: an idle deployment wakes up, too.
+            with ExitStack() as stack:
+                others = {}
+                if instructions("cpu"):
+                    others["bf16"] = stack.enter_context(ringpull(requests, *auto, precision="bfloat16"))
+                    check_scores(others.values(), requests[0], within=BF16_WITHIN)
+                others = {name: each.by_connections(CONNECTIONS) for name, each in others.items()}
+                tops = compare_rates(report, {**contenders, **others})
+            compare_at_shares(report, contenders, tops)
 
 
-def compare_at_shares(report: Report, contenders: Mapping[str, Contender]) -> None:
-    """Report `ours` beside `triton`: closed loops, then open ones at shares of the slower one's top rate."""
-    pair = ("ours", "triton")
-    tops = in_drawn_order({name: partial(_calls_per_s, each) for name, each in contenders.items()}, rounds=TOP_ROUNDS)
+def compare_rates(report: Report, contenders: Mapping[str, Contender]) -> Samples:
+    """Report closed loops of `ours`, and of `bf16` where there is one, beside `triton`; return their calls a second."""
+    tops = in_drawn_order({name: partial(_calls_per_s, each) for name, each in contenders.items()}, rounds=ROUNDS)
     samples = Samples({name: [each * CANDIDATES for each in values] for name, values in tops.values.items()})
-    report.compare(f"samples/s, {HEADS} heads", samples, pair, key="e2e_heads_vs_triton")
+    report.compare("samples/s, heads", samples, ("ours", "triton"), key="e2e_vs_triton")
+    if "bf16" in contenders:
+        report.compare("samples/s, heads, in bfloat16", samples, ("bf16", "triton"), key=BF16)
+    else:
+        report.absent("heads in bfloat16", NO_BF16, BF16)
+    return tops
+
+
+def compare_at_shares(report: Report, contenders: Mapping[str, Contender], tops: Samples) -> None:
+    """Report `ours` beside `triton` in open loops at shares of the slower one's top rate, of `tops`."""
+    pair = ("ours", "triton")
     slower = min(tops.median(name) for name in pair)
     for share in SHARES:
         rate = slower * share
         runs = taking_turns(contenders, dict.fromkeys(pair, rate))
         for percent, latency_ms in percentiles(runs).items():
-            what = f"p{percent}, {HEADS} heads, {rate:.0f} requests/s, {share:g} of the slower one's top, ms"
+            what = f"p{percent}, heads, {rate:.0f} requests/s, {share:g} of the slower one's top, ms"
             report.compare(what, latency_ms, pair, key=key_of(percent, share), show=".1f")
         if share == HALF:
             compare_use(report, runs, rate)

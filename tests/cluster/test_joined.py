@@ -58,8 +58,10 @@ def test_detached_on_a_joined_ray(
     coordinators = Path(environment["RINGPULL_STATE_DIR"]) / "coordinators"
     model = write_model(tmp_path / "ranker")
     ports = ("--grpc-port", 0, "--http-port", 0)
-    served = ringpull("serve", model, "--address", address, "--host", "0.0.0.0", "--shards", 2, "--detach", *ports)
+    given = ("--address", address, "--host", "0.0.0.0", "--shards", 2, "--heads", "auto", "--detach")
+    served = ringpull("serve", model, *given, *ports)
     assert served.returncode == 0, served.stderr
+    assert "--heads auto: 1 head, as more on a joined Ray need a --grpc-port and" in served.stderr
     try:
         assert f" grpc={address.partition(':')[0]}:" in served.stdout
         predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import examples.half_plus_two
 from ringpull.deploy.served import ServedRecord
 from tests.cluster.conftest import RingpullRun, alive
 from tests.cluster.models import write_model
+from tests.cluster.watching import actors
 from tests.deploy.folders import flip_byte
 
 pytestmark = pytest.mark.ray
@@ -42,19 +44,22 @@ def only_record(environment: dict[str, str]) -> ServedRecord:
 def test_a_model_without_tables_is_detached_asked_with_curl_and_stopped(
     tmp_path: Path, ringpull: RingpullRun, environment: dict[str, str]
 ) -> None:
-    """The command returns when predictions work; `stop` returns when nothing is left.
+    """The command returns when predictions work; `stop` returns when nothing is left, however many heads there are.
 
     The model is the first example of TensorFlow Serving's documentation.
     """
     half_plus_two = examples.half_plus_two.export(tmp_path).parent
-    ran = ringpull("serve", half_plus_two, "--shards", 1, "--detach", "--grpc-port", 0, "--http-port", 0)
+    given = ("--shards", 1, "--heads", "auto", "--detach", "--grpc-port", 0, "--http-port", 0)
+    ran = ringpull("serve", half_plus_two, *given)
     assert ran.returncode == 0, ran.stderr
+    [heads] = re.findall(r"^--heads auto: (\d) head", ran.stderr, re.MULTILINE)
     record = only_record(environment)
     assert ran.stdout == f"{record.ready_line}\n"
     assert record.log is not None
     process = record.process()
     assert process is not None
     everything = [process, *process.children(recursive=True)]
+    assert len(actors(process, "Head")) == int(heads)
     try:
         url = f"http://{record.http}/v1/models/half_plus_two"
         assert curl("-d", '{"instances": [1.0, 2.0, 5.0]}', "-X", "POST", f"{url}:predict") == (

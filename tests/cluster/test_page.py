@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from ringpull import Client
 from ringpull.inference.client.operations import Control, ControlChange, OperationsClient, Rebalance
 from tests.chromium import chromium, tab
 from tests.cluster.conftest import RingpullRun, Serving
-from tests.cluster.models import score, write_model
+from tests.cluster.models import DIM, score, write_model
 from tests.cluster.watching import until
 
 pytestmark = pytest.mark.ray
@@ -27,7 +28,7 @@ ASKED = 40
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Serving]) -> Serving:
     model: Path = write_model(tmp_path_factory.mktemp("models") / "ranker", rows=ROWS)
-    return serve(model, "--shards", 3, "--heads", 2, "--data-dir", tmp_path_factory.mktemp("data"))
+    return serve(model, "--shards", 3, "--heads", 2, "--data-dir", tmp_path_factory.mktemp("data"), "--live", "user")
 
 
 def status_of(serving: Serving) -> dict[str, Any]:
@@ -71,6 +72,19 @@ def test_sums_are_the_same_whichever_head_answers(serving: Serving, ringpull: Ri
     assert [each["head"] for each in told["heads"]] == [0, 1]
     text = ringpull("status", "--target", serving.ready["grpc"]).stdout
     assert re.search(rf"last 15 min: {ASKED} requests, .*p50 [\d.]+ ms, p99", text)
+
+
+def test_a_push_through_one_head_is_seen_through_both(serving: Serving) -> None:
+    """Through heads, as where tokens are asked for, and straight to the shards."""
+    for key, straight in ((ROWS, False), (ROWS + 1, True)):
+        with Client(serving.ready["grpc"], straight_pushes=straight) as client:
+            client.push("ranker", "user", [key], np.full((1, DIM), 2.5, np.float32))
+        seen: dict[int, float] = {}
+        while len(seen) < 2:  # the kernel gives each connection to either head
+            with Client(serving.ready["grpc"], channels=1) as client:
+                number = client.status().head_number
+                [seen[number]] = client.predict("ranker", {"user_id": [key], "genres": [[]]}).outputs["score"]
+        assert seen == {0: 2.5 * DIM, 1: 2.5 * DIM}
 
 
 def test_growth_is_seen_live_and_a_prediction_tried(serving: Serving) -> None:

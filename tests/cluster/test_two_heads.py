@@ -1,9 +1,10 @@
-"""Two heads behind one port: both are used; a rolling restart of everything, one that dies, or the deployment's end,
-loses nothing to a client that retries."""
+"""Two heads behind one port, as `--heads auto` starts them on two cores: both are used, and nothing is lost to a client
+that retries in a rolling restart of everything, when one dies, or at the deployment's end."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ringpull.deploy import allowance
 from ringpull.ps.errors import Unavailable
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.models import write_model
@@ -18,6 +20,7 @@ from tests.cluster.watching import Watch, actors, until
 
 pytestmark = pytest.mark.ray
 
+HEADS = "auto" if allowance.cores() >= 2 else 2
 CHANNELS = 8
 THREADS = 4
 
@@ -26,7 +29,12 @@ THREADS = 4
 def serving(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Serving]) -> Serving:
     """Two copies of everything on three shards, and two heads."""
     model: Path = write_model(tmp_path_factory.mktemp("models") / "ranker", user_replicas=2)
-    return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", 2)
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(every)[:2])  # of this thread, and of what it starts
+    try:
+        return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", HEADS)
+    finally:
+        os.sched_setaffinity(0, every)
 
 
 def heads(serving: Serving) -> list[psutil.Process]:
@@ -60,6 +68,13 @@ def kill_one(serving: Serving) -> None:
     victim.kill()
     gone = {head.pid for head in before}
     until("another head", lambda: any(head.pid not in gone for head in heads(serving)))
+
+
+@pytest.mark.skipif(HEADS != "auto", reason="there are no two cores")
+def test_it_is_said_why_there_are_two(serving: Serving, ringpull: RingpullRun) -> None:
+    told = "--heads auto: 2 heads, for 2 cores"
+    assert serving.log.read_text().splitlines().count(told) == 1
+    assert told in ringpull("status", "--target", serving.ready["grpc"]).stdout
 
 
 @pytest.mark.parametrize(("kind", "count"), [("shard", 3), ("head", 2)])

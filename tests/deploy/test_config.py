@@ -46,6 +46,7 @@ def test_two_free_ports_do_not_clash() -> None:
         ({"shards": 5000}, "--shards is 5000"),
         ({"head": HeadConfig(grpc_port=8500, http_port=8500)}, "--grpc-port and --http-port are both 8500"),
         ({"heads": 0}, "--heads is 0; it must be from 1 to 64"),
+        ({"heads": 65}, "--heads is 65; it must be from 1 to 64"),
         ({"heads": 2, "address": "auto"}, "--heads above 1 with --address needs"),
         ({"keep": -1}, "--keep is -1"),
         ({"data_limit_bytes": 1}, "--data-limit goes with --data-dir"),

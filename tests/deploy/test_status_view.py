@@ -154,6 +154,13 @@ def test_what_is_wrong_is_said() -> None:
     assert warnings_seen(cluster()) == []
 
 
+def test_why_there_are_so_many_heads_is_shown_where_that_was_chosen() -> None:
+    status = cluster()
+    assert "--heads" not in shown(status)
+    status.heads_because = "--heads auto: 1 head, for 1 core"
+    assert "--heads auto: 1 head, for 1 core" in shown(status)
+
+
 def test_whether_pushes_go_straight_is_shown_where_tables_are_live() -> None:
     status = cluster()
     status.straight_pushes = "on"

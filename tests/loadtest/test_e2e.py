@@ -63,7 +63,9 @@ class TestTail:
     def test_both_are_asked_at_the_same_times_at_shares_of_the_slower_ones_top(self) -> None:
         servers: dict[str, Any] = {"ours": MadeUp(400, 0.002), "triton": MadeUp(100, 0.004)}
         report = Report("")
-        e2e_tail.compare_at_shares(report, {name: Contender(each, [b""], _nothing) for name, each in servers.items()})
+        contenders = {name: Contender(each, [b""], _nothing) for name, each in servers.items()}
+        tops = e2e_tail.compare_rates(report, contenders)
+        e2e_tail.compare_at_shares(report, contenders, tops)
         ours, theirs = (each.asked for each in servers.values())
         assert ours == theirs
         rounds = 1 + e2e_tail.ROUNDS
@@ -71,10 +73,17 @@ class TestTail:
         # at half once more: a request takes as much of the cores of either
         assert rates == pytest.approx([25.0] * rounds + [50.0] * 2 * rounds + [75.0] * rounds)
         found = keys(report)
-        assert found["e2e_heads_vs_triton"] == pytest.approx(4)
-        ratios = [name for name in found if "_vs_triton" in name and name != "e2e_heads_vs_triton"]
+        assert (found["e2e_vs_triton"], found[e2e_tail.BF16]) == (pytest.approx(4), None)
+        ratios = [name for name in found if "_vs_triton" in name and not name.startswith("e2e_")]
         assert {name: found[name] for name in ratios} == dict.fromkeys(ratios, 0.5) | {e2e_tail.OF_QUEUES: 1.0}
-        assert found.keys() == set(e2e_tail.TRITON_KEYS)
+        assert found.keys() | {e2e_tail.HEADS} == set(e2e_tail.TRITON_KEYS)
+
+    def test_rates_of_heads_in_both_precisions(self) -> None:
+        servers: dict[str, Any] = {"ours": MadeUp(200, 0.0), "bf16": MadeUp(300, 0.0), "triton": MadeUp(100, 0.0)}
+        report = Report("")
+        contenders = {name: Contender(each, [b""], _nothing) for name, each in servers.items()}
+        e2e_tail.compare_rates(report, contenders)
+        assert keys(report) == {"e2e_vs_triton": pytest.approx(2), e2e_tail.BF16: pytest.approx(3)}
 
     @pytest.mark.parametrize(("most", "rate"), [(500.0, 100.0), (90.0, 90.0)])
     def test_who_takes_half_the_processor_time_is_asked_at_twice_the_rate_for_an_equal_use(
@@ -147,6 +156,17 @@ def test_processor_time_is_compared_by_round() -> None:
     assert (found["e2e_vs_grpc_torch"], found["e2e_remote_vs_grpc_torch"]) == (0.875, 0.5)
 
 
+def test_one_head_beside_triton_has_keys_of_its_own() -> None:
+    rates = {"ours": 8.0, "remote": 7.0, "grpc_torch": 5.0, "triton": 10.0, "bf16": 12.0}
+    report = Report("")
+    runs = {name: [Run(took_s=[0.001] * 10, wall_s=1.0, server_cpu_s=1.0)] for name in rates}
+    e2e._report(report, Samples({name: [rate] for name, rate in rates.items()}), runs)
+    found = keys(report)
+    assert (found["e2e_one_head_vs_triton"], found["e2e_one_head_bf16_vs_triton"]) == (0.8, 1.2)
+    assert (found["e2e_vs_grpc_torch"], found["e2e_bf16_vs_grpc_torch"]) == (1.6, 2.4)
+    assert not found.keys() & {"e2e_vs_triton", "e2e_bf16_vs_triton"}, "these are of as many heads as pay off"
+
+
 class TestStrongestSettings:
     """A rival that can be set up in several ways is compared in the strongest, figure by figure."""
 
@@ -180,7 +200,8 @@ class TestTriton:
         method, payload, scores = PROTOCOLS["triton"]
         message = ModelInferRequest.FromString(payload(request))
         assert method == "/inference.GRPCInferenceService/ModelInfer"
-        configured = triton.config(100)
+        configured = triton.config(100, instances=3)
+        assert "count: 3 kind: KIND_CPU" in configured
         for given, content in zip(message.inputs, message.raw_input_contents, strict=True):
             array = getattr(request, given.name)
             assert tuple(given.shape) == array.shape

@@ -67,6 +67,8 @@ class HeadView:
     """What an operator should know of the head itself."""
     straight_closed: str = ""
     """Why clients push to no shard themselves; empty: they may."""
+    heads_because: str = ""
+    """Why there are so many heads; empty: so many were asked for."""
 
 
 GetClusterStatus = Callable[[], Awaitable[pb.ClusterStatus]]
@@ -128,6 +130,7 @@ async def cluster_status(
         ring=ring_status(view.shard_map.ring),
         live=live,
         straight_pushes=view.straight_closed or "on",
+        heads_because=view.heads_because,
     )
     _add_overview(status, view, counts)
     status.warnings.extend(warnings_seen(status))

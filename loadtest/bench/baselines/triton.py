@@ -1,4 +1,4 @@
-"""Baseline (e): the whole model in Triton's python backend, two instances of one thread, all tables in each.
+"""Baseline (e): the whole model in Triton's python backend, instances of one thread, all tables in each.
 
     RINGPULL_TRITON=VENV python -m ringpull.loadtest.bench.baselines.triton --rows N        prints `ready PORT`
 
@@ -31,6 +31,7 @@ from ringpull.loadtest.process import free_port, unwound_by_sigterm, wait_until_
 
 VARIABLE: Final = "RINGPULL_TRITON"
 INSTANCES: Final = 2
+"""Instances, if nothing else is said."""
 START_TIMEOUT_S: Final = 120.0
 END_TIMEOUT_S: Final = 40.0
 """Time after which a server that does not end is killed; Triton gives its models 30 s."""
@@ -100,18 +101,18 @@ class Installation:
         return {**left, "LD_LIBRARY_PATH": libraries, "PATH": f"{self.venv / 'bin'}:{ours.get('PATH', os.defpath)}"}
 
 
-def lay_out(folder: Path, installation: Installation, rows: int) -> None:
+def lay_out(folder: Path, installation: Installation, rows: int, instances: int) -> None:
     """Write `models`, a repository of the one model, and `backends`, with the stub beside its backend, to a folder."""
     version = folder / "models" / dlrm.MODEL / "1"
     version.mkdir(parents=True)
-    (version.parent / "config.pbtxt").write_text(config(rows), "utf-8")
+    (version.parent / "config.pbtxt").write_text(config(rows, instances), "utf-8")
     shutil.copy(Path(__file__).with_name("triton_model.py"), version / "model.py")
     shutil.copy(dlrm.__file__, version / "dlrm.py")
     shutil.copytree(installation.server / "backends", folder / "backends")
     shutil.copy(installation.stub, folder / "backends/python")
 
 
-def config(rows: int) -> str:
+def config(rows: int, instances: int = INSTANCES) -> str:
     """Return the model's configuration: no batches, as each request is one of 128 candidates."""
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     tensors = {"dense": ("FP32", (-1, dlrm.DENSE)), "context": ("INT64", (dlrm.CONTEXT_TABLES, -1))}
@@ -124,13 +125,13 @@ backend: "python"
 max_batch_size: 0
 input [ {inputs} ]
 output [ {{ name: "scores" data_type: TYPE_FP32 dims: [-1] }} ]
-instance_group [ {{ count: {INSTANCES} kind: KIND_CPU }} ]
+instance_group [ {{ count: {instances} kind: KIND_CPU }} ]
 parameters {{ key: "rows" value {{ string_value: "{rows}" }} }}
 """
 
 
 @contextmanager
-def served(installation: Installation, rows: int) -> Iterator[int]:
+def served(installation: Installation, rows: int, instances: int = INSTANCES) -> Iterator[int]:
     """Run Triton on a free port of loopback, yield the port when it answers, and end it.
 
     Raises:
@@ -139,7 +140,7 @@ def served(installation: Installation, rows: int) -> Iterator[int]:
     port = free_port()
     with unwound_by_sigterm(), tempfile.TemporaryDirectory(prefix="ringpull-bench-") as name:
         folder = Path(name)
-        lay_out(folder, installation, rows)
+        lay_out(folder, installation, rows, instances)
         command = [str(installation.program), f"--model-repository={folder}/models"]
         command += [f"--backend-directory={folder}/backends", "--disable-auto-complete-config"]
         command += ["--allow-http=false", "--allow-metrics=false", "--grpc-address=127.0.0.1", f"--grpc-port={port}"]
@@ -176,10 +177,13 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise RuntimeError(f"Triton was not ready within {START_TIMEOUT_S:g} s, or ended: {last}")
 
 
-def main(rows: int = typer.Option(..., help="Rows per table.")) -> None:
+def main(
+    rows: int = typer.Option(..., help="Rows per table."),
+    instances: int = typer.Option(INSTANCES, help="Instances, each with all tables."),
+) -> None:
     if (why := missing()) is not None:
         raise RuntimeError(why)
-    with served(Installation.find(Path(os.environ[VARIABLE]).absolute()), rows) as port:
+    with served(Installation.find(Path(os.environ[VARIABLE]).absolute()), rows, instances) as port:
         print(f"ready {port}", flush=True)
         wait_until_ended()
 

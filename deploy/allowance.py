@@ -1,0 +1,92 @@
+"""Allowance of this process: the cores and the memory that it may use, by its affinity and its control groups.
+
+A container has fewer than its machine: a quota of processor time and a limit of memory, in its own control group or in
+one above it. Both kinds of the kernel's interface are read, one hierarchy (v2) and one for each controller (v1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path("/")
+
+
+def cores(root: Path = ROOT) -> float:
+    """Return the cores that this process may keep busy; a quota may have parts of one.
+
+    Args:
+        root: Folder that `proc` and `sys` are in.
+    """
+    found = float(len(os.sched_getaffinity(0)))
+    for group in _groups(root, "cpu"):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            found = min(found, _quota(group))
+    return found
+
+
+def memory_bytes(root: Path = ROOT) -> int:
+    """Return the bytes of memory that this process may still take without any being written to a swap.
+
+    Args:
+        root: Folder that `proc` and `sys` are in.
+    """
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    found = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    for group in _groups(root, "memory"):
+        with suppress(OSError, ValueError):
+            found = min(found, _left_bytes(group))
+    return max(found, 0)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of a controller's groups that this process is in, from its own up to the first one.
+
+    In a container the way that the kernel tells may not be there: what is mounted begins with its own group.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, way = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / (controller if controllers else "")  # of v1 a link, where it is one of several
+        own = top / way.strip("/")
+        yield from (each for each in (own, *own.parents) if each == top or top in each.parents)
+
+
+def _quota(group: Path) -> float:
+    """Return the cores of a group's quota.
+
+    Raises:
+        OSError: There are no such files.
+        ValueError: There is no quota.
+    """
+    with suppress(FileNotFoundError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return int(quota) / int(period)  # which refuses `max`
+    quota_us = int((group / "cpu.cfs_quota_us").read_text())
+    if quota_us < 0:
+        raise ValueError(quota_us)
+    return quota_us / int((group / "cpu.cfs_period_us").read_text())
+
+
+def _left_bytes(group: Path) -> int:
+    """Return what a group may still take; pages of files that it has not used lately can be had back.
+
+    Raises:
+        OSError: There are no such files.
+        ValueError: There is no limit.
+    """
+    try:
+        limit, used, kept = (group / "memory.max").read_text(), "memory.current", "inactive_file"
+    except FileNotFoundError:
+        limit, kept = (group / "memory.limit_in_bytes").read_text(), "total_inactive_file"
+        used = "memory.usage_in_bytes"
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return int(limit) - int((group / used).read_text()) + int(stat.get(kept, 0))
