@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import mmh3
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.key_types import check_key_type
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import keys_of_strings
 from ringpull.ps.identity import number_of
 from ringpull.ps.spec import MAX_BYTES_ROW, Float32Array, KeyType, TableSpec
 from ringpull.ps.store.row_codec import encode
@@ -71,11 +71,11 @@ def named_writer(name: str) -> int:
     """Return the id of a writer that has a name.
 
     Raises:
-        InvalidInput: The name is empty, or too long.
+        InvalidInput: The name is empty, too long, or no text.
     """
     if not 0 < len(name) <= MAX_NAME:
         raise InvalidInput(f"named: a writer's name has {len(name)} characters; it must have 1 to {MAX_NAME}")
-    writer = int(mmh3.hash64(name, 0, signed=False)[0]) & ~NAMELESS
+    writer = int(keys_of_strings([name], "named")[0]) & ~NAMELESS
     return writer or 1
 
 

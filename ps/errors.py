@@ -19,6 +19,20 @@ class InvalidInput(RingpullError):
     """Raised when a value given by the caller breaks a rule. The message names the field and what would be right."""
 
 
+class NoText(InvalidInput):
+    """Raised for a string that has no UTF-8, and so no key: it holds half a character, or is bytes that are none.
+
+    Attributes:
+        place: Which of the strings that were given it is.
+        why: What is wrong with it, without where it is.
+    """
+
+    def __init__(self, message: str, *, place: int = 0, why: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+        self.why = why or message
+
+
 class UnmetCondition(InvalidInput):
     """Raised when a request relies on what is not so here, such as a signature that the model does not have."""
 

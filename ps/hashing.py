@@ -11,7 +11,7 @@ call that needs it: an operator's command or a client hashes nothing, and starts
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Final
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.extras import needing
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NoText
 
 SLOTS: Final = 65_536
 """The ring is quantised into this many slots; a slot is `position >> SLOT_SHIFT`."""
@@ -71,10 +71,59 @@ def as_keys(ids: NDArray[np.generic]) -> UInt64Array:
     raise InvalidInput(f"ids of type {ids.dtype} cannot be keys: use integers, or strings")
 
 
-def keys_of_strings(texts: Iterable[str | bytes]) -> UInt64Array:
-    """Return the keys of strings, uint64 (N,), the low half of murmur3 x64 128, seed 0, of their UTF-8."""
-    hash64 = mmh3.hash64
-    return np.fromiter((hash64(text, 0, signed=False)[0] for text in texts), np.uint64)
+def keys_of_strings(texts: Iterable[str | bytes], what: str = "strings") -> UInt64Array:
+    """Return the keys of strings, uint64 (N,), in the order given; bytes are taken for UTF-8 as they are.
+
+    Args:
+        what: Name of the strings, for errors.
+
+    Raises:
+        NoText: One holds half a character; the message says which.
+    """
+    hash64, given = mmh3.hash64, list(texts)
+    # Encoded here: handed half a character as a `str`, mmh3 (5.3.1) reads at NULL, and the process is gone.
+    encoded = (text.encode() if isinstance(text, str) else text for text in given)
+    try:
+        return np.fromiter((hash64(data, 0, signed=False)[0] for data in encoded), np.uint64, len(given))
+    except UnicodeEncodeError as exc:
+        raise no_text(what, given) from exc
+
+
+def halves_of_bytes(texts: Iterable[bytes]) -> UInt64Array:
+    """Return both halves of the hash that keys of strings are the first of, uint64 (N, 2)."""
+    return np.array([mmh3.hash64(bytes(text), 0, signed=False) for text in texts], np.uint64).reshape(-1, 2)
+
+
+def check_texts(what: str, texts: Sequence[str]) -> None:
+    """Check that strings have UTF-8, and so keys.
+
+    Args:
+        what: Name of the strings.
+
+    Raises:
+        NoText: One holds half a character; the message says which.
+    """
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as exc:
+        raise no_text(what, texts) from exc
+
+
+def no_text(what: str, texts: Sequence[object]) -> NoText:
+    """Return the error of the first of some strings that holds half a character."""
+    for place, text in enumerate(texts):
+        if isinstance(text, str) and (half := _half_of(text)) is not None:
+            why = f"{text!r:.80} is no text: it holds half a character, {text[half]!r}"
+            return NoText(f"{what}[{place}]: {why}", place=place, why=why)
+    raise AssertionError("all are texts")
+
+
+def _half_of(text: str) -> int | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        return exc.start
+    return None
 
 
 def keys_of_texts(data: bytes, lengths: NDArray[np.uint32]) -> UInt64Array:

@@ -84,6 +84,7 @@ ONLY_IN = {
         "tests/ps/test_compiled.py",
     ),
     "llvmlite": ("ps/store/intrinsics.py", "ps/store/readers.py", "ps/store/dots.py"),
+    "mmh3": ("ps/hashing.py", "tests/ps/"),
     "onnx": ("inference/importers/", "examples/", "loadtest/bench/", "tests/"),
     "rich": ("deploy/", "inference/export/", "inference/importers/", "loadtest/", "examples/", "tests/"),
     "typer": ("deploy/", "loadtest/", "tests/"),

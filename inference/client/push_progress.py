@@ -128,18 +128,25 @@ class PushProgress:
         """Take a push, and return its number.
 
         Raises:
-            InvalidInput: Its number is not above that of the push before.
+            InvalidInput: Its number is not above that of the push before, or a key is no text.
             RingpullError: One before has failed.
         """
         self.check()
         replace(self._target, table=table)  # which checks its name
+        keyed.check_texts()
         chosen = self.lanes.number + 1 if number is None else whole("number", number, 1, MAX_NUMBER)
         self.lanes.add(table, keyed, chosen)
         return chosen
 
     def next(self) -> tuple[Outgoing, SinglePush] | None:
-        """Return what may go out now; None: nothing."""
-        outgoing = None if self.error is not None else self.lanes.next()
+        """Return what may go out now; None: nothing, or it cannot be dealt, which is the error of all then."""
+        if self.error is not None:
+            return None
+        try:
+            outgoing = self.lanes.next()
+        except Exception as exc:  # of rows that cannot be cut, or a bug: else whoever flushes would wait for ever
+            self.error = exc if isinstance(exc, RingpullError) else RingpullError(f"{type(exc).__name__}: {exc}")
+            return None
         if outgoing is None:
             return None
         target = replace(self._target, table=outgoing.table)

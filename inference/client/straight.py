@@ -24,7 +24,7 @@ from ringpull.inference.push_request import PushRequest, named_writer, nameless_
 from ringpull.inference.push_route import PushRoute
 from ringpull.inference.wire.push_codec import SinglePush
 from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
+from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.ps.hashing import positions_without_compiler
 from ringpull.ps.spec import KeyType
 from ringpull.ps.wire.connection import Connection
@@ -154,15 +154,11 @@ def pushed_rows(push: SinglePush, route: PushRoute) -> PushedRows:
         InvalidInput: Keys and rows do not fit the table; the message names which.
     """
     keyed, spec = push.keyed, route.specs[push.target.table]
-    try:
-        keys = keyed.hashed()
-    except UnicodeEncodeError as exc:
-        raise InvalidInput(f"keys: {exc.object!r} is no text: it holds half a character") from exc
     strings = keyed.keys.dtype.kind not in "iu"
     request = PushRequest(
         model=route.model,
         table=spec.name,
-        keys=keys,
+        keys=keyed.hashed(),
         key_type=(KeyType.STRING if strings else KeyType.INT64) if len(keyed) else None,
         rows=keyed.rows,
         writer=named_writer(push.writer) if isinstance(push.writer, str) else nameless_writer(push.writer),

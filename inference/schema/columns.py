@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.schema.plain_values import array_of_list, as_array, flat_array, says_array
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NoText
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +113,17 @@ def bad_offsets(feature: str, offsets: NDArray[np.int64], values: int) -> Invali
         f"feature {feature}: offsets must start at 0, never decrease and end at the number of values, {values};"
         f" they start at {offsets[0]} and end at {offsets[-1]}"
     )
+
+
+def no_text_in_row(feature: str, error: NoText, offsets: NDArray[np.int64] | None, width: int = 1) -> NoText:
+    """Return the error of a value that is no text, by its feature and row.
+
+    Args:
+        error: Error that says which value.
+        offsets: Starts of rows (B+1,); None: each row has `width` values.
+    """
+    row = error.place // width if offsets is None else int(np.searchsorted(offsets, error.place, side="right")) - 1
+    return NoText(f"feature {feature}: row {row}: {error.why}", place=error.place, why=error.why)
 
 
 def as_column(feature: str, values: Any) -> Column:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.prediction import Filled, FillReason
-from ringpull.inference.schema.columns import Column, as_columns, no_rows, not_one_row
+from ringpull.inference.schema.columns import Column, as_columns, no_rows, no_text_in_row, not_one_row
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, MadeFeature, SentFeature
 from ringpull.inference.schema.raw_columns import read_column, stand_in
 from ringpull.inference.schema.transforms import Vocabulary, keys_of_values
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NoText
 from ringpull.ps.hashing import positions_of
 
 Int64Array = NDArray[np.int64]
@@ -165,17 +165,21 @@ class _Part:
             column = stand_in(name, feature, self.rows)
         values, offsets, weights, filled = read_column(name, feature, column, self.rows)
         source = values
-        for transform in feature.transforms:
-            values = transform.apply(values)
-            if not isinstance(transform, Vocabulary):
-                source = values
+        try:
+            for transform in feature.transforms:
+                values = transform.apply(values)
+                if not isinstance(transform, Vocabulary):
+                    source = values
+            if not isinstance(feature, Dense):
+                # int64 values are their own keys: the common case, kept to one comparison.
+                ids = np.ascontiguousarray(values if values.dtype == _INT64 else keys_of_values(values).view(_INT64))
+        except NoText as exc:
+            raise no_text_in_row(name, exc, offsets) from exc
         if isinstance(feature, Dense):
             self.features[name] = PreparedFeature(
                 self.rows, dense=np.ascontiguousarray(values).reshape(self.rows, feature.width)
             )
         else:
-            # int64 values are their own keys: the common case, kept to one comparison.
-            ids = np.ascontiguousarray(values if values.dtype == _INT64 else keys_of_values(values).view(_INT64))
             self._sources[name] = ids if source is values else source
             self.features[name] = PreparedFeature(self.rows, ids, offsets, weights)
         if absent:
@@ -186,7 +190,10 @@ class _Part:
     def taken(self, name: str, by: MadeFeature) -> NDArray[Any]:
         """What a feature that is made of others (rows,) takes of one of them: a cross its keys, else its ids."""
         if isinstance(by, Cross):
-            return keys_of_values(self._sources[name])
+            try:
+                return keys_of_values(self._sources[name])
+            except NoText as exc:
+                raise no_text_in_row(name, exc, None) from exc
         ids = self.features[name].ids
         assert ids is not None  # checked with the schema: it is Sparse
         return ids

@@ -26,6 +26,7 @@ from ringpull.inference.schema.transforms import (
     is_number,
 )
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import check_texts
 from ringpull.ps.spec import check_name
 
 MAX_WIDTH = 65_536
@@ -236,6 +237,8 @@ def _check_missing(name: str, value_type: ValueType, missing: object, *, many: b
         fits = is_integer(missing) and low <= missing <= high
     else:
         fits = isinstance(missing, str) if value_type == "string" else is_number(missing)
+        if isinstance(missing, str) and fits:
+            check_texts(f"feature {name}: missing", [missing])
     if not fits:
         raise InvalidInput(
             f"feature {name}: missing is {missing!r}; it must be a {value_type} value" + (", or ()" if many else "")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import as_keys, keys_of_strings, positions_of
+from ringpull.ps.hashing import as_keys, check_texts, keys_of_strings, positions_of
 
 ValueType = Literal["int64", "uint64", "float32", "string"]
 VALUE_TYPES: Final[tuple[ValueType, ...]] = ("int64", "uint64", "float32", "string")
@@ -154,7 +154,9 @@ class Fingerprint:
     def apply(self, values: NDArray[Any]) -> NDArray[Any]:
         from ringpull.inference.schema.fingerprint_kernels import map_fingerprints  # a client has no compiler
 
-        texts = [str(value).encode() for value in values.tolist()]
+        given = [str(value) for value in values.tolist()]
+        check_texts("values", given)
+        texts = [text.encode() for text in given]
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         out = np.empty(len(texts), np.uint64)
         map_fingerprints(np.frombuffer(b"".join(texts), np.uint8), ends, out)
@@ -291,8 +293,12 @@ TRANSFORMS: Final[tuple[type[Transform], ...]] = (
 
 
 def keys_of_values(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return the uint64 keys of ids or strings (N,): an integer bit for bit, a string hashed."""
-    return as_keys(values) if values.dtype.kind in "iu" else keys_of_strings(values.tolist())
+    """Return the uint64 keys of ids or strings (N,): an integer bit for bit, a string hashed.
+
+    Raises:
+        NoText: A string holds half a character.
+    """
+    return as_keys(values) if values.dtype.kind in "iu" else keys_of_strings(values.tolist(), "values")
 
 
 def is_integer(value: object) -> TypeGuard[int]:

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.ps.errors import InvalidInput
+from ringpull.inference.schema.columns import Column, Ragged, no_text_in_row
+from ringpull.ps.errors import InvalidInput, NoText
+from ringpull.ps.hashing import no_text
 
 
 class DataType(IntEnum):
@@ -72,13 +73,19 @@ def encode_column(feature: str, column: Column) -> ColumnBytes:
     if isinstance(column, Ragged):
         column.check(feature)
         weights = None if column.weights is None else column.weights.astype(WEIGHTS, copy=False).tobytes()
-        encoded = _encode_values(feature, column.values)
+        try:
+            encoded = _encode_values(feature, column.values)
+        except NoText as exc:
+            raise no_text_in_row(feature, exc, column.offsets) from exc
         return encoded._replace(offsets=column.offsets.astype(OFFSETS, copy=False).tobytes(), weights=weights)
     if column.ndim not in (1, 2) or (column.ndim == 2 and column.shape[1] == 0):
         raise InvalidInput(
             f"feature {feature}: an array of shape {column.shape}; a column is (B,) or (B, w), w at least 1"
         )
-    encoded = _encode_values(feature, column.ravel())
+    try:
+        encoded = _encode_values(feature, column.ravel())
+    except NoText as exc:
+        raise no_text_in_row(feature, exc, None, 1 if column.ndim == 1 else column.shape[1]) from exc
     return encoded if column.ndim == 1 else encoded._replace(width=column.shape[1])
 
 
@@ -102,20 +109,25 @@ def column_of_numbers(dtype: int, values: NDArray[Any]) -> ColumnBytes:
     return ColumnBytes(dtype, values.size, values.astype(NUMBERS[dtype], copy=False).tobytes())
 
 
-def column_of_texts(feature: str, texts: list[str]) -> ColumnBytes:
+def column_of_texts(feature: str, texts: list[str], first: int = 0) -> ColumnBytes:
     """Return strings as a flat column.
 
+    Args:
+        first: Number of the first value, for errors.
+
     Raises:
-        InvalidInput: One cannot be written as UTF-8; the message names `feature`.
+        NoText: One cannot be written as UTF-8; the message names `feature` and the value.
     """
     try:
         data = "".join(texts).encode()
-        # In ASCII, a string has as many bytes as characters: no need to encode each.
-        lengths = [len(text) for text in texts]
-        if len(data) != sum(lengths):
-            lengths = [len(text.encode()) for text in texts]
     except UnicodeEncodeError as exc:
-        raise InvalidInput(f"feature {feature}: a string cannot be written as UTF-8: {exc}") from exc
+        error = no_text(feature, texts)
+        place, why = first + error.place, f"a string cannot be written as UTF-8: {error.why}"
+        raise NoText(f"feature {feature}: value {place}: {why}", place=place, why=why) from exc
+    # In ASCII, a string has as many bytes as characters: no need to encode each.
+    lengths = [len(text) for text in texts]
+    if len(data) != sum(lengths):
+        lengths = [len(text.encode()) for text in texts]
     return ColumnBytes(DataType.STRING, len(texts), data, np.array(lengths, LENGTHS).tobytes())
 
 
@@ -157,7 +169,7 @@ def decode_strings(feature: str, data: bytes, lengths: NDArray[np.uint32]) -> ND
     """Return strings (N,), of dtype object, from their UTF-8 end to end and the bytes of each.
 
     Raises:
-        InvalidInput: One is not UTF-8; the message names `feature`.
+        NoText: One is not UTF-8; the message names `feature` and the value.
     """
     strings = np.empty(len(lengths), object)
     bounds = pairwise([0, *np.cumsum(lengths, dtype=np.int64).tolist()])
@@ -168,5 +180,17 @@ def decode_strings(feature: str, data: bytes, lengths: NDArray[np.uint32]) -> ND
         else:
             strings[:] = [data[begin:end].decode() for begin, end in bounds]
     except UnicodeDecodeError as exc:
-        raise InvalidInput(f"feature {feature}: a string is not UTF-8: {exc}") from exc
+        raise no_utf8(f"feature {feature}: value", data, lengths) from exc
     return strings
+
+
+def no_utf8(what: str, data: bytes, lengths: NDArray[np.uint32]) -> NoText:
+    """Return the error of the first of some strings end to end that is no UTF-8 by itself."""
+    ends = np.cumsum(lengths, dtype=np.int64).tolist()
+    for place, (begin, end) in enumerate(pairwise([0, *ends])):
+        try:
+            data[begin:end].decode()
+        except UnicodeDecodeError as exc:
+            why = f"a string is not UTF-8: {exc.reason}, at byte {exc.start} of {data[begin:end]!r:.80}"
+            return NoText(f"{what} {place}: {why}", place=place, why=why)
+    return NoText(f"{what}: a string is not UTF-8")

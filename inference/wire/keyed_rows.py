@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import mmh3
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +12,7 @@ from ringpull.inference.schema.plain_values import as_array, says_array
 from ringpull.inference.wire.lookup_codec import read_keys
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import SLOT_SHIFT, as_keys, positions_without_compiler
+from ringpull.ps.hashing import SLOT_SHIFT, as_keys, check_texts, keys_of_strings, positions_without_compiler
 from ringpull.ps.spec import Float32Array
 
 _KEY_BYTES = 8
@@ -68,10 +67,23 @@ class KeyedRows:
         return (positions_without_compiler(self.hashed()) >> np.uint64(SLOT_SHIFT)).astype(np.uint16)
 
     def hashed(self) -> NDArray[np.uint64]:
-        """Return the keys as tables know them, uint64 (N,): strings are hashed."""
+        """Return the keys as tables know them, uint64 (N,): strings are hashed.
+
+        Raises:
+            NoText: A key holds half a character; the message says which.
+        """
         if self.keys.dtype.kind in "iu":
             return as_keys(self.keys)
-        return np.array([mmh3.hash64(text, 0, signed=False)[0] for text in self.keys.tolist()], np.uint64)
+        return keys_of_strings(self.keys.tolist(), "keys")
+
+    def check_texts(self) -> None:
+        """Check that keys that are strings can be hashed and sent.
+
+        Raises:
+            NoText: One holds half a character; the message says which.
+        """
+        if self.keys.dtype.kind in "UO":
+            check_texts("keys", self.keys.tolist())
 
     def at(self, places: NDArray[np.int64] | slice) -> KeyedRows:
         """Return those at some places, in that order."""

@@ -25,7 +25,7 @@ from ringpull.inference.wire.column_codec import (
 )
 from ringpull.inference.wire.messages import column_message, decode_tensor
 from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.errors import InvalidInput, ProtocolError
+from ringpull.ps.errors import InvalidInput, NoText, ProtocolError
 from ringpull.ps.spec import Pooling
 
 POOLINGS: Final[dict[Pooling, pb.LookupRequest.Pooling]] = {
@@ -130,8 +130,8 @@ def column_of_keys(keys: NDArray[Any]) -> ColumnBytes:
         return column_of_numbers(DataType.UINT64 if keys.dtype == np.uint64 else DataType.INT64, keys)
     try:
         return column_of_texts("keys", keys.tolist())
-    except InvalidInput as exc:
-        raise InvalidInput("keys: a string cannot be written as UTF-8") from exc
+    except NoText as exc:
+        raise InvalidInput(f"keys: key {exc.place}: {exc.why}") from exc
 
 
 def _array(given: Any) -> NDArray[Any]:

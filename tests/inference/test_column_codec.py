@@ -191,3 +191,18 @@ def test_tensors_come_back(values, typed) -> None:
 def test_tensors_that_do_not_fit_their_shape(shape) -> None:
     with pytest.raises(ProtocolError, match="output score"):
         decode_tensor("score", pb.Tensor(shape=shape, data=b"\0" * 12))
+
+
+@pytest.mark.parametrize(
+    ("column", "row"),
+    [
+        (np.array(["a", "b", "\ud800"], object), 2),
+        (np.array([["a", "b"], ["\ud800", "c"]], object), 1),
+        (Ragged(["a", "b", "\ud800"], [0, 0, 1, 3]), 2),
+    ],
+)
+def test_a_string_that_cannot_be_sent_is_named_by_its_row(column, row: int) -> None:
+    with pytest.raises(
+        InvalidInput, match=f"^feature a: row {row}: a string cannot be written as UTF-8: .*half a char"
+    ):
+        encode_column("a", column)

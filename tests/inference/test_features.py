@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.columns import Ragged
 from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import Bucketize, Clip, Log, Vocabulary
+from ringpull.inference.schema.transforms import Bucketize, Clip, Fingerprint, Hash, Log, Vocabulary
 from ringpull.ps.errors import InvalidInput
 from tests.reference import key_of_string
 
@@ -437,3 +438,33 @@ def test_names_and_rows_are_checked() -> None:
         schema.prepare({"b": np.array([1])}, 1)
     with pytest.raises(InvalidInput, match="no rows"):
         schema.prepare({"a": np.empty(0, np.int64)}, 0)
+
+
+HALF = "bad\ud83d"
+
+
+@pytest.mark.parametrize("transforms", [[], [Hash(7)], [Fingerprint()], [Vocabulary(["a"])]], ids=range(4))
+@pytest.mark.parametrize("made", ["array", "objects"])
+def test_half_a_character_in_training_is_refused_by_feature_and_row(transforms: list[Any], made: str) -> None:
+    """A program that trains would end without a word, were it hashed. What a vocabulary has not is unknown."""
+    schema = Schema(
+        [
+            Sparse("town", dtype="string", transforms=transforms),
+            Sparse("tags", dtype="string", many=True),
+            Sparse("user"),
+            Cross("town_user", of=("town", "user"), buckets=9),
+        ]
+    )
+    texts: Any = np.array(["a", "b", HALF], object if made == "objects" else None)
+    columns: dict[str, Any] = {"town": np.array(["a"] * 3), "tags": Ragged.from_lists([["a"], [], ["b", "c"]])}
+    columns["user"] = np.array([1, 2, 3])
+    schema.prepare(columns, 3)
+    with pytest.raises(InvalidInput, match=r"^feature town: row 2: 'bad\\ud83d' is no text: it holds half a character"):
+        schema.prepare(columns | {"town": texts}, 3)
+    with pytest.raises(InvalidInput, match=r"^feature tags: row 2: .* half a character"):
+        schema.prepare(columns | {"tags": Ragged.from_lists([["a"], [], ["b", HALF]])}, 3)
+
+
+def test_a_schema_puts_no_half_character_for_what_is_missing() -> None:
+    with pytest.raises(InvalidInput, match=r"^feature town: missing\[0\]: .* half a character"):
+        Sparse("town", dtype="string", missing=HALF)

@@ -121,7 +121,11 @@ async def test_keys_may_be_typed_and_so_are_the_rows_then(served: Served) -> Non
         ({"keys": [-1, 2**63]}, InvalidInput, "keys: must be all integers"),
         ({"keys": np.ones((2, 2), np.int64)}, InvalidInput, "keys: have the shape"),
         ({"keys": np.ones(2)}, InvalidInput, "keys: are float64"),
-        ({"keys": ["\ud800"]}, InvalidInput, "keys: a string cannot be written"),
+        (
+            {"keys": ["a", "\ud800"]},
+            InvalidInput,
+            "keys: key 1: a string cannot be written as UTF-8",
+        ),
         ({"offsets": [0.5]}, InvalidInput, "offsets: are float64"),
         ({"table": "\ud800"}, InvalidInput, "no text"),
         ({"version": -1}, InvalidInput, "version"),

@@ -350,7 +350,7 @@ def test_a_string_cut_over_two_requests_is_no_string() -> None:
     for half in (b"\xc3", b"\xb6"):
         raw = pb.RawBuffer(dtype=pb.STRING, data=half, lengths=bytes([1, 0, 0, 0]))
         halves.append(decoded(pb.PredictRequest(features={"a": pb.Column(raw=raw)})).columns)
-    with pytest.raises(InvalidInput, match="feature a: a string is not UTF-8"):
+    with pytest.raises(InvalidInput, match="feature a: row 0: a string is not UTF-8"):
         ReceivedColumns.joined(halves).columns()
 
 

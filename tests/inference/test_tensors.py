@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_named(tensors, says: str) -> None:
         ({"user": np.array([2**63], np.uint64)}, "feature user: 9223372036854775808 is over the largest int64"),
         ({"user": [1], "big": [-1]}, "feature big: -1 is negative"),
         ({"user": [1], "price": [1e39]}, "feature price: holds an infinite number, or one too large for float32"),
-        ({"user": [1], "city": texts(b"\xff")}, "feature city: a string is not UTF-8"),
+        ({"user": [1], "city": texts(b"\xff")}, "feature city: row 0: a string is not UTF-8"),
         ({"user": [1], "city": [1]}, "feature city: takes string values, not integers"),
         ({"user": texts("a")}, "feature user: takes int64 values, not strings"),
         ({"user": [1], "tags": [1], "tags_offsets": [0, 1], "tags_weights": [1e39]}, "a weight is NaN or infinite"),

@@ -172,3 +172,10 @@ def test_apply_leaves_its_input_alone(transform: Hash) -> None:
 def test_refuses_parameters_that_make_no_sense(make, message) -> None:
     with pytest.raises(InvalidInput, match=message):
         make()
+
+
+@pytest.mark.parametrize("values", [np.array(["a", "\ud83d"], object), np.array(["a", "\ud83d"])])
+@pytest.mark.parametrize("transform", [Hash(7), Fingerprint()])
+def test_half_a_character_is_refused(transform: Hash | Fingerprint, values: np.ndarray) -> None:
+    with pytest.raises(InvalidInput, match=r"values\[1\]: .*half a character"):
+        transform.apply(values)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import mmh3
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NoText
 from ringpull.ps.hashing import (
     SLOT_SHIFT,
     SLOTS,
     as_keys,
+    check_texts,
     keys_of,
     keys_of_strings,
     keys_of_texts,
@@ -105,3 +107,25 @@ def test_unsigned_ids_are_the_keys(dtype: type) -> None:
 def test_other_types_are_no_keys(ids: np.ndarray) -> None:
     with pytest.raises(InvalidInput, match="integers"):
         as_keys(ids)
+
+
+@given(st.text(max_size=40))
+def test_every_text_has_the_key_of_its_bytes(text: str) -> None:
+    """As mmh3 gave it for a `str`: what was hashed before strings were encoded here has the same key."""
+    if any("\ud800" <= each <= "\udfff" for each in text):
+        with pytest.raises(NoText):
+            key_of_string(text)
+        return
+    assert key_of_string(text) == key_of_string(text.encode()) == mmh3.hash64(text, 0, signed=False)[0]
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "bad\ud83d", "\udc00x", "\ude00\ud83d", "\ud83d" * 200])
+def test_half_a_character_has_no_key(half: str) -> None:
+    """Handed to mmh3 as a `str` it ends the process."""
+    for hashes in (key_of_string, lambda text: keys_of_strings(["a", text])):
+        with pytest.raises(NoText, match=r"strings\[\d\]: .*is no text: it holds half a character") as caught:
+            hashes(half)
+    assert caught.value.place == 1
+    with pytest.raises(NoText, match=r"keys\[2\]: "):
+        check_texts("keys", ["a", "\U0001f600", half])
+    check_texts("keys", ["", "\U0001f600", "a"])

@@ -226,7 +226,7 @@ def _values(name: str, values: NDArray[Any], width: int = 0) -> ColumnBytes:
     flat = values.ravel()
     if flat.size <= CHUNK:
         return _texts(name, flat)._replace(width=width)
-    chunks = [_texts(name, flat[at : at + CHUNK]) for at in range(0, flat.size, CHUNK)]
+    chunks = [_texts(name, flat[at : at + CHUNK], at) for at in range(0, flat.size, CHUNK)]
     return chunks[0]._replace(
         values=flat.size,
         data=b"".join([each.data for each in chunks]),
@@ -235,15 +235,15 @@ def _values(name: str, values: NDArray[Any], width: int = 0) -> ColumnBytes:
     )
 
 
-def _texts(name: str, values: NDArray[Any]) -> ColumnBytes:
-    """Return strings (N,) as a column."""
+def _texts(name: str, values: NDArray[Any], first: int = 0) -> ColumnBytes:
+    """Return strings (N,) as a column, of which the first has the number `first`."""
     texts = values.tolist()
     kinds = set(map(type, texts))
     if kinds == {bytes}:
         return column_of_utf8(name, texts)
     if not kinds <= {str}:
         raise _no_values(name, values)
-    return column_of_texts(name, texts)
+    return column_of_texts(name, texts, first)
 
 
 def _no_values(name: str, values: NDArray[Any]) -> InvalidInput:

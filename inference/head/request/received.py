@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from ringpull.inference.degrade.levels import Degradation
 from ringpull.inference.head.request import kernels
-from ringpull.inference.schema.columns import Column, Ragged, bad_offsets, no_rows, not_one_row, other_rows
+from ringpull.inference.schema.columns import (
+    Column,
+    Ragged,
+    bad_offsets,
+    no_rows,
+    no_text_in_row,
+    not_one_row,
+    other_rows,
+)
 from ringpull.inference.wire.column_codec import (
     LENGTHS,
     NUMBERS,
@@ -31,7 +39,7 @@ from ringpull.inference.wire.column_codec import (
     unknown_type,
 )
 from ringpull.inference.wire.packing import LAYOUTS_KEPT, ColumnKind, PackedColumns, pack, short_names
-from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
+from ringpull.ps.errors import InvalidInput, LimitExceeded, NoText, RingpullError
 
 AT_ONCE_BYTES: Final = 1 << 20
 """Bytes of the largest request that is checked without letting another thread have the interpreter's lock."""
@@ -229,7 +237,11 @@ class ReceivedColumns:
             if dtype is None:
                 begin = 8 * (numbers + (count + 1) // 2)
                 text = words.view(np.uint8)[begin : begin + text_bytes].tobytes()
-                values = decode_strings(name, text, words.view(LENGTHS)[2 * numbers : 2 * numbers + count])
+                starts = signed[offsets : offsets + rows + 1] if ragged else None
+                try:
+                    values = decode_strings(name, text, words.view(LENGTHS)[2 * numbers : 2 * numbers + count])
+                except NoText as exc:
+                    raise no_text_in_row(name, exc, starts, width or 1) from exc
             elif dtype.itemsize == 4:
                 values = halves[2 * numbers : 2 * numbers + count]
             else:

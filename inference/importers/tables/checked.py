@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ringpull.inference.importers.tables.source import PieceKeys, TablePiece, TableSource
 from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import as_keys, keys_of_strings, keys_of_texts
+from ringpull.ps.errors import InvalidInput, NoText
+from ringpull.ps.hashing import as_keys, check_texts, keys_of_strings, keys_of_texts
 from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, UInt64Array
 from ringpull.ps.store.raw_rows import lengths_of
 
@@ -31,6 +31,8 @@ def checked_pieces(source: TableSource, start: int = 0) -> Iterator[TablePiece]:
         _check_kind(piece, source, strings=strings)
         if isinstance(piece.keys, BytesRows):
             _check_texts(piece, piece.keys)
+        elif strings:
+            _check_characters(piece, piece.keys)
         if isinstance(piece.rows, BytesRows):
             _check_lengths(piece, piece.rows)
         else:
@@ -42,7 +44,7 @@ def hashed_keys(keys: PieceKeys) -> UInt64Array:
     """Return the keys of a piece as uint64 (n,): integers bit for bit, strings hashed."""
     if isinstance(keys, BytesRows):
         return keys_of_texts(keys.data.tobytes(), lengths_of(keys))
-    return keys_of_strings(keys.tolist()) if keys.dtype.kind in "UO" else as_keys(keys)
+    return keys_of_strings(keys.tolist(), "keys") if keys.dtype.kind in "UO" else as_keys(keys)
 
 
 def shown_key(keys: PieceKeys, row: int) -> str:
@@ -86,6 +88,14 @@ def _check_lengths(piece: TablePiece, rows: BytesRows) -> None:
             f"{piece.at(row)}: the row of key {shown_key(piece.keys, row)} has {int(lengths[row])} bytes; a row may"
             f" have at most {MAX_BYTES_ROW}"
         )
+
+
+def _check_characters(piece: TablePiece, keys: NDArray[Any]) -> None:
+    """Refuse keys with half a character, which have no UTF-8."""
+    try:
+        check_texts("keys", keys.tolist())
+    except NoText as exc:
+        raise InvalidInput(f"{piece.at(exc.place)}: the key {exc.why}") from exc
 
 
 def _check_texts(piece: TablePiece, keys: BytesRows) -> None:

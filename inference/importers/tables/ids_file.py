@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ringpull.inference.importers.tables.cells import INTEGER
 from ringpull.inference.importers.tables.files import find_files, storage_errors
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput, NoText
+from ringpull.ps.hashing import check_texts
 
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 """Ends of lines: a text may hold others that Unicode knows."""
@@ -20,7 +21,7 @@ def read_ids_file(where: str) -> NDArray[Any]:
     """Return the ids of a file: int64, uint64, or objects of `str`; lines are integers where all are.
 
     Raises:
-        InvalidInput: There is no such file, or an id is empty.
+        InvalidInput: There is no such file, or an id is empty or no text.
         CorruptData: It is no UTF-8, or no such array.
     """
     files = find_files(where)
@@ -54,5 +55,9 @@ def _of_array(where: str, file: Any) -> NDArray[Any]:
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
         raise InvalidInput(f"{where}: holds {ids.dtype} {list(ids.shape)}; it must be integers or strings (rows,)")
     if ids.dtype.kind == "U":
+        try:
+            check_texts("ids", ids.tolist())
+        except NoText as exc:
+            raise InvalidInput(f"{where}: row {exc.place}: the id {exc.why}") from exc
         return ids.astype(object)
     return ids.astype(np.uint64 if ids.dtype == np.uint64 else np.int64)

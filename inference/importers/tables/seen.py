@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mmh3
 import numpy as np
 
+from ringpull.ps.hashing import halves_of_bytes
 from ringpull.ps.spec import UInt64Array
 
 
@@ -20,7 +20,7 @@ class Seen:
         """Return the numbers of those texts that were not seen before, and take them in."""
         if not texts:
             return []
-        hashes = np.array([mmh3.hash64(text, 0, signed=False) for text in texts], np.uint64)
+        hashes = halves_of_bytes(texts)
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
         ordered = hashes[order]
         fresh = np.ones(len(order), bool)

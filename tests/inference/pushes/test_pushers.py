@@ -14,6 +14,7 @@ from ringpull.inference.client.lanes import Lanes
 from ringpull.inference.client.push_progress import NamelessWriters, PushProgress
 from ringpull.inference.client.pusher import AsyncPusher, Pusher
 from ringpull.inference.push_answer import PushAnswer, PushStamp
+from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget
 from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber, Unavailable
 from tests.inference.pushes.fake_shards import FakeShards, expected
@@ -240,3 +241,77 @@ def test_a_forked_process_pushes_as_another_writer(monkeypatch: pytest.MonkeyPat
 def test_writers_are_names_or_numbers(writer: Any) -> None:
     with pytest.raises(InvalidInput, match=r"writer is .*, of 63 random bits, or a name"):
         PushProgress(TARGET, writer, 0)
+
+
+HALF = ["ok", "bad\ud83d"]
+VECTORS = np.ones((2, 2), np.float32)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("resumes", [False, True])
+def test_keys_with_half_a_character_are_refused_and_nothing_is_handed_on(ahead: int, *, resumes: bool) -> None:
+    """Behind a push that is out, too, where rows are dealt by another thread."""
+    shards, gate = FakeShards(), threading.Event()
+
+    def send(push: Any, timeout_s: float | None) -> PushAnswer:
+        gate.wait(60)
+        return shards.send(push)
+
+    with Pusher(send, progress(resumes=resumes), None) as pusher:
+        for number in range(ahead):
+            pusher.push("user", [number], [[1.0, 2.0]])
+        for rows in (VECTORS, None):
+            with pytest.raises(InvalidInput, match=r"keys\[1\]: .* holds half a character"):
+                pusher.push("texts", HALF, rows, remove=rows is None)
+            with pytest.raises(InvalidInput, match=r"keys\[1\]: .* holds half a character"):
+                pusher.hand_on("texts", KeyedRows(np.array(HALF), rows))
+        assert pusher.number == ahead
+        gate.set()
+        pusher.push("texts", ["ok"], [[1.0, 2.0]])
+        assert pusher.flush().rows == ahead + 1
+
+
+async def test_keys_with_half_a_character_are_refused_in_asyncio() -> None:
+    shards = FakeShards()
+
+    async def send(push: Any, timeout_s: float | None) -> PushAnswer:
+        return shards.send(push)
+
+    async with AsyncPusher(send, progress(), None) as pusher:
+        with pytest.raises(InvalidInput, match=r"keys\[1\]: .* holds half a character"):
+            await pusher.push("texts", HALF, VECTORS)
+        await pusher.push("texts", ["ok"], [[1.0, 2.0]])
+        assert (await pusher.flush()).rows == 1
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_rows_that_cannot_be_dealt_fail_the_pusher_and_nobody_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    """Whatever goes wrong there, in the thread of a sender, too, which nobody looks at."""
+    monkeypatch.setattr(Lanes, "_cut", lambda lanes, keyed: 1 // 0)
+    shards, gate, turn = FakeShards(), threading.Event(), asyncio.Event()
+
+    def send(push: Any, timeout_s: float | None) -> PushAnswer:
+        gate.wait(60)
+        return shards.send(push)
+
+    async def later(push: Any, timeout_s: float | None) -> PushAnswer:
+        await turn.wait()
+        return shards.send(push)
+
+    large = np.arange(200), np.ones((200, 2), np.float32)
+    pusher, patient = Pusher(send, progress(), None), AsyncPusher(later, progress(100), None)
+    for number in range(ahead):
+        pusher.push("user", [number], [[1.0, 2.0]])
+        await patient.push("user", [number], [[1.0, 2.0]])
+    pusher.push("user", *large)
+    await patient.push("user", *large)
+    gate.set()
+    turn.set()
+    for call in (pusher.flush, pusher.close):
+        with pytest.raises(RingpullError, match="ZeroDivisionError"):
+            call()
+    for meant in (patient.flush, patient.close):
+        with pytest.raises(RingpullError, match="ZeroDivisionError"):
+            await meant()

@@ -6,11 +6,13 @@ import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ringpull.inference.client.retry import LATER_BY
+from ringpull.inference.client.straight import pushed_rows
 from ringpull.inference.client.straight_ways import (
     ASK_S,
     LONG_PAUSE_S,
@@ -29,7 +31,8 @@ from ringpull.inference.client.straight_ways import (
 )
 from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.push_route import PushRoute
-from ringpull.inference.wire.push_codec import PushTarget
+from ringpull.inference.wire.keyed_rows import KeyedRows
+from ringpull.inference.wire.push_codec import PushTarget, SinglePush
 from ringpull.ps.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -299,3 +302,21 @@ def test_times(ways: StraightWays, clock: Clock) -> None:
         assert left_of(long, 1.0, 2.0) > 0  # type: ignore[arg-type]
     assert pause_after(Unavailable("x")) == PAUSE_S
     assert pause_after(RingpullError("UNIMPLEMENTED: Method not found!")) == LONG_PAUSE_S
+
+
+@pytest.mark.parametrize("keys", [["a", "bad\ud83d"], np.array(["a", "bad\ud83d"])])
+@pytest.mark.parametrize("rows", [np.ones((2, 2), np.float32), None])
+def test_keys_and_names_with_half_a_character_go_no_way(keys: Any, rows: Any) -> None:
+    """Hashed as they are they would end the process, with or without a head."""
+    spec = TableSpec(name="texts", dim=2, key_type=KeyType.STRING)
+    ring = ShardMap(1, (ShardAddress(0, "h", 1),), Ring.even([0]), {})
+    route = PushRoute(model="m", version=1, lineage="0" * 15 + "1", specs={"texts": spec}, shard_map=ring)
+    keyed = KeyedRows.of(keys, rows, remove=rows is None)
+    for push in (
+        SinglePush(target=PushTarget(model="m", table="texts"), keyed=keyed, writer=5, number=1),
+        SinglePush(target=PushTarget(model="m", table="texts"), keyed=keyed.at(slice(0, 1)), writer="\ud83d", number=1),
+    ):
+        with pytest.raises(InvalidInput, match="half a character"):
+            pushed_rows(push, route)
+        with pytest.raises(InvalidInput, match="half a character"):
+            push.message()

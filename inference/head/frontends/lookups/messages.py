@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsRequest
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, OFFSETS, WEIGHTS, ColumnBytes, DataType
+from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, OFFSETS, WEIGHTS, ColumnBytes, DataType, no_utf8
 from ringpull.inference.wire.lookup_codec import POOLINGS
 from ringpull.inference.wire.messages import read_column
 from ringpull.ps.errors import InvalidInput
@@ -85,8 +85,9 @@ def hashed(column: ColumnBytes) -> NDArray[np.uint64]:
     if column.dtype != DataType.STRING:
         numbers: NDArray[Any] = np.frombuffer(column.data, NUMBERS[column.dtype])
         return numbers.view(np.uint64)
+    lengths = np.frombuffer(column.lengths, LENGTHS)
     try:
         column.data.decode()
     except UnicodeDecodeError as exc:
-        raise InvalidInput(f"keys: a string is not UTF-8: {exc}") from exc
-    return keys_of_texts(column.data, np.frombuffer(column.lengths, LENGTHS))
+        raise no_utf8("keys: key", column.data, lengths) from exc
+    return keys_of_texts(column.data, lengths)

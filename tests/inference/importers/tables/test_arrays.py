@@ -176,3 +176,9 @@ def test_hps_folders(tmp_path: Path) -> None:
     (tmp_path / "key").unlink()
     with pytest.raises(InvalidInput, match="there is no file key"):
         read(tmp_path, format="hps")
+
+
+def test_keys_with_half_a_character_are_refused_by_row(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", keys=np.array(["a", "b", "bad\ud83d"]), rows=np.ones((3, 2), np.float32))
+    with pytest.raises(InvalidInput, match=r"row 2.*: the key 'bad.* half a character"):
+        read(tmp_path / "t.npz")

@@ -367,3 +367,9 @@ def test_tensors_of_other_kinds_are_named(tmp_path: Path) -> None:
             read(tmp_path / "t.pt")
         torch.save({name: tensor, "table": table}, tmp_path / "t.pt")
         assert read(tmp_path / "t.pt") == {0: [1, 2], 1: [3, 4], 2: [5, 6]}
+
+
+def test_ids_with_half_a_character_are_refused_by_row(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.array(["a", "bad\ud83d"]))
+    with pytest.raises(InvalidInput, match=r"ids\.npy: row 1: the id 'bad.* half a character"):
+        read_ids_file(str(tmp_path / "ids.npy"))
