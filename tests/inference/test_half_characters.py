@@ -147,10 +147,6 @@ async def still_serves(served: Served) -> None:
     await served.raw(stubs.PREDICT.path, encode_request(as_call("ranker", FEATURES, CONTEXT)).SerializeToString())
 
 
-def tensor(*texts: str) -> np.ndarray:
-    return np.array(texts, object)
-
-
 def sent(features: dict[str, Any], context: dict[str, Any] | None = None) -> pb.PredictRequest:
     return encode_request(as_call("ranker", features, context))
 
