@@ -13,7 +13,7 @@ from ringpull.deploy.model_folders import as_roots
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.live.settings import Durability, LiveSettings
+from ringpull.ps.live.settings import MIN_LOG_LIMIT_BYTES, Durability, LiveSettings
 from ringpull.ps.settings import MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
@@ -228,6 +228,8 @@ class ServeConfig:
         self.roots  # noqa: B018 - the same
         if self.data_limit_bytes is not None and self.data_dir is None:
             raise InvalidInput("--data-limit goes with --data-dir: without it shards keep no copies")
+        if self.log_limit_bytes < MIN_LOG_LIMIT_BYTES:
+            raise InvalidInput(f"--log-limit is {self.log_limit_bytes} bytes; {MIN_LOG_LIMIT_BYTES} are the least")
         if self.data_dir is None and self.push_durability not in (None, Durability.MEMORY):
             raise InvalidInput(
                 f"--push-durability {self.push_durability} goes with --data-dir, where each shard has its log"

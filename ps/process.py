@@ -317,6 +317,10 @@ class ShardProcess:
         """Bring every page of every open table into memory."""
         self._shard.prefault()
 
+    def end_pushes(self) -> None:
+        """Take no pushes any more, and delete what is kept for the next fold; pulls are answered. Idempotent."""
+        self._live.close()
+
     def stop(self, *, grace_s: float = 5.0) -> None:
         """Stop listening, answer requests in flight for up to `grace_s`, end the threads. Idempotent."""
         if self._thread.is_alive():

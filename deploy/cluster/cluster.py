@@ -36,7 +36,7 @@ from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import EVERY_INTERFACE, claim
 from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
-from ringpull.ps.errors import StartupError, Unavailable
+from ringpull.ps.errors import RingpullError, StartupError, Unavailable
 from ringpull.ps.text.byte_size import size
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.observed import HeadHeartbeat
@@ -49,6 +49,9 @@ PING_TIMEOUT_S: Final = 10.0
 
 RELEASE_TIMEOUT_S: Final = 20.0
 """Longest wait for a coordinator that is to release the folder of its state."""
+
+END_PUSHES_S: Final = 5.0
+"""Longest wait for shards that are to take no pushes any more: a group, or a step of a fold, is a fraction of it."""
 
 HEAD_GONE_S: Final = 60.0
 """Time without an answer after which heads count as gone. Ray restarts a dead one within seconds, though it then has to
@@ -222,8 +225,12 @@ class Cluster:
         return "" if not known or any(view.leads for view in known) else f"nobody leads: {CONSEQUENCE}"
 
     def drain(self) -> None:
-        """Make the heads refuse new requests and answer those in flight, within the configured time."""
+        """Have heads refuse new requests and answer those in flight, within the configured time; then end pushes."""
         drain(self._actors.heads.values(), self._config.drain_timeout_s)
+        if control_store.is_there():  # by which shards are found that the coordinator has made
+            from ringpull.deploy.cluster.members import actors_of
+
+            end_pushes(actors_of(self._config.name))
 
     def leave_up(self) -> None:
         """Let the actors live on, on a joined Ray, after this context is left. The state folder stays theirs."""
@@ -233,13 +240,27 @@ class Cluster:
 
 def drain(heads: Iterable[Any], timeout_s: float) -> None:
     """Drain heads in parallel, given their handles, and ignore those that are dead or do not answer in time."""
+    _await([head.invoke.remote("drain", timeout_s) for head in heads], timeout_s + PING_TIMEOUT_S)
+
+
+def end_pushes(actors: Mapping[str, Any]) -> None:
+    """Have the shards among actors take no pushes any more, in parallel, and ignore those that do not answer soon.
+
+    They delete what is kept for a next fold: a process that is killed leaves it to the start after it, if there is one.
+    """
+    calls = [handle.invoke.remote("end_pushes") for name, handle in actors.items() if "/shard-" in name]
+    _await(calls, END_PUSHES_S)
+
+
+def _await(calls: Iterable[Any], timeout_s: float) -> None:
+    """Wait until calls have ended, however they did, or time is up."""
     from ringpull.deploy.cluster.calls import result
 
-    until_s = time.monotonic() + timeout_s + PING_TIMEOUT_S
-    for call in [head.invoke.remote("drain", timeout_s) for head in heads]:
+    until_s = time.monotonic() + timeout_s
+    for call in calls:
         try:
             result(call, timeout_s=max(0.0, until_s - time.monotonic()))
-        except (StartupError, Unavailable, TimeoutError):
+        except (RingpullError, TimeoutError):
             continue
 
 
@@ -265,6 +286,7 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
         # Listed once more, because the coordinator may have started a shard meanwhile.
         named |= actors_of(name)
+        end_pushes(named)
         if not leads:
             end({full_name: handle for full_name, handle in named.items() if full_name != coordinator_name(name)})
             # By the coordinator, since the folder may be one of its machine, and only now that nothing else is left.

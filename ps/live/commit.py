@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError, Unavailable
-from ringpull.ps.hashing import keys_of
+from ringpull.ps.hashing import SLOTS, keys_of
 from ringpull.ps.live.finite_rows import first_not_finite
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
@@ -147,14 +147,17 @@ class Commits:
             except BaseException as error:  # Their numbers must not say that they were applied.
                 self._undo(accepted, answers, Unavailable(f"pushes failed: {error}"))
                 raise
-            for each in accepted:
+            for place, each in enumerate(accepted):
+                if answers[each.place] is not None:
+                    continue  # It failed with one before it.
                 changed = renewed.setdefault(id(each.table), (each.table, set()))[1]
                 try:
                     changed.update(self._show(each))
                 except (LimitExceeded, MemoryError, OSError) as error:
                     changed.update(each.table.versions)  # Directories may have grown before it failed.
                     failure = error if isinstance(error, LimitExceeded) else _no_memory(each.table, error)
-                    self._undo([each], answers, failure)
+                    later = accepted[place + 1 :]
+                    self._undo([each, *_repetitions(each, later)], answers, failure, later)
             if any(versions for _, versions in renewed.values()):
                 self._tables.count_held()
         for table, versions in renewed.values():
@@ -257,16 +260,34 @@ class Commits:
             self._log.append([*self._unlogged, *records])
             self._unlogged.clear()
 
-    def _undo(self, accepted: Sequence[_Accepted], answers: list[Answer | None], error: RingpullError) -> None:
-        """Have pushes fail, with what would be acknowledged in this group because they had been applied."""
+    def _undo(
+        self,
+        failed: Sequence[_Accepted],
+        answers: list[Answer | None],
+        error: RingpullError,
+        later: Sequence[_Accepted] = (),
+    ) -> None:
+        """Have pushes fail, with what would be acknowledged in this group because they had been applied.
+
+        Args:
+            later: Pushes of the group that may yet be applied: their numbers stay, as a smaller one must not apply.
+        """
         for place, answer in enumerate(answers):
             if isinstance(answer, PushReply) and answer.repeated:
                 answers[place] = error
-        for each in reversed(accepted):
+        for each in reversed(failed):
             answers[each.place] = error
             each.table.has_waste = True
             if each.last is not None:
-                self._numbers.put(each.table.name, each.request.writer, each.slots, each.last, self._clock())
+                self._put_back(each, each.last)
+                for other in later:
+                    _as_if_without(each, each.last, other)
+
+    def _put_back(self, push: _Accepted, last: UInt64Array) -> None:
+        """Put the numbers back that a push's slots had before it, but for those that another one has set since."""
+        name, writer, number = push.table.name, push.request.writer, np.uint64(push.request.number)
+        own = self._numbers.last(name, writer, push.slots) == number
+        self._numbers.put(name, writer, push.slots[own], last[own], self._clock())
 
     def _show(self, push: _Accepted) -> list[int]:
         if len(push.positions) <= ROWS_AT_ONCE:  # mostly
@@ -288,6 +309,32 @@ class Commits:
             except (LimitExceeded, Unavailable) as error:
                 return error
         return None
+
+
+def _repetitions(push: _Accepted, later: Sequence[_Accepted]) -> list[_Accepted]:
+    """Return the pushes that would be acknowledged in part because another one of that number had been applied."""
+    number = push.request.number
+    return [each for each in later if each.repeated and each.request.number == number and _of_one(push, each)]
+
+
+def _as_if_without(push: _Accepted, last: UInt64Array, other: _Accepted) -> None:
+    """Have a later push of the writer put back, should it fail as well, what was there before one that has failed.
+
+    Args:
+        last: Numbers that the slots of the failed push had before it.
+    """
+    if other.last is None or not _of_one(push, other):
+        return
+    place = np.full(SLOTS, -1)
+    place[push.slots] = np.arange(len(push.slots))
+    at = place[other.slots]
+    after = (at >= 0) & (other.last == np.uint64(push.request.number))
+    other.last[after] = last[at[after]]
+
+
+def _of_one(push: _Accepted, other: _Accepted) -> bool:
+    """Return whether two pushes are of one writer, in one table."""
+    return push.table is other.table and push.request.writer == other.request.writer
 
 
 def mark_of(table: LiveTable, stamp: int, folded: int = NO_STAMP) -> Record:

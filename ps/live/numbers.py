@@ -4,10 +4,12 @@ A writer counts its pushes. At each slot a larger number than the last is new, t
 smaller one was given up by its writer before it sent the next: it must never apply. Numbers are kept by slot since
 slots are never split: whoever owns a slot later has its numbers, too. Only slots that were used cost memory.
 
-All of them together are bounded, as folds write them to the log: a new writer is refused beyond that.
+All of them together are bounded, as folds write them to the log: beyond that a new writer is refused, and one that
+would use more slots than it has.
 
 Writers with the top bit set are nameless: clients that push now and then, under a random id. They are forgotten some
-time after their last push. The writer 0 counts nothing, and each of its pushes is new.
+time after their last push. A writer with a name may come back much later, so it is forgotten only where others need its
+place, those that pushed last the latest. The writer 0 counts nothing, and each of its pushes is new.
 """
 
 from __future__ import annotations
@@ -33,18 +35,22 @@ MAX_WRITERS: Final = 1024
 """Writers of all tables of a shard, a writer of two tables counting twice: 10 bytes for each slot that it used."""
 FORGET_AFTER_S: Final = 600.0
 """Time after its last push when a nameless writer is forgotten: no client tries one push again for so long."""
+NAMED_KEPT_S: Final = 86_400.0
+"""Time after its last push for which a writer with a name is kept, however many need its place: a trainer that goes on
+after a crash, or a file that is pushed again, finds its numbers for at least so long."""
 
 Slots = NDArray[np.uint16]
 """Slots, of each row or otherwise, in any order and any number of times."""
 
 MIN_SLOTS_KEPT: Final = 1 << 18
-"""Slots of all writers that are remembered, however small the log may be."""
+"""Slots of all writers that are remembered, however small the log may be: a quarter of the least that it may be."""
 LOG_BYTES_PER_SLOT: Final = 64
 """Bytes of the log's limit for each of them: written anew, 16 each, they take a quarter of it."""
 _DENSE_FROM: Final = SLOTS // 16
 """Slots from which on a writer has a place for each: it uses all of them soon."""
 
 _ALL_SLOTS: Final = np.arange(SLOTS, dtype=np.uint16)
+_NO_SLOTS: Final = np.empty(0, np.uint16)
 
 
 @dataclass(slots=True)
@@ -82,11 +88,8 @@ class Numbers:
     def __init__(self, log_limit_bytes: int = 1 << 30) -> None:
         self._of: dict[tuple[LiveName, int], _Numbers] = {}
         self._most_slots = max(MIN_SLOTS_KEPT, log_limit_bytes // LOG_BYTES_PER_SLOT)
-
-    @property
-    def slots(self) -> int:
+        self.slots = 0
         """Slots that there is a place for, of all writers."""
-        return sum(kept.slots.size for kept in self._of.values())
 
     def __repr__(self) -> str:
         return f"<Numbers of {len(self._of)} writers>"
@@ -137,25 +140,42 @@ class Numbers:
                 f"{name}: writer {writer:016x} sent number {number} after {int(last[at])} (slot {int(slots[at])});"
                 " numbers go up: give the writer another name, or begin above its last number"
             )
-        if kept is None and self._is_full and not (self.forget(now_s) and not self._is_full):
-            raise LimitExceeded(
-                f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), and {self._most_slots} slots"
-                f" of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and writer {writer:016x} is one more; use fewer"
-                f" names, or wait until nameless ones are forgotten, {FORGET_AFTER_S:.0f} s after their last push",
-                retry_after_s=FORGET_AFTER_S,
-            )
+        if kept is None or kept.slots.size < SLOTS:
+            self._check_room(name, writer, kept, slots, now_s)
         return LastNumbers(last, largest)
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._of) >= MAX_WRITERS or self.slots >= self._most_slots
+    def _check_room(self, name: LiveName, writer: int, kept: _Numbers | None, slots: Slots, now_s: float) -> None:
+        """Check that there is a place for a writer and the slots of its push, and forget others for it if need be.
+
+        Raises:
+            LimitExceeded: There is none.
+        """
+        writers = kept is None
+        if len(self._of) + writers <= MAX_WRITERS and self.slots + SLOTS <= self._most_slots:  # mostly
+            return
+        growth = _growth(kept, slots)
+        if not self._has_room(writers, growth):
+            self.forget(now_s, writers, growth, but=(name, writer))
+        if self._has_room(writers, growth):
+            return
+        more = "is one more" if kept is None else f"has {kept.slots.size} of them and would have {growth} more"
+        raise LimitExceeded(
+            f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), and {self._most_slots} slots"
+            f" of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and writer {writer:016x} {more}; use fewer names or"
+            f" a larger --log-limit, or wait until others are forgotten: nameless ones {FORGET_AFTER_S:.0f} s after"
+            f" their last push, others {NAMED_KEPT_S / 3600:.0f} h",
+            retry_after_s=FORGET_AFTER_S,
+        )
+
+    def _has_room(self, writers: int, slots: int) -> bool:
+        return len(self._of) + writers <= MAX_WRITERS and self.slots + slots <= self._most_slots
 
     def put(self, name: LiveName, writer: int, slots: Slots, numbers: UInt64Array | int, now_s: float) -> None:
         """Set the last number of a writer at these slots, at equal ones to equal numbers."""
         kept = self._of.get((name, writer))
         if kept is None:
             kept = self._of[name, writer] = _Numbers(np.empty(0, np.uint16), np.empty(0, np.uint64), now_s)
-        kept.seen_s = now_s
+        kept.seen_s, before = now_s, kept.slots.size
         if isinstance(numbers, int) and kept.slots.size == SLOTS:
             for begin in range(0, len(slots), AT_ONCE):
                 put_number(kept.numbers, slots[begin : begin + AT_ONCE], np.uint64(numbers))
@@ -175,22 +195,48 @@ class Numbers:
             else:
                 new_at = np.searchsorted(kept.slots, new)
                 kept.slots, kept.numbers = np.insert(kept.slots, new_at, new), np.insert(kept.numbers, new_at, 0)
+            self.slots += kept.slots.size - before
         kept.numbers[slots if kept.slots.size == SLOTS else np.searchsorted(kept.slots, slots)] = numbers
 
-    def forget(self, now_s: float) -> int:
-        """Forget the nameless writers that have not pushed for long; return how many there were."""
-        old = [key for key, kept in self._of.items() if key[1] & NAMELESS and now_s - kept.seen_s > FORGET_AFTER_S]
-        for key in old:
-            del self._of[key]
-        return len(old)
+    def forget(self, now_s: float, writers: int = 0, slots: int = 0, *, but: tuple[LiveName, int] | None = None) -> int:
+        """Forget writers without a name that have not pushed for long, and as many others as there is no room for.
+
+        Args:
+            writers: Writers that there is to be room for.
+            slots: Slots that there is to be room for.
+            but: Table and writer that stay.
+
+        Returns:
+            How many were forgotten.
+        """
+        before, by_age = len(self._of), sorted(self._of, key=lambda key: self._of[key].seen_s)
+        for key in by_age:
+            if key[1] & NAMELESS and key != but and now_s - self._of[key].seen_s > FORGET_AFTER_S:
+                self._forget(key)
+        for key in by_age:
+            if self._has_room(writers, slots):
+                break
+            if key in self._of and key != but and now_s - self._of[key].seen_s > NAMED_KEPT_S:
+                self._forget(key)
+        return before - len(self._of)
 
     def drop(self, name: LiveName) -> None:
         """Forget all writers of a table."""
         for key in [key for key in self._of if key[0] == name]:
-            del self._of[key]
+            self._forget(key)
+
+    def _forget(self, key: tuple[LiveName, int]) -> None:
+        self.slots -= self._of.pop(key).slots.size
 
     def all(self) -> Iterator[tuple[LiveName, int, Slots, UInt64Array]]:
         """Yield table, writer, its slots and the last number of each."""
         for (name, writer), kept in self._of.items():
             used = kept.numbers > 0
             yield name, writer, kept.slots[used], kept.numbers[used]
+
+
+def _growth(kept: _Numbers | None, slots: Slots) -> int:
+    """Return how many places a writer has more once these slots have one each."""
+    before = _NO_SLOTS if kept is None else kept.slots
+    after = before.size + int(np.setdiff1d(slots, before).size)
+    return (SLOTS if after > _DENSE_FROM else after) - before.size

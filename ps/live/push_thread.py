@@ -62,6 +62,8 @@ class PushThread:
         self._held: list[_Waiting] = []
         self._tasks: deque[Callable[[], None]] = deque()
         self._confirmed: frozenset[LiveName] = frozenset()
+        self._has_news = False
+        """Whether pushes that are held are to be looked at again: others of their tables come behind them."""
         self._closing = False
         self._looked_s, self._owes_look = -math.inf, False
         self._thread = threading.Thread(target=self._run, name=f"push-{shard}", daemon=True)
@@ -80,14 +82,12 @@ class PushThread:
     def wanted(self) -> frozenset[LiveName]:
         """Tables with pushes that wait for the coordinator."""
         with self._changed:
-            return frozenset(_name(each.request) for each in self._held)
+            return frozenset(_name(each.request) for each in self._held) - self._confirmed
 
     def confirm(self, names: Iterable[LiveName]) -> None:
         """Take in for which tables the coordinator has saved that this shard has, or is to have, pushed rows."""
         with self._changed:
-            self._confirmed = frozenset(names)
-            self._pushes.extendleft(reversed(self._held))
-            self._held.clear()
+            self._confirmed, self._has_news = frozenset(names), True
             self._changed.notify()
 
     def run(self, task: Callable[[], int]) -> int:
@@ -132,13 +132,13 @@ class PushThread:
 
     def _run(self) -> None:
         while True:
-            group, tasks, expired = self._next()
+            group, tasks, expired, confirmed = self._next()
             for task in tasks:
                 task()
             for each in expired:
                 self._refuse(each, DeadlineExceeded("the push's time was up before it was applied"))
             if group:
-                self._commit(self._allowed(group))
+                self._commit(self._allowed(group, confirmed))
             with self._changed:
                 if self._closing and not self._tasks:
                     return
@@ -152,11 +152,17 @@ class PushThread:
             except Exception:  # what is done aside must not end pushes
                 _LOG.exception("what a shard does beside pushes failed")
 
-    def _next(self) -> tuple[list[_Waiting], list[Callable[[], None]], list[_Waiting]]:
-        """Wait; return the next group, the tasks before it, and the pushes whose time is up."""
+    def _next(self) -> tuple[list[_Waiting], list[Callable[[], None]], list[_Waiting], frozenset[LiveName]]:
+        """Wait; return the next group, the tasks before it, the pushes whose time is up, and what is confirmed.
+
+        What is confirmed while the group is under way is not for it: a push must not go before one that is held.
+        """
         with self._changed:
-            if not (self._pushes or self._tasks or self._closing):
+            if not (self._pushes or self._tasks or self._closing or self._has_news):
                 self._changed.wait(LOOK_S if self._held or self._owes_look else IDLE_S)
+            if self._has_news:
+                self._pushes.extendleft(reversed(self._held))
+                self._held, self._has_news = [], False
             tasks = list(self._tasks)
             self._tasks.clear()
             now = time.monotonic()
@@ -171,13 +177,13 @@ class PushThread:
                     continue
                 size += each.request.nbytes
                 group.append(each)
-            return group, tasks, expired
+            return group, tasks, expired, self._confirmed
 
-    def _allowed(self, group: list[_Waiting]) -> list[_Waiting]:
+    def _allowed(self, group: list[_Waiting], confirmed: frozenset[LiveName]) -> list[_Waiting]:
         """Return the pushes that may be committed; others are refused, or wait."""
         allowed = []
         for each in group:
-            if _name(each.request) in self._confirmed:
+            if _name(each.request) in confirmed:
                 allowed.append(each)
                 continue
             try:
@@ -186,10 +192,10 @@ class PushThread:
                 self._refuse(each, error)
                 continue
             with self._changed:
-                if _name(each.request) in self._confirmed:  # by now
-                    self._pushes.appendleft(each)
-                else:
+                if not self._closing:
                     self._held.append(each)
+                    continue
+            each.answer(Unavailable("the shard ends"))
         return allowed
 
     def _commit(self, group: list[_Waiting]) -> None:

@@ -10,6 +10,9 @@ LOG_LIMIT_BYTES: Final = 1 << 30
 NEWER_MEMORY_BYTES: Final = 1 << 30
 """Limits on log and memory of a shard's pushes, unless its owner says otherwise."""
 
+MIN_LOG_LIMIT_BYTES: Final = 16 << 20
+"""Least limit on the log that may be asked for: numbers of writers may have a quarter of it, whatever is folded."""
+
 
 class Durability(StrEnum):
     """What a push that is acknowledged survives, at its shard."""

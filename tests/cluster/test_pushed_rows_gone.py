@@ -99,3 +99,27 @@ def test_rows_in_memory_go_with_a_stop_and_are_missed_after_a_crash(
         assert set(shown(client)) == {UNKNOWN}
         assert "went with its process (--push-durability memory)" in warnings_of(client)
     assert serving.end() == 0
+
+
+def test_a_stop_leaves_no_fold_that_nobody_reads(
+    folder: Path, tmp_path: Path, serve: Callable[..., Serving], ringpull: RingpullRun
+) -> None:
+    words = (folder, "--data-dir", tmp_path / "rows", "--log-limit", "16MiB", "--shards", 1)
+    serving = serve(*words)
+
+    def spares() -> list[Path]:
+        return list((tmp_path / "rows").glob("shard-0.live/folds/*/*/*/.fold-*.spare.tmp"))
+
+    number = 1
+    with Client(serving.ready["grpc"], timeout_s=60) as client:
+        while not spares():
+            number += 1
+            push(client, number, range(100_000))
+    ran = ringpull("stop", "--target", serving.ready["grpc"])
+    assert ran.returncode == 0, ran.stderr
+    assert spares() == []
+
+    serving = serve(*words)
+    with Client(serving.ready["grpc"], timeout_s=60) as client:
+        assert set(shown(client)) == {float(number)}
+    assert serving.end() == 0

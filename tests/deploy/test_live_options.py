@@ -33,9 +33,9 @@ def live_of(folder: Path) -> list[str]:
 
 
 def test_serve_makes_a_table_live(serve: Serve, tmp_path: Path) -> None:
-    config = serve("--live", "user", "--data-dir", tmp_path / "data", "--log-limit", "2MiB").config
+    config = serve("--live", "user", "--data-dir", tmp_path / "data", "--log-limit", "16MiB").config
     assert config.versions[0].live_tables == ("user",)
-    assert (config.live.durability, config.live.log_limit_bytes) == (Durability.SYNC, 2 << 20)
+    assert (config.live.durability, config.live.log_limit_bytes) == (Durability.SYNC, 16 << 20)
     config = serve("--live", "ranker/user", "--push-durability", "memory", "--newer-memory", "3MiB").config
     assert (config.live.durability, config.live.newer_memory_bytes) == (Durability.MEMORY, 3 << 20)
     assert serve().config.versions[0].live_tables == ()
@@ -50,6 +50,7 @@ def test_serve_makes_a_table_live(serve: Serve, tmp_path: Path) -> None:
         (("--push-durability", "written"), "--push-durability written goes with --data-dir"),
         (("--push-durability", "always"), "--push-durability is 'always'; it must be one of sync, written, memory"),
         (("--log-limit", "0"), "--log-limit '0'"),
+        (("--log-limit", "15MiB"), "--log-limit is 15728640 bytes; 16777216 are the least"),
         (("--newer-memory", "much"), "--newer-memory 'much'"),
         (("--max-push-bytes", "0"), "--max-push-bytes is 0"),
     ],

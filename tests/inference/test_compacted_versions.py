@@ -34,10 +34,12 @@ class Changed:
     def __init__(self, version_dir: Path) -> None:
         self.version_dir = version_dir
         self.asked: list[str] = []
+        self.looked_at: list[str] = []
 
     def stamps(self, table: str) -> Mapping[int, int]:
         assert not self.asked, "stamps are asked before the first row"
-        return {0: 7}
+        self.looked_at.append(table)
+        return {0: 6 + len(self.looked_at), 1: 9 - len(self.looked_at), 1 + len(self.looked_at): 5}
 
     def blocks(self, spec: TableSpec) -> Iterator[tuple[UInt64Array, RawRows]]:
         self.asked.append(spec.name)
@@ -61,7 +63,8 @@ def test_a_head_accepts_a_compacted_version_and_not_one_with_other_rows(tmp_path
     written = compact(source, before, before.parent, rows, number=lambda: 2)
     assert rows.asked == [live] == list(written.streamed)
     manifest = written.manifest
-    assert manifest.chain.includes == {0: 7}
+    assert rows.looked_at == [live]
+    assert manifest.chain.includes == {0: 7, 1: 8, 2: 5}
     old, new = LoadedVersion.load(before), LoadedVersion.load(written.path)
     assert old.samples is not None
     assert new.samples is not None
@@ -94,3 +97,14 @@ def test_a_version_is_never_written_over_and_damage_of_files_is_seen(tmp_path: P
     with pytest.raises(CorruptData):
         compact(source, before, before.parent, Changed(before), number=lambda: 2)
     assert [path.name for path in before.parent.iterdir()] == ["1"]
+
+
+@pytest.mark.medium
+def test_every_live_table_is_looked_at_before_the_first_row_and_the_smallest_stamps_count(tmp_path: Path) -> None:
+    _, before = export_ranker(tmp_path)
+    live = [entry.spec.name for entry in Manifest.load(before).tables][:2]
+    rows = Changed(before)
+    source = replace(newest_version(before.parent), live_tables=tuple(live))
+    written = compact(source, before, before.parent, rows, number=lambda: 2)
+    assert rows.looked_at == live == list(written.streamed)
+    assert written.manifest.chain.includes == {0: 7, 1: 7}, "but none of a shard that one table has nothing from"

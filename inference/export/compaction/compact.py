@@ -45,7 +45,10 @@ class Rows(Protocol):
     """Newest rows of the version; `ringpull.router.newest.NewestRows` reads them from the shards."""
 
     def stamps(self, table: str) -> Mapping[int, int]:
-        """Return the stamp of each shard, all pushes up to which are in what is read from now on."""
+        """Return the stamp of each shard, all pushes up to which are in what is read from now on.
+
+        Shards look at the files of this table's pushed rows first: one that was not asked for is read unlooked.
+        """
         ...
 
     def blocks(self, spec: TableSpec) -> Iterator[tuple[UInt64Array, RawRows]]:
@@ -103,7 +106,7 @@ def compact(
     with scratch_in(folder) as scratch:
         version_dir = scratch.path
         live = [entry.spec.name for entry in before.tables if entry.live or entry.spec.name in placed.live_tables]
-        includes = dict(rows.stamps(live[0])) if live else None
+        includes = _includes(rows, live)
         entries, streamed = [], []
         for entry in before.tables:
             name = entry.spec.name
@@ -134,6 +137,18 @@ def compact(
         replace(manifest, version=version).save(version_dir)
         scratch.become(target)
     return Compacted(target, Manifest.load(target), tuple(streamed))
+
+
+def _includes(rows: Rows, live: list[str]) -> dict[int, int] | None:
+    """Return what all live tables surely have of pushes: the smallest stamp of each shard; None: none is live.
+
+    Each is asked for, as shards then hold the files of its pushed rows against their checksums. A shard that did not
+    answer for all of them is left out: whatever it has is kept.
+    """
+    if not live:
+        return None
+    told = [rows.stamps(table) for table in live]
+    return {shard: min(each[shard] for each in told) for shard in told[0] if all(shard in each for each in told)}
 
 
 def _changes(placed: PlacedVersion) -> Callable[[str], bool]:

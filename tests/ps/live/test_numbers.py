@@ -103,14 +103,67 @@ def test_nameless_writers_that_went_long_ago_make_room_by_themselves(monkeypatch
     assert kept.check(NAME, 9, 1, slots(1), numbers.FORGET_AFTER_S + 1).of_slots.tolist() == [0]
 
 
-def test_slots_of_all_writers_are_bounded_by_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_of_all_writers_are_bounded_by_the_log_also_as_they_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numbers, "MIN_SLOTS_KEPT", 0)
-    kept = Numbers(numbers.LOG_BYTES_PER_SLOT * 3)
-    kept.put(NAME, 7, slots(1, 2, 3, 1), 4, 0.0)
+    kept = Numbers(numbers.LOG_BYTES_PER_SLOT * 4)
+    kept.put(NAME, 7, slots(1, 2, 1), 4, 0.0)
+    kept.put(NAME, 8, slots(3), 4, 0.0)
     assert kept.slots == 3
-    with pytest.raises(LimitExceeded, match="--log-limit"):
-        kept.check(NAME, 8, 1, slots(1), 0.0)
-    assert kept.check(NAME, 7, 5, slots(1, 9), 0.0).of_slots.tolist() == [4, 0]  # who is known goes on
+    with pytest.raises(LimitExceeded, match=r"--log-limit.* is one more"):
+        kept.check(NAME, 9, 1, slots(1, 2), 0.0)
+    with pytest.raises(LimitExceeded, match=r"--log-limit.* has 2 of them and would have 2 more"):
+        kept.check(NAME, 7, 5, slots(1, 9, 9, 10), 0.0)
+    assert kept.check(NAME, 7, 5, slots(1, 9, 9), 0.0).of_slots.tolist() == [4, 0, 0]
+    kept.put(NAME, 7, slots(1, 9, 9), 5, 0.0)
+    assert kept.slots == 4
+    assert kept.check(NAME, 8, 5, slots(3), 0.0).of_slots.tolist() == [4]  # which needs no room
+    with pytest.raises(LimitExceeded):
+        kept.check(NAME, 8, 5, slots(4), 0.0)
+    kept.drop(NAME)
+    assert kept.slots == 0
+
+
+def test_a_writer_that_comes_to_use_many_slots_takes_the_room_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MIN_SLOTS_KEPT", SLOTS + 2)
+    kept, many = Numbers(0), np.arange(0, SLOTS, 3, dtype=np.uint16)
+    for writer in (7, 8):
+        kept.put(NAME, writer, slots(5), 1, 0.0)
+    kept.check(NAME, 7, 2, many, 0.0)
+    kept.put(NAME, 7, many, 2, 0.0)
+    assert kept.slots == SLOTS + 1
+    with pytest.raises(LimitExceeded, match=f"would have {SLOTS - 1} more"):
+        kept.check(NAME, 8, 2, many, 0.0)
+    kept.check(NAME, 7, 3, slots(1), 0.0)
+
+
+@pytest.mark.parametrize("what", ["writers", "slots"])
+def test_writers_with_a_name_are_forgotten_where_others_need_their_place_the_oldest_first(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(numbers, "MAX_WRITERS", 3 if what == "writers" else 9)
+    monkeypatch.setattr(numbers, "MIN_SLOTS_KEPT", 3 if what == "slots" else 9)
+    kept, day_s = Numbers(0), numbers.NAMED_KEPT_S
+    for writer, seen_s in ((3, 2.0), (1, 0.0), (2, 1.0)):
+        kept.put(NAME, writer, slots(1), 4, seen_s)
+    assert kept.forget(3 * day_s) == 0  # nobody needs theirs
+    with pytest.raises(LimitExceeded, match="others 24 h"):
+        kept.check(NAME, 9, 1, slots(5), day_s)
+    kept.check(NAME, 9, 1, slots(5), day_s + 0.5)
+    kept.put(NAME, 9, slots(5), 1, day_s + 0.5)
+    assert {writer for _, writer, _, _ in kept.all()} == {2, 3, 9}
+    if what == "slots":
+        kept.check(NAME, 2, 5, slots(6), 3 * day_s)  # of another one: its own stay
+        assert {writer for _, writer, _, _ in kept.all()} == {2, 9}
+
+
+def test_a_restart_that_finds_more_than_there_may_be_comes_down_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MIN_SLOTS_KEPT", 2)
+    kept = Numbers(0)
+    for writer in range(1, 6):
+        kept.put(NAME, writer, slots(1), 4, 0.0)
+    assert kept.forget(numbers.NAMED_KEPT_S) == 0
+    assert kept.forget(numbers.NAMED_KEPT_S + 1) == 3
+    assert kept.slots == 2
 
 
 def test_a_writer_of_many_slots_has_a_place_for_each_and_keeps_what_it_had() -> None:

@@ -246,3 +246,62 @@ def test_a_push_that_there_is_no_memory_for_fails_alone(monkeypatch: pytest.Monk
     assert (side.numbers.last(NAME, WRITER, slots_of(positions_of(KEYS))) == 1).all()
     assert isinstance(side.commit([push(KEYS[:9], rows[:9], spec, 2)], monkeypatch)[0], PushReply)
     assert side.taken == 1
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("failing", [{1}, {2}, {3}, {1, 2}, {1, 3}, {2, 3}, {1, 2, 3}])
+def test_what_cannot_be_shown_leaves_the_numbers_of_others_of_its_group(
+    plain: bool, failing: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TableSpec(name="users", dim=1)
+    side, shows = Side(spec, plain=plain), list[int]()
+    side.commit([push(KEYS, np.zeros((len(KEYS), 1), np.float32), spec, 4)], monkeypatch)
+    show = side.table.show
+
+    def fails(positions: np.ndarray, words: np.ndarray, stamp: int) -> tuple[int, list[int]]:
+        shows.append(stamp)
+        if len(shows) in failing:
+            raise LimitExceeded("no memory for a larger directory")
+        return show(positions, words, stamp)
+
+    def of(number: int) -> PushRequest:
+        return push(KEYS[7:9], np.full((2, 1), number, np.float32), spec, number)
+
+    monkeypatch.setattr(side.table, "show", fails)
+    answers = side.commit([of(5), of(6), of(7)], monkeypatch)
+    assert {place for place, each in enumerate(answers, 1) if isinstance(each, LimitExceeded)} == failing
+    monkeypatch.setattr(side.table, "show", show)
+    newest = max({1, 2, 3} - failing, default=0)
+    for place in sorted(failing):
+        (again,) = side.commit([of(4 + place)], monkeypatch)
+        if place < newest:
+            assert isinstance(again, StaleNumber), "a newer one has been acknowledged"
+        else:
+            assert isinstance(again, PushReply)
+            assert (again.rows, again.repeated) == (2, 0)
+    word = side.table.pushed.get(positions_of(KEYS[7:9]))
+    rows = side.table.segments.rows(word)
+    assert isinstance(rows, np.ndarray)
+    assert rows.view(np.float32).ravel().tolist() == [7, 7]
+
+
+def test_what_repeats_in_part_a_push_that_cannot_be_shown_fails_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TableSpec(name="users", dim=1)
+    side, shows = Side(spec, plain=False), list[int]()
+    show = side.table.show
+
+    def fails(positions: np.ndarray, words: np.ndarray, stamp: int) -> tuple[int, list[int]]:
+        shows.append(stamp)
+        if len(shows) == 1:
+            raise LimitExceeded("no memory for a larger directory")
+        return show(positions, words, stamp)
+
+    def of(keys: np.ndarray, number: int = 5) -> PushRequest:
+        return push(keys, np.full((len(keys), 1), number, np.float32), spec, number)
+
+    monkeypatch.setattr(side.table, "show", fails)
+    answers = side.commit([of(KEYS[7:8]), of(KEYS[7:9]), of(KEYS[3:4], 6)], monkeypatch)
+    assert [type(each) for each in answers] == [LimitExceeded, LimitExceeded, PushReply]
+    (again,) = side.commit([of(KEYS[7:9])], monkeypatch)
+    assert isinstance(again, PushReply)
+    assert (again.rows, again.repeated) == (2, 0)

@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import LimitExceeded
+from ringpull.ps.errors import LimitExceeded, Unavailable
 from ringpull.ps.live import fold as fold_module
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.log import Log
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.spec import RowType
 from ringpull.ps.store import base_writer
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.raw_rows import flat
 from tests.ps.damaging import flip
-from tests.ps.live.pushing import push_of
+from tests.ps.live.pushing import EPOCH, RING, placed, push_of
 from tests.ps.live.served import DIM, Served, row
 from tests.ps.live.test_folding import OfTwo, failing_flip, fold, folds, of_two
-from tests.ps.tables import WrittenTable, write_table
+from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
 
 Serve = Callable[..., Served]
 KEYS = range(1000, 1300)
@@ -183,6 +184,35 @@ def test_nothing_is_kept_beyond_the_end_of_the_shard(served: Serve, tmp_path: Pa
     again = served(folder=tmp_path / "killed.live")
     assert has_all(again, 2)
     assert [path.name for path in (tmp_path / "killed.live" / "folds").glob("*/*/users/*")] == ["fold-000002"]
+
+
+class OfProcess(Served):
+    """Shard of a process over one table."""
+
+    def __init__(self, table: WrittenTable, process: ShardProcess) -> None:
+        self.table, self.shard, self.live = table, process._shard, process._live
+        self.open(placed(table.folder))
+        self.shard.assign(EPOCH, [RING], [(MODEL, VERSION)])
+
+
+@pytest.mark.net
+def test_a_process_that_takes_no_pushes_any_more_deletes_it_and_answers(table: WrittenTable, tmp_path: Path) -> None:
+    process = ShardProcess(0, data_dir=tmp_path)
+    try:
+        shard = OfProcess(table, process)
+        for number in (1, 2):
+            push_all(shard, number)
+            fold(shard)
+        assert folds(tmp_path) == [".fold-000001.spare.tmp", "fold-000002"]
+        for _ in range(2):
+            process.end_pushes()
+            assert folds(tmp_path) == ["fold-000002"]
+            with pytest.raises(Unavailable, match="the shard ends"):
+                push_all(shard, 3)
+            assert has_all(shard, 2)
+            assert process.heartbeat().log_bytes > 0
+    finally:
+        process.stop()
 
 
 @pytest.mark.parametrize("refuse", [failing_flip(1), None], ids=["while it is used", "while it is written"])
