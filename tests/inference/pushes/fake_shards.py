@@ -17,15 +17,16 @@ from ringpull.ps.hashing import positions_of
 
 
 class FakeShards:
-    """Two shards, each the owner of half of the slots. Thread-safe."""
+    """Shards that own ranges of slots, so that each lane is on all of them. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 2) -> None:
+        self._count = count
         self.rows: dict[tuple[str, int], Any] = {}
         """Row of each table's keys; None: it was taken out."""
         self.numbers: dict[tuple[int, str, int], int] = {}
         self.applied: list[tuple[str, int, bytes]] = []
         """Table, key and row of all that was applied."""
-        self.stamps = [0, 0]
+        self.stamps = [0] * count
         self.down: set[int] = set()
         self._lock = threading.Lock()
 
@@ -34,11 +35,14 @@ class FakeShards:
 
         Raises:
             StaleNumber: At one shard its number is too low; nothing is applied there.
-            RingpullError: A shard is down; it is applied at the other one.
+            RingpullError: A shard is down; it is applied at the others.
         """
         with self._lock:
             slots = (positions_of(request.keys) >> np.uint64(48)).astype(int)
-            outcomes = [self._at(shard, request, np.flatnonzero(slots % 2 == shard), slots) for shard in (0, 1)]
+            owners = slots * self._count >> 16
+            outcomes = [
+                self._at(shard, request, np.flatnonzero(owners == shard), slots) for shard in range(self._count)
+            ]
         for kind in (RingpullError, StaleNumber):  # what may go away by itself before what will not
             for each in outcomes:
                 if type(each) is kind:
