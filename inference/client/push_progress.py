@@ -119,6 +119,9 @@ class PushProgress:
         self._request_id = request_id
         self._earlier = EarlierLife() if resumes else None
         self._total = PushAnswer()
+        self._out = 0
+        self._is_settled = target.lineage is not None
+        """Whether the lineage is known that all rows are for; until then one message is out at a time."""
         self.lanes = Lanes(after, whole=not resumes)
         self.error: RingpullError | None = None
         """Why nothing goes out any more; None: it does."""
@@ -139,7 +142,7 @@ class PushProgress:
 
     def next(self) -> tuple[Outgoing, SinglePush] | None:
         """Return what may go out now; None: nothing, or it cannot be dealt, which is the error of all then."""
-        if self.error is not None:
+        if self.error is not None or (self._out and not self._is_settled):
             return None
         try:
             outgoing = self.lanes.next()
@@ -148,6 +151,7 @@ class PushProgress:
             return None
         if outgoing is None:
             return None
+        self._out += 1
         target = replace(self._target, table=outgoing.table)
         return outgoing, SinglePush(
             target=target,
@@ -159,6 +163,7 @@ class PushProgress:
 
     def ended(self, outgoing: Outgoing, how: PushAnswer | RingpullError) -> None:
         """Note that a message is acknowledged, or is not and will not be sent again."""
+        self._out -= 1
         if isinstance(how, PushAnswer):
             self._done(outgoing, how)
         else:
@@ -171,6 +176,7 @@ class PushProgress:
             if self._earlier.last is not None:
                 self.lanes.join_above(self._earlier.last)
         self._total = self._total.and_then(answer)
+        self._is_settled = True
         if self._target.lineage is None and answer.lineage:
             # Whatever is published meanwhile: rows that were made for one lineage are for no other.
             named = self._target.version is not None or self._target.label is not None

@@ -12,7 +12,7 @@ from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.push_answer import PushAnswer, PushStamp
 from ringpull.inference.push_request import PushRequest
 from ringpull.inference.wire.push_codec import SinglePush
-from ringpull.ps.errors import RingpullError, StaleNumber
+from ringpull.ps.errors import RingpullError, StaleLineage, StaleNumber
 from ringpull.ps.hashing import positions_of
 
 
@@ -26,6 +26,8 @@ class FakeShards:
         self.numbers: dict[tuple[int, str, int], int] = {}
         self.applied: list[tuple[str, int, bytes]] = []
         """Table, key and row of all that was applied."""
+        self.lineage = "0" * 15 + "7"
+        """Lineage that is live."""
         self.stamps = [0] * count
         self.down: set[int] = set()
         self._lock = threading.Lock()
@@ -34,10 +36,13 @@ class FakeShards:
         """Apply a push at each shard that is not down.
 
         Raises:
+            StaleLineage: It is for another lineage than the live one.
             StaleNumber: At one shard its number is too low; nothing is applied there.
             RingpullError: A shard is down; it is applied at the others.
         """
         with self._lock:
+            if request.lineage not in ("", self.lineage):
+                raise StaleLineage(f"lineage {request.lineage} is meant, and {self.lineage} is live")
             slots = (positions_of(request.keys) >> np.uint64(48)).astype(int)
             owners = slots * self._count >> 16
             outcomes = [
@@ -82,7 +87,7 @@ class FakeShards:
             new_keys=new_keys,
             repeated=len(places) - len(new),
             copies=1,
-            lineage="0" * 15 + "7",
+            lineage=self.lineage,
         )
 
 

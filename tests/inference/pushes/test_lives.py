@@ -16,7 +16,7 @@ from ringpull.inference.client.push_progress import PushProgress
 from ringpull.inference.push_answer import PushAnswer
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget
-from ringpull.ps.errors import RingpullError, StaleNumber
+from ringpull.ps.errors import RingpullError, StaleLineage, StaleNumber
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
 from tests.inference.pushes.fake_shards import FakeShards, expected
 
@@ -144,3 +144,37 @@ def test_one_shard_is_new_and_another_has_what_came_later() -> None:
     assert shards.rows["user", here] == b"of another writer, since"
     assert {key for _, key, _ in shards.applied} == {there, here, more}
     assert len(shards.applied) == 3
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@pytest.mark.parametrize("acknowledged", range(5))
+def test_rows_of_a_push_are_all_for_the_lineage_of_its_first_message(acknowledged: int, *, resumes: bool) -> None:
+    """Another lineage goes live after any number of messages: half of a push in each is not acknowledged."""
+    shards = FakeShards()
+    life = PushProgress(PushTarget(model="ranker", table=""), 77, 0, resumes=resumes)
+    life.add("user", KeyedRows.of(np.arange(40_000), np.ones((40_000, 16), np.float32)), 1)
+    out = [life.next()]
+    assert life.next() is None
+    lineages = set()
+    for _ in range(acknowledged):
+        found = out.pop()
+        assert found is not None
+        answer = shards.send(found[1])
+        lineages.add(answer.lineage)
+        life.ended(found[0], answer)
+        while (more := life.next()) is not None:
+            out.insert(0, more)
+    shards.lineage = "0" * 15 + "8"
+    while out and (found := out.pop()) is not None:
+        ended: PushAnswer | RingpullError
+        try:
+            ended = shards.send(found[1])
+            lineages.add(ended.lineage)
+        except RingpullError as exc:
+            ended = exc
+        life.ended(found[0], ended)
+        while (more := life.next()) is not None:
+            out.append(more)
+    assert len(lineages) == 1
+    assert isinstance(life.error, StaleLineage) is (0 < acknowledged < 4)
+    assert life.lanes.idle is (life.error is None)
