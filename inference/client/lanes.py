@@ -9,7 +9,8 @@ The number of a message is that of its last push, times `PIECES`, and which piec
 ends with: `PIECES - 1` where that is the last. Numbers are kept by slot, and this makes them mean the same whether a
 push went out whole, in lanes, in pieces or behind others: so many rows of the slot, and all before them. It holds
 across restarts as long as `LANES` and `PIECE_BYTES` are the same. A writer that may send again what an earlier life of
-it has sent has a message for each lane and push, so that each is told apart from what was applied.
+it has sent has a message for each lane and push, so that each is told apart from what was applied. Numbers of pushes
+that are out lie within `SPAN`, so that it knows when it is beyond all of them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PIECE_BYTES: Final = 2 << 20
 """Bytes of keys and rows of one message, about."""
 PIECES: Final = 1 << 12
 """Messages that the part of one push that is in one lane may have."""
+SPAN: Final = 1 << 10
+"""Numbers of pushes that may be out at a time, from that of the first one that is not acknowledged."""
 MAX_NUMBER: Final = (1 << 63) // PIECES - 1
 """Largest number of a push."""
 
@@ -66,11 +69,10 @@ class Lanes:
 
         Args:
             after: Number that those of pushes are above.
-            whole: Whether a message may be of several lanes or pushes; else not before `join` is called.
+            whole: Whether a message may be of several lanes or pushes; else not before `join_above` is called.
         """
-        self._whole = whole
-        self._joined: set[str] = set()
-        """Tables of which that is so, where it is not of all."""
+        self._whole_above = 0 if whole else None
+        """Number above which a message may be of several lanes or pushes; None: none may."""
         self._piece_bytes = piece_bytes
         self._waiting: deque[Part] = deque()
         """Pushes that are not dealt yet."""
@@ -98,7 +100,7 @@ class Lanes:
     @property
     def acknowledged(self) -> int:
         """Number up to which every push is acknowledged."""
-        return min(self._open) - 1 if self._open else self._largest
+        return next(iter(self._open)) - 1 if self._open else self._largest
 
     def add(self, table: str, keyed: KeyedRows, number: int) -> None:
         """Take a push.
@@ -120,7 +122,8 @@ class Lanes:
 
     def next(self) -> Outgoing | None:
         """Return a message that may go out now, and count it as out; None: there is none."""
-        if self._waiting and self._joins(self._waiting[0]) and not any(self._busy) and not any(self._lanes):
+        first = self._waiting[0] if self._waiting else None
+        if first is not None and self._joins(first) and not any(self._busy) and not any(self._lanes):
             nbytes = sum(part.keyed.nbytes for part in self._waiting)
             if nbytes <= self._piece_bytes:
                 return self._out(self._taken(self._waiting), tuple(range(LANES)))
@@ -128,13 +131,13 @@ class Lanes:
         if self._waiting and any(not self._lanes[lane] for lane in free):
             self._deal()
         for lane in free:
-            if self._lanes[lane]:
+            if self._lanes[lane] and self._in_span(self._lanes[lane][0]):
                 return self._out(self._taken(self._lanes[lane]), (lane,))
         return None
 
-    def join(self, table: str) -> None:
-        """Let messages of a table be of several lanes and pushes from now on."""
-        self._joined.add(table)
+    def join_above(self, number: int) -> None:
+        """Let messages be of several lanes and pushes whose numbers are larger than this one."""
+        self._whole_above = number
 
     def done(self, message: Outgoing) -> None:
         """Note that a message is acknowledged."""
@@ -165,7 +168,11 @@ class Lanes:
         parts = [queue.popleft()]
         nbytes = parts[0].keyed.nbytes
         while (
-            queue and self._joins(parts[0]) and queue[0].table == parts[0].table and parts[0].keyed.fits(queue[0].keyed)
+            queue
+            and self._joins(parts[0])
+            and self._in_span(queue[0])
+            and queue[0].table == parts[0].table
+            and parts[0].keyed.fits(queue[0].keyed)
         ):
             nbytes += queue[0].keyed.nbytes
             if nbytes > self._piece_bytes:
@@ -174,7 +181,11 @@ class Lanes:
         return parts
 
     def _joins(self, part: Part) -> bool:
-        return self._whole or part.table in self._joined
+        return self._whole_above is not None and part.number > self._whole_above
+
+    def _in_span(self, part: Part) -> bool:
+        """Return whether a part may go out: numbers of pushes rise, so the first open one is the lowest."""
+        return part.number < next(iter(self._open)) + SPAN
 
     def _deal(self) -> None:
         """Deal what waits to the lanes, cut into pieces."""

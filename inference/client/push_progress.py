@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from ringpull.inference.client.lanes import LANES, MAX_NUMBER, PIECES, Lanes, Outgoing
+from ringpull.inference.client.earlier_life import EarlierLife
+from ringpull.inference.client.lanes import MAX_NUMBER, PIECES, Lanes, Outgoing
 from ringpull.inference.client.numbers import whole
 from ringpull.inference.push_answer import PushAnswer
 from ringpull.inference.wire.keyed_rows import KeyedRows
@@ -116,11 +117,12 @@ class PushProgress:
         self._target = target
         self._writer = writer
         self._request_id = request_id
-        self._resumes = resumes
-        self._past: set[tuple[str, int]] = set()
-        """Tables and lanes whose pushes are not those of an earlier life any more."""
+        self._earlier = EarlierLife() if resumes else None
         self._total = PushAnswer()
-        self.lanes = Lanes(after, whole=not self._resumes)
+        self._out = 0
+        self._is_settled = target.lineage is not None
+        """Whether the lineage is known that all rows are for; until then one message is out at a time."""
+        self.lanes = Lanes(after, whole=not resumes)
         self.error: RingpullError | None = None
         """Why nothing goes out any more; None: it does."""
 
@@ -140,7 +142,7 @@ class PushProgress:
 
     def next(self) -> tuple[Outgoing, SinglePush] | None:
         """Return what may go out now; None: nothing, or it cannot be dealt, which is the error of all then."""
-        if self.error is not None:
+        if self.error is not None or (self._out and not self._is_settled):
             return None
         try:
             outgoing = self.lanes.next()
@@ -149,6 +151,7 @@ class PushProgress:
             return None
         if outgoing is None:
             return None
+        self._out += 1
         target = replace(self._target, table=outgoing.table)
         return outgoing, SinglePush(
             target=target,
@@ -160,6 +163,7 @@ class PushProgress:
 
     def ended(self, outgoing: Outgoing, how: PushAnswer | RingpullError) -> None:
         """Note that a message is acknowledged, or is not and will not be sent again."""
+        self._out -= 1
         if isinstance(how, PushAnswer):
             self._done(outgoing, how)
         else:
@@ -167,19 +171,19 @@ class PushProgress:
 
     def _done(self, outgoing: Outgoing, answer: PushAnswer) -> None:
         self.lanes.done(outgoing)
-        if not answer.repeated or answer.rows:
-            self._past.update((outgoing.table, lane) for lane in outgoing.lanes)
-            if all((outgoing.table, lane) in self._past for lane in range(LANES)):
-                self.lanes.join(outgoing.table)
+        if self._earlier is not None:
+            self._earlier.acknowledged(outgoing, answer)
+            if self._earlier.last is not None:
+                self.lanes.join_above(self._earlier.last)
         self._total = self._total.and_then(answer)
+        self._is_settled = True
         if self._target.lineage is None and answer.lineage:
             # Whatever is published meanwhile: rows that were made for one lineage are for no other.
             named = self._target.version is not None or self._target.label is not None
             self._target = replace(self._target, lineage=answer.lineage, version=None, label=None, only_live=not named)
 
     def _failed(self, outgoing: Outgoing, error: RingpullError) -> None:
-        again = self._resumes and (outgoing.table, outgoing.lanes[0]) not in self._past
-        if isinstance(error, StaleNumber) and again:
+        if isinstance(error, StaleNumber) and self._earlier is not None and self._earlier.may_have_sent(outgoing):
             self.lanes.done(outgoing)  # by an earlier life, which went on behind it
             self._total = self._total.and_then(PushAnswer(repeated=len(outgoing.keyed)))
         elif self.error is None:

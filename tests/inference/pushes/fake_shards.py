@@ -12,20 +12,23 @@ from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.push_answer import PushAnswer, PushStamp
 from ringpull.inference.push_request import PushRequest
 from ringpull.inference.wire.push_codec import SinglePush
-from ringpull.ps.errors import RingpullError, StaleNumber
+from ringpull.ps.errors import RingpullError, StaleLineage, StaleNumber
 from ringpull.ps.hashing import positions_of
 
 
 class FakeShards:
-    """Two shards, each the owner of half of the slots. Thread-safe."""
+    """Shards that own ranges of slots, so that each lane is on all of them. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 2) -> None:
+        self._count = count
         self.rows: dict[tuple[str, int], Any] = {}
         """Row of each table's keys; None: it was taken out."""
         self.numbers: dict[tuple[int, str, int], int] = {}
         self.applied: list[tuple[str, int, bytes]] = []
         """Table, key and row of all that was applied."""
-        self.stamps = [0, 0]
+        self.lineage = "0" * 15 + "7"
+        """Lineage that is live."""
+        self.stamps = [0] * count
         self.down: set[int] = set()
         self._lock = threading.Lock()
 
@@ -33,12 +36,18 @@ class FakeShards:
         """Apply a push at each shard that is not down.
 
         Raises:
+            StaleLineage: It is for another lineage than the live one.
             StaleNumber: At one shard its number is too low; nothing is applied there.
-            RingpullError: A shard is down; it is applied at the other one.
+            RingpullError: A shard is down; it is applied at the others.
         """
         with self._lock:
+            if request.lineage not in ("", self.lineage):
+                raise StaleLineage(f"lineage {request.lineage} is meant, and {self.lineage} is live")
             slots = (positions_of(request.keys) >> np.uint64(48)).astype(int)
-            outcomes = [self._at(shard, request, np.flatnonzero(slots % 2 == shard), slots) for shard in (0, 1)]
+            owners = slots * self._count >> 16
+            outcomes = [
+                self._at(shard, request, np.flatnonzero(owners == shard), slots) for shard in range(self._count)
+            ]
         for kind in (RingpullError, StaleNumber):  # what may go away by itself before what will not
             for each in outcomes:
                 if type(each) is kind:
@@ -78,7 +87,7 @@ class FakeShards:
             new_keys=new_keys,
             repeated=len(places) - len(new),
             copies=1,
-            lineage="0" * 15 + "7",
+            lineage=self.lineage,
         )
 
 
