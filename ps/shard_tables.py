@@ -461,8 +461,9 @@ class ShardTables:
             versions = {**state.versions, name: replace(opened, tables={**there, **made})}
             refusals = {each: reason for each, reason in state.refusals.items() if each != name}
             self._state = replace(state, versions=versions, refusals=refusals)
-        for table in tables if self._current is not None else ():
-            self._current.serves(model, version, opened, table)  # only now: until then pushes wait for it
+        if self._current is not None:
+            for table in tables:
+                self._current.serves(model, version, opened, table)  # only now: until then pushes wait for it
         return True
 
     def _settle(self) -> None:
