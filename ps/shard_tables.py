@@ -54,6 +54,14 @@ class CurrentTables(Protocol):
         """Forget all versions but these."""
         ...
 
+    def serves(self, model: str, version: int, opened: OpenVersion, table: str) -> None:
+        """Take in that look-ups have the table that was returned last."""
+        ...
+
+    def settle(self) -> None:
+        """Have what must be known of opened versions after a restart on disk. Not called under a lock."""
+        ...
+
     def stamp(self, model: str, lineage: int, table: str) -> int:
         """Return the stamp of the last push: it and all before it are seen, and as durable as pushes are."""
         ...
@@ -144,6 +152,7 @@ class ShardTables:
         with self._composing:
             if not self._holds(model, version, folders, identity, wanted):
                 self._install(model, version, parts, None, number_of(identity), placed)
+        self._settle()
 
     def install(
         self,
@@ -172,6 +181,7 @@ class ShardTables:
                 self._install(model, version, parts, None, told, placed)
             else:
                 self._install(model, version, parts, before, told or before.identity, placed)
+        self._settle()
 
     def refuse(self, model: str, version: int, reason: str) -> None:
         """Note that a version cannot be opened as it should be, for those who ask for it, until it is.
@@ -451,7 +461,14 @@ class ShardTables:
             versions = {**state.versions, name: replace(opened, tables={**there, **made})}
             refusals = {each: reason for each, reason in state.refusals.items() if each != name}
             self._state = replace(state, versions=versions, refusals=refusals)
-            return True
+        if self._current is not None:
+            for table in tables:
+                self._current.serves(model, version, opened, table)  # only now: until then pushes wait for it
+        return True
+
+    def _settle(self) -> None:
+        if self._current is not None:
+            self._current.settle()
 
     def _assigned(self, state: ShardState, model: str, name: str, served: ServedTable) -> ServedTable:
         """Return a table with the slots that are served of it."""

@@ -3,6 +3,7 @@
 A part whose shard is not its owner any more, or whose connection broke, is sent again by a newer map, under the same
 number, until the time is up: it applies once. Nothing is asked twice for speed. All parts are waited for, whatever
 fails; then the worst is raised, and whoever pushes the same rows again, under the same number, loses and doubles none.
+The stamp of a push is that of every shard, also of those that have no part of it: all pushes up to then are meant.
 
 A client that pushes to shards itself has another way, through a head: it sends each part once. It has no compiler
 either, and brings its own functions for what is compiled here.
@@ -38,6 +39,7 @@ from ringpull.ps.store.raw_rows import RawRows, flat, lengths_of
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.router.connections import Connections, NotReached
 from ringpull.router.in_flight import InFlightByEpoch
+from ringpull.router.last_stamps import LastStamps, LastStampsBeside
 from ringpull.router.pushed_rows import PushedRows, PushResult
 from ringpull.router.replicas import Placement
 from ringpull.router.routes import Routes
@@ -88,16 +90,26 @@ class Pushing:
         self._once, self._only_live = once, only_live
         self._positions = positions or positions_of
         self._gather = gather or _gathered
+        self._last_stamps = LastStamps(self._ask, only_live=only_live, clock=clock)
 
     async def push(self, pushed: PushedRows, *, deadline_s: float) -> PushResult:
         """See `Router.push`."""
         positions = self._positions(np.ascontiguousarray(pushed.keys, np.uint64))
         _check(pushed)
+        with self._last_stamps.beside(pushed) as others:
+            replies = await self._acknowledged(pushed, positions, others, deadline_s)
+            return _joined(replies, await others.answers())
+
+    async def _acknowledged(
+        self, pushed: PushedRows, positions: UInt64Array, others: LastStampsBeside, deadline_s: float
+    ) -> list[tuple[int, PushReply]]:
+        """Return the answers of the shards that have a part, once that is all there is."""
         left: Indices | None = None
         replies: list[tuple[int, PushReply]] = []
         while positions.size:
             placement = self._routes.current()
             parts = _parts(placement, positions, left)
+            others.ask(placement, [part.shard for part in parts])
             outcomes = await self._sent(pushed, positions, parts, placement, deadline_s)
             failed: dict[int, tuple[_Part, RingpullError]] = {}
             for part, outcome in zip(parts, outcomes, strict=True):
@@ -112,7 +124,7 @@ class Pushing:
                 raise _worst(pushed, failed, len(positions))
             left = _rows_of([part for part, _ in failed.values()])
             await self._renew(placement, [error for _, error in failed.values()], deadline_s)
-        return _joined(replies)
+        return replies
 
     async def _sent(
         self, pushed: PushedRows, positions: UInt64Array, parts: list[_Part], placement: Placement, deadline_s: float
@@ -230,9 +242,14 @@ def _worst(pushed: PushedRows, failed: Mapping[int, tuple[_Part, RingpullError]]
     return min(errors, key=lambda error: isinstance(error, StaleNumber))
 
 
-def _joined(replies: list[tuple[int, PushReply]]) -> PushResult:
+def _joined(replies: list[tuple[int, PushReply]], others: list[tuple[int, PushReply]]) -> PushResult:
+    """Return what became of a push.
+
+    Args:
+        others: Answers of shards that have no part of it, with their last stamps.
+    """
     stamp: dict[int, int] = {}
-    for shard, reply in replies:
+    for shard, reply in [*replies, *others]:
         stamp[shard] = max(reply.stamp, stamp.get(shard, 0))
     return PushResult(
         stamp=stamp,

@@ -27,7 +27,7 @@ from ringpull.ps.live.numbers import NO_WRITER, Numbers, Slots, slots_of
 from ringpull.ps.live.plain_push import taken
 from ringpull.ps.live.record import Record, RecordKind
 from ringpull.ps.live.settings import LOG_LIMIT_BYTES, Durability
-from ringpull.ps.live.stamp import NO_STAMP, next_stamp
+from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import MAX_BYTES_ROW, UInt64Array
 from ringpull.ps.store.raw_rows import RawRows, chosen, flat, lengths_of, rows_of
 from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES, PushReply, PushRequest
@@ -117,7 +117,6 @@ class Commits:
         self._tables, self._numbers, self._log = tables, numbers, log
         self._target, self._epoch, self._renew, self._clock = target, epoch, renew, clock
         self._durability, self._log_limit_bytes = durability, log_limit_bytes
-        self._unlogged: list[Record] = []
 
     def mark(self, table: LiveTable) -> None:
         """Note in the log that a table is to have pushed rows: who finds no such note later has lost the log.
@@ -128,9 +127,23 @@ class Commits:
         if table.name in self._tables.logged:
             return
         if self._log is not None:
-            self._log.append([mark_of(table, self._log.last_stamp)])
+            with self._tables.lock:
+                self._append([mark_of(table, self._log.last_stamp)])
             self._log.sync()
         self._tables.logged.add(table.name)
+
+    def note(self) -> int:
+        """Have in the log what no push caused, such as that deltas were opened; as durable as pushes.
+
+        Raises:
+            LimitExceeded, Unavailable: The log cannot be written; it goes there with the next group then.
+        """
+        with self._tables.lock:
+            self._append([])
+        failed = self._synced()
+        if failed is not None:
+            raise failed
+        return self.last_stamp
 
     def commit(self, requests: Sequence[PushRequest]) -> list[Answer]:
         """Apply pushes in their order; return the answer to each, all of them as durable as the policy says."""
@@ -140,6 +153,7 @@ class Commits:
             accepted: list[_Accepted] = []
             try:
                 self._accept(requests, answers, accepted)
+                self._tables.given.took(self.last_stamp)
                 self._append([each.record() for each in accepted])
             except (LimitExceeded, Unavailable) as error:
                 self._undo(accepted, answers, error)
@@ -196,7 +210,7 @@ class Commits:
         if not positions.size:
             return PushReply(self.last_stamp, 0, 0, 0)
         self._check_room(table, positions)
-        stamp = next_stamp(self.last_stamp, self._epoch())
+        stamp = self._tables.given.next(self.last_stamp, self._epoch())
         try:
             plain = taken(request, table, self._numbers, stamp, self._clock())
         except (LimitExceeded, MemoryError, OSError) as error:
@@ -254,11 +268,12 @@ class Commits:
 
     def _append(self, records: list[Record]) -> None:
         if self._log is None:
+            self._tables.were_logged()
             return
-        self._unlogged += self._tables.unlogged()
-        if self._unlogged or records:
-            self._log.append([*self._unlogged, *records])
-            self._unlogged.clear()
+        due = self._tables.to_log(records, self._log.last_stamp)
+        if due:
+            self._log.append(due)
+            self._tables.were_logged()
 
     def _undo(
         self,

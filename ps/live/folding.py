@@ -36,7 +36,7 @@ from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
-from ringpull.ps.live.record import LiveName, Record, RecordKind
+from ringpull.ps.live.record import LiveName, Record, RecordKind, delta_record, stamps_record
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import LAST_POSITION
@@ -319,11 +319,14 @@ class Folding:
                     Record(RecordKind.NUMBERS, name, row_bytes, self._log.last_stamp, writer, 0, positions, rows)
                 )
         with self._tables.lock:
+            records.append(stamps_record(self._tables.given.runs, self._log.last_stamp))
             for table in names.values():
-                for identity, stamp in table.opened.items():
+                for identity, stamp in table.opened_before.items():
                     records.append(Record(RecordKind.DELTA, table.name, table.row_bytes, stamp, identity))
-        if records:
+                for key, opened in table.opened.items():
+                    records.append(delta_record(table.name, table.row_bytes, key, *opened))
             self._log.append(records)
+            self._tables.were_logged()
         self._log.sync()
         self._log.drop_below(number)
         return number

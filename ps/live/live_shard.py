@@ -91,6 +91,8 @@ class LiveShard:
         self.files = LiveCheck(self.tables, self._log, memory or CheckedRows(), self._renew_all)
         """Check of the files that pushed rows lie in."""
         self._told: frozenset[LiveName] = frozenset()
+        self._were_assigned: set[tuple[str, int]] = set()
+        """Versions that were to be served before the last assignment, and are open still."""
         self._tidied_s = 0.0
         self._strays: list[str] = []
         self._strays_epoch = 0
@@ -137,6 +139,7 @@ class LiveShard:
 
         Those of which nothing is found were lost with the log: they do not answer.
         """
+        self._were_assigned |= {*self._shard.state.assigned}
         told = frozenset(names)
         missing = told - self.tables.logged
         if missing != self.tables.missing:
@@ -191,8 +194,9 @@ class LiveShard:
             name,
             version,
             0 if spec.is_bytes else spec.row_bytes,
-            self._deltas(opened, served),
+            self._deltas(version, opened, served),
             opened.includes.get(table, {}).get(self._shard.shard, 0),
+            was_open=self._is_assigned(model, version),
         )
         return self.again(model, version, opened, table, served)
 
@@ -209,7 +213,26 @@ class LiveShard:
     def keep(self, versions: Mapping[tuple[str, int], OpenVersion]) -> None:
         """Forget all versions but these."""
         for name, version in self._closed(versions):
-            self.tables.close_version(name, version)
+            key = (name.model, version)
+            self.tables.close_version(name, version, was_served=key in self._were_assigned or self._is_assigned(*key))
+        self._were_assigned &= {(each.name.model, version) for each in self.tables.all() for version in each.versions}
+
+    def serves(self, model: str, version: int, opened: OpenVersion, table: str) -> None:
+        """Take in that look-ups have the table that was returned last."""
+        if opened.lineage:
+            self.tables.is_served(LiveName(model, opened.lineage, table), version)
+
+    def settle(self) -> None:
+        """Have it in the log which deltas were opened when: what is pushed from now on is newer, also after a restart.
+
+        Where the log cannot be written it goes there with the next push, before which nothing is newer.
+        """
+        if not self.tables.has_unlogged:
+            return
+        try:
+            self._pushes.run(self._commits.note)
+        except (LimitExceeded, Unavailable) as exc:
+            _LOG.warning("it is noted with the next push which versions were opened: %s", exc)
 
     def stamp(self, model: str, lineage: int, table: str) -> int:
         """Return the stamp of the last push: it and all before it are seen, and as durable as pushes are.
@@ -252,6 +275,8 @@ class LiveShard:
                 durable=self._settings.durability is Durability.SYNC,
             )
             replay.end()
+            if not self.tables.given.is_logged:
+                self.tables.given.of_earlier_build(self._log.last_stamp)
             if folds and not self._log.had_pushes:
                 raise CorruptData(f"{self._folder}: there are folds and no log")
             kept = {folder_of(self._folder / FOLDS, table.name) for table in self.tables.all()}
@@ -323,6 +348,9 @@ class LiveShard:
     def _aside(self) -> None:
         """Begin a round of folding when one is due; in the push thread."""
         self.tables.budget.shrink()
+        if self.tables.has_unlogged:
+            with suppress(LimitExceeded, Unavailable):
+                self._commits.note()
         self._look_for_strays()
         busy = self._rounds is not None and self._rounds.is_alive()
         if time.monotonic() > self._stale_s and not busy:
@@ -363,7 +391,8 @@ class LiveShard:
         self._shard.forget_closed()
         for table in self.tables.all():
             if table.name not in self._told and not table.versions:
-                if self._log is not None and table.name in self.tables.logged:
+                noted = table.name in self.tables.logged or table.opened or table.opened_before
+                if self._log is not None and noted:
                     stamp = max(table.last_stamp, self._log.last_stamp)
                     self._log.append([Record(RecordKind.FORGOTTEN, table.name, table.row_bytes, stamp)])
                     self._log.sync()
@@ -415,15 +444,30 @@ class LiveShard:
             name in state.versions for name in state.assigned if name[0] == model
         )
 
-    def _deltas(self, opened: OpenVersion, served: ServedTable) -> list[OpenDelta]:
-        """Return the deltas of a table, oldest first."""
+    def _is_assigned(self, model: str, version: int) -> bool:
+        """Return whether a version should be served, as far as is known: before the first assignment any may."""
+        state = self._shard.state
+        return state.served_ranges is None or (model, version) in state.assigned
+
+    def _deltas(self, version: int, opened: OpenVersion, served: ServedTable) -> list[OpenDelta]:
+        """Return the deltas of a table, oldest first.
+
+        Of a shard that a delta's `includes` does not name nothing was read: it is as if it named none.
+        """
         deltas = []
         for names in tables_of(served.parts).values():
             for part in [each for each in names if each.version and not each.gone]:
                 gone = served.parts.get(str(PartName(part.table, part.version, True)))
-                includes = opened.includes.get(str(part))
-                stamp = None if includes is None else includes.get(self._shard.shard, 0)
-                deltas.append(OpenDelta(served.parts[str(part)].base, None if gone is None else gone.base, stamp))
+                made = opened.identity if part.version == version else 0
+                deltas.append(
+                    OpenDelta(
+                        served.parts[str(part)].base,
+                        None if gone is None else gone.base,
+                        opened.includes.get(str(part), {}).get(self._shard.shard),
+                        part.version,
+                        made,
+                    )
+                )
         return deltas
 
     def _lost(self, name: LiveName) -> str:

@@ -2,7 +2,9 @@
 
 A row is written once, and a word flipped in each directory. Pushes alone have a directory of their own, `pushed`, from
 which a version that is opened later gets those that go before its deltas; a version without deltas uses that itself.
-Of a push and a delta that have one key the push wins if its stamp is larger than what the delta includes of this shard.
+Of a push and a delta that have one key the push wins if its stamp is larger than what the delta includes of this shard;
+of one that does not say, than that of the last push when the version that brought it was first opened. That stays so
+for this version, closed and opened again, and is another version's own, whatever rows it has.
 
 All methods are called under one lock of the shard, but for look-ups, which read what `newer` returned.
 """
@@ -11,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.live.record import LiveName
+from ringpull.ps.live.record import DeltaKey, LiveName
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import RowType, UInt64Array
 from ringpull.ps.store.base import Base
@@ -42,16 +44,29 @@ class OpenDelta:
     gone: Base | None
     includes: int | None
     """Stamp of the last push of this shard that its rows go before; None: of the last one when it was first opened."""
+    version: int = 0
+    """Version that brought it."""
+    made: int = 0
+    """Identity of that version; 0: not known."""
 
     @property
-    def identity(self) -> int:
-        """Identity of its rows."""
-        return self.changed.identity
+    def key(self) -> DeltaKey:
+        """Key by which it is known when it was first opened."""
+        return DeltaKey(self.changed.identity, self.version, 0 if self.gone is None else self.gone.identity)
 
     def has(self, positions: UInt64Array) -> NDArray[np.bool_]:
         """Return which positions it says something of."""
         found: NDArray[np.bool_] = self.changed.find(positions) >= 0
         return found if self.gone is None else found | (self.gone.find(positions) >= 0)
+
+
+class FirstOpened(NamedTuple):
+    """When a delta that names no stamp was first opened."""
+
+    stamp: int
+    """Stamp of the last push then."""
+    made: int
+    """Identity of the version that brought it; 0: not known."""
 
 
 @dataclass(slots=True)
@@ -63,6 +78,9 @@ class _Open:
     deltas: tuple[Delta, ...]
     segments: tuple[int, ...]
     """Segments of its deltas."""
+    keys: frozenset[DeltaKey]
+    new: frozenset[DeltaKey]
+    """Keys of its deltas; of those that were first opened with it."""
 
 
 class LiveTable:
@@ -87,9 +105,13 @@ class LiveTable:
         """Files that rows may lie in, by segment: the fold, and the one before it, from which words are flipped."""
         self.folded_rows = 0
         """Rows of it."""
-        self.opened: dict[int, int] = {}
-        """Stamp of the last push when each delta, by its identity, was first opened; of those that say none."""
+        self.opened: dict[DeltaKey, FirstOpened] = {}
+        """When each delta was first opened, of those that name no stamp."""
+        self.opened_before: dict[int, int] = {}
+        """The same as an earlier build wrote it: the stamp, by the identity of the delta's rows alone."""
         self._versions: dict[int, _Open] = {}
+        self._replaced: set[int] = set()
+        """Versions with a directory that no table may have yet."""
         self._changed = False
         """Whether versions were opened or closed since pushes that none shows were looked for."""
 
@@ -124,21 +146,26 @@ class LiveTable:
         """Versions that are open."""
         return self._versions.keys()
 
-    def open_version(self, version: int, deltas: Sequence[OpenDelta], base_includes: int = NO_STAMP) -> list[int]:
-        """Give a version its directory; return the identities of deltas that were opened for the first time.
+    def open_version(
+        self, version: int, deltas: Sequence[OpenDelta], base_includes: int = NO_STAMP, *, was_open: bool = False
+    ) -> list[DeltaKey]:
+        """Give a version its directory; return the keys of deltas that were opened for the first time.
 
         Args:
             deltas: Oldest first.
             base_includes: Stamp of the last push that the version's base has.
+            was_open: Whether it should be open already, and is not as the shard was away.
         """
+        there = self._versions.get(version)
         self.close_version(version)
         self._changed = True
-        new = [each.identity for each in deltas if each.includes is None and each.identity not in self.opened]
-        for identity in new:
-            self.opened[identity] = self.last_stamp
+        self._replaced.add(version)
+        news = [each.key for each in deltas if each.includes is None and self._note_opened(each, was_open)]
+        keys = frozenset(each.key for each in deltas)
+        new = keys & (frozenset(news) if there is None else there.new.union(news))
         if not deltas and not base_includes:
-            self._versions[version] = _Open(None, (), ())
-            return new
+            self._versions[version] = _Open(None, (), (), keys, new)
+            return news
         directory = Directory.with_room(
             FIRST_ROWS + self.rows + sum(each.changed.rows + (each.gone.rows if each.gone else 0) for each in deltas)
         )
@@ -149,11 +176,28 @@ class LiveTable:
         stamps = self.segments.stamps(words)
         wins = stamps > np.uint64(base_includes)
         for each in deltas:
-            includes = self.opened[each.identity] if each.includes is None else each.includes
+            includes = self.opened[each.key].stamp if each.includes is None else each.includes
             wins &= (stamps > np.uint64(includes)) | ~each.has(positions)
         directory, _ = upserted(directory, positions[wins], words[wins])
-        self._versions[version] = _Open(directory, tuple((each.changed, each.gone) for each in deltas), mapped)
-        return new
+        parts = tuple((each.changed, each.gone) for each in deltas)
+        self._versions[version] = _Open(directory, parts, mapped, keys, new)
+        return news
+
+    def _note_opened(self, delta: OpenDelta, was_open: bool) -> bool:
+        """Note when a delta was first opened; return whether that is news."""
+        known = self.opened.get(delta.key)
+        if known is not None and (known.made == delta.made or not delta.made):
+            return False
+        if known is not None and not known.made:  # so far as a part of another version's chain alone
+            self.opened[delta.key] = FirstOpened(known.stamp, delta.made)
+            return True
+        stamp = self.last_stamp
+        # Deltas of an earlier build that only had keys go have the same rows, none, so of those only what should be
+        # open was opened before. Of others it is likelier that they were than that they are exported once more.
+        if known is None and (delta.changed.rows or was_open):
+            stamp = self.opened_before.get(delta.changed.identity, stamp)
+        self.opened[delta.key] = FirstOpened(stamp, delta.made)
+        return True
 
     def _put_delta(self, directory: Directory, delta: OpenDelta, number: int) -> Directory:
         """Put a delta over what is there; return the directory that has it.
@@ -170,9 +214,17 @@ class LiveTable:
             directory, _ = upserted(directory, delta.changed.positions_slice(begin, end), words)
         return directory
 
+    def first_opened_with(self, version: int) -> list[DeltaKey]:
+        """Return the keys of deltas that were first opened with a version, and that no other one has open."""
+        opened = self._versions.get(version)
+        new = frozenset[DeltaKey]() if opened is None else opened.new
+        others = [each.keys for number, each in self._versions.items() if number != version]
+        return [key for key in new.difference(*others) if key in self.opened]
+
     def close_version(self, version: int) -> None:
         """Forget a version; tables that were made of it go on."""
         closed = self._versions.pop(version, None)
+        self._replaced.discard(version)
         self._changed |= closed is not None
         for number in closed.segments if closed else ():
             self.segments.drop(number)
@@ -181,6 +233,10 @@ class LiveTable:
         """Return what is newer than the base of an open version, as it is now and will be until the next growth."""
         opened = self._versions[version]
         return Newer(opened.directory or self.pushed, self.segments, opened.deltas)
+
+    def is_served(self, version: int) -> None:
+        """Take in that look-ups have the directory of a version."""
+        self._replaced.discard(version)
 
     # -- pushes -------------------------------------------------------------------------------------------------------
 
@@ -205,7 +261,7 @@ class LiveTable:
 
         Returns:
             How many positions had none before, and the versions whose table has to be made anew, as their directory is
-            another one now.
+            another one now, or as look-ups may have another one still.
 
         Raises:
             LimitExceeded: Positions lie too close together.
@@ -213,6 +269,8 @@ class LiveTable:
         before, first = self.pushed, not self.pushed.rows
         self.pushed, new = upserted(self.pushed, positions, words)
         renewed = self._sharing() if first or self.pushed is not before else []
+        if self._replaced:
+            renewed = [*renewed, *self._replaced]
         for version, opened in self._versions.items():
             if opened.directory is not None:
                 directory, _ = upserted(opened.directory, positions, words)

@@ -6,16 +6,21 @@ in another one: each takes the lock for a few hundred rows at a time, and look-u
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
-from ringpull.ps.live.record import LiveName, Record, RecordKind
+from ringpull.ps.live.record import NOT_OPENED, LiveName, Record, delta_record, stamps_record
 from ringpull.ps.live.settings import NEWER_MEMORY_BYTES
-from ringpull.ps.live.stamp import NO_STAMP
+from ringpull.ps.live.stamp import NO_STAMP, GivenStamps
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.newer import Newer
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class LiveTables:
@@ -37,8 +42,11 @@ class LiveTables:
         """Whether the log is damaged where nobody reads it, and is to be written anew."""
         self.wants_fold = False
         """Whether what finds rows needs memory that rows have."""
+        self.given = GivenStamps()
+        """Stamps that the shard gave; guarded by the lock."""
         self._tables: dict[LiveName, LiveTable] = {}
         self._unlogged: list[Record] = []
+        """Records of what no push caused: which deltas were opened when."""
 
     def __repr__(self) -> str:
         return f"<LiveTables of shard {self.shard}: {list(self._tables.values())}>"
@@ -92,6 +100,7 @@ class LiveTables:
             self._tables.pop(name, None)
             self.logged.discard(name)
             self.quarantined.pop(name, None)
+            self._unlogged = [each for each in self._unlogged if each.name != name]
             self.count_held()
 
     def open_version(
@@ -101,24 +110,34 @@ class LiveTables:
         row_bytes: int,
         deltas: Sequence[OpenDelta] = (),
         base_includes: int = NO_STAMP,
+        *,
+        was_open: bool = False,
     ) -> None:
         """Open a version of a table that takes pushes.
 
-        Opening one that is open replaces it: its base or its deltas are others.
+        Opening one that is open replaces it: its base or its deltas are others. Stamps that are not of this shard say
+        nothing of its pushes: those win.
 
         Args:
             row_bytes: Bytes of a row; 0: rows of bytes.
             deltas: Oldest first.
             base_includes: Stamp of the last push of this shard that its base has.
+            was_open: See `LiveTable.open_version`.
 
         Raises:
             CorruptData: Pushed rows are of another kind.
         """
         with self.lock:
             table = self.made(name, row_bytes)
-            for identity in table.open_version(version, deltas, base_includes):
-                stamp = table.opened[identity]
-                self._unlogged.append(Record(RecordKind.DELTA, name, row_bytes, stamp, identity))
+            known = [
+                each
+                if each.includes is None
+                else replace(each, includes=self._bound(name, each.version, each.includes))
+                for each in deltas
+            ]
+            base_includes = self._bound(name, version, base_includes)
+            for key in table.open_version(version, known, base_includes, was_open=was_open):
+                self._unlogged.append(delta_record(name, row_bytes, key, *table.opened[key]))
             self.count_held()
 
     def newer(self, name: LiveName, version: int) -> Newer | None:
@@ -127,19 +146,55 @@ class LiveTables:
             table = self._tables.get(name)
             return table.newer(version) if table is not None and version in table.versions and table.rows else None
 
-    def unlogged(self) -> list[Record]:
-        """Return, once, the records of what no push caused: which deltas were opened when."""
-        with self.lock:
-            records, self._unlogged = self._unlogged, []
-            return records
+    def _bound(self, name: LiveName, version: int, stamp: int) -> int:
+        """Return up to which stamp pushes are meant by one that a version names."""
+        bound = self.given.bound(stamp)
+        if stamp and not bound:
+            _LOG.warning(
+                "%s: version %d includes pushes up to stamp %d, which shard %d did not give: it is of another"
+                " deployment, or mistyped, so all that was pushed here lies over its rows",
+                *(name, version, stamp, self.shard),
+            )
+        return bound
 
-    def close_version(self, name: LiveName, version: int) -> None:
-        """Forget a version."""
+    def is_served(self, name: LiveName, version: int) -> None:
+        """Take in that look-ups have the directory of a version, as it is from now on."""
+        with self.lock:
+            if (table := self._tables.get(name)) is not None:
+                table.is_served(version)
+
+    @property
+    def has_unlogged(self) -> bool:
+        """Whether something that no push caused is not in the log yet."""
+        return bool(self._unlogged)
+
+    def to_log(self, records: Sequence[Record], last_stamp: int) -> list[Record]:
+        """Return what is to be written with these records, which goes before them; nothing where there is nothing."""
+        due = [*self._unlogged, *records]
+        if due and not self.given.is_logged:
+            due.insert(0, stamps_record(self.given.runs, last_stamp))
+        return due
+
+    def were_logged(self) -> None:
+        """Take in that what `to_log` returned was written, with nothing between the two."""
+        self._unlogged, self.given.is_logged = [], True
+
+    def close_version(self, name: LiveName, version: int, *, was_served: bool = True) -> None:
+        """Forget a version.
+
+        Args:
+            was_served: Whether it was to be served. Else it counts as never opened: its publish was given up, and what
+                is pushed until it is published once more has come before it.
+        """
         with self.lock:
             table = self._tables.get(name)
-            if table is not None:
-                table.close_version(version)
-                self.count_held()
+            if table is None:
+                return
+            for key in [] if was_served else table.first_opened_with(version):
+                opened = table.opened.pop(key)
+                self._unlogged.append(delta_record(name, table.row_bytes, key, *opened, NOT_OPENED))
+            table.close_version(version)
+            self.count_held()
 
     def answers(self, name: LiveName) -> bool:
         """Return whether a table can be answered for: all that was pushed to it is here."""

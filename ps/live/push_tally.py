@@ -35,6 +35,8 @@ class PushTally:
         """Count a group."""
         self.commit_s.observe(took_s)
         for answer in answers:
+            if isinstance(answer, PushReply) and not (answer.rows or answer.repeated):
+                continue  # of no keys: it asked for a stamp
             self.pushes[_outcome(answer)] += 1
             if isinstance(answer, PushReply):
                 self.rows += answer.rows

@@ -8,8 +8,8 @@ Little-endian; every record begins at a multiple of 8:
     8      8     u64 xxh3_64 of all that follows, to its end
     16     8     u64 bytes of this file that were known to be on disk when the record was written
     24     8     u64 stamp
-    32     8     u64 writer; of DELTA the identity of the delta
-    40     8     u64 number
+    32     8     u64 writer; of DELTA the identity of the delta's rows
+    40     8     u64 number; of DELTA what it says, see below
     48     4     u32 kind
     52     4     u32 table: which of the tables that TABLE records of this file named, from 0
     56     4     u32 rows, n
@@ -24,11 +24,17 @@ Little-endian; every record begins at a multiple of 8:
 | ROWS = 2 | a push of rows | keys | as stored |
 | GONE = 3 | a push that removed keys | keys | none |
 | NUMBERS = 4 | last number of a writer, by slot | slots, as positions | u64 each |
-| DELTA = 5 | a delta was opened first after the push with this stamp | 0 | none |
+| DELTA = 5 | a delta was opened first after the push with this stamp | 0 or more, no positions | none |
 | FORGOTTEN = 6 | the table was forgotten, with all up to this stamp: its lineage was closed | 0 | none |
 
 NUMBERS of no slots are a mark: the table has pushed rows, or is to have some. Its number is then the stamp up to which
 they are in a fold, which has to be there.
+
+DELTA has one of four numbers. 1: where there would be positions stand the number of the version that brought it, the
+identity of the keys that went with it, and that of the version, each 0 where there is none, or it is not known. 2: the
+same, and it counts as never opened: its version was closed before it was served. 3: it is of no delta, but has first
+and last stamp of each run that the shard gave (`ringpull.ps.live.stamp`). 0: as an earlier build wrote it, without
+these, and reads all of them.
 """
 
 from __future__ import annotations
@@ -74,6 +80,9 @@ class RecordKind(IntEnum):
 
 _KINDS: Final = {int(kind): kind for kind in RecordKind}
 
+OF_VERSION, NOT_OPENED, OF_STAMPS = 1, 2, 3
+"""Numbers of DELTA records; 0: by an earlier build."""
+
 
 class LiveName(NamedTuple):
     """Name of what pushed rows belong to: a table in all versions of a lineage of a model."""
@@ -107,6 +116,39 @@ class Record:
     def nbytes(self) -> int:
         """Bytes of its arrays."""
         return self.positions.nbytes + self.rows.nbytes + self.lengths.nbytes
+
+
+NO_TABLE: Final = LiveName("", 0, "")
+"""Name in records that are of the whole shard."""
+
+
+class DeltaKey(NamedTuple):
+    """Key by which it is known when a delta was first opened: the rows of two versions may be the same."""
+
+    changed: int
+    """Identity of its rows."""
+    version: int
+    """Version that brought it."""
+    gone: int
+    """Identity of the keys that went; 0: there are none."""
+
+
+def delta_record(
+    name: LiveName, row_bytes: int, key: DeltaKey, stamp: int, made: int, number: int = OF_VERSION
+) -> Record:
+    """Return the record that says after which push a delta was first opened.
+
+    Args:
+        made: Identity of the version that brought it; 0: not known.
+        number: `NOT_OPENED`: it counts as never opened.
+    """
+    said = np.array([key.version, key.gone, made], np.uint64)
+    return Record(RecordKind.DELTA, name, row_bytes, stamp, key.changed, number, said)
+
+
+def stamps_record(runs: UInt64Array, stamp: int) -> Record:
+    """Return the record that says which stamps a shard gave, up to this one."""
+    return Record(RecordKind.DELTA, NO_TABLE, 0, stamp, 0, OF_STAMPS, runs)
 
 
 class Read(NamedTuple):

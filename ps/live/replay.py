@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, LimitExceeded
 from ringpull.ps.live.fold import Fold
-from ringpull.ps.live.live_table import LiveTable
+from ringpull.ps.live.live_table import FirstOpened, LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.numbers import NO_WRITER, Numbers, slots_of
-from ringpull.ps.live.record import LiveName, Read, RecordKind
+from ringpull.ps.live.record import NOT_OPENED, OF_STAMPS, OF_VERSION, DeltaKey, LiveName, Read, RecordKind
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -62,11 +62,15 @@ class Replay:
 
     def take(self, name: LiveName, row_bytes: int, read: Read) -> None:
         """Take in a record."""
+        if read.kind is RecordKind.DELTA and read.number == OF_STAMPS:
+            self._tables.given.restore(read.positions)
+            return
         table = self._tables.made(name, row_bytes)
-        self._tables.logged.add(name)
         if read.kind is RecordKind.DELTA:
-            table.opened.setdefault(read.writer, read.stamp)
-        elif read.kind is RecordKind.FORGOTTEN:
+            _take_opened(table, read)  # which does not say that the table has pushed rows
+            return
+        self._tables.logged.add(name)
+        if read.kind is RecordKind.FORGOTTEN:
             self._forget(table, read.stamp)
         elif read.kind is RecordKind.NUMBERS:
             slots = slots_of(read.positions)
@@ -79,6 +83,7 @@ class Replay:
                 self._numbers.put(name, read.writer, slots_of(read.positions), read.number, self._now_s)
             if read.kind is RecordKind.ROWS and read.row_bytes != row_bytes:
                 raise CorruptData(f"{name}: pushed rows have {read.row_bytes} bytes, where its others have {row_bytes}")
+            self._tables.given.took(read.stamp)
             if read.stamp > table.folded:
                 self._add(table, read)
 
@@ -150,3 +155,16 @@ class Replay:
             np.array([read.stamp for read in reads], np.uint64),
         )
         return words_at(segment, offsets)
+
+
+def _take_opened(table: LiveTable, read: Read) -> None:
+    """Take in when a delta was first opened."""
+    if read.number not in (OF_VERSION, NOT_OPENED):
+        table.opened_before.setdefault(read.writer, read.stamp)
+        return
+    version, gone, made = read.positions.tolist()
+    key = DeltaKey(read.writer, version, gone)
+    if read.number == NOT_OPENED:
+        table.opened.pop(key, None)
+    else:
+        table.opened[key] = FirstOpened(read.stamp, made)

@@ -37,6 +37,10 @@ class Shards:
 
     maps: list[ShardMap] = field(default_factory=list)
     pushes: list[tuple[int, PushRequest]] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    """Shards that were asked for their last stamp."""
+    silent: frozenset[int] = frozenset()
+    """Those that do not say it: the last one never answers, others fail."""
     failures: dict[int, list[RingpullError]] = field(default_factory=dict)
     closed = False
 
@@ -61,6 +65,13 @@ class Line:
     async def request(self, message: Request, *, deadline_s: float) -> Reply:
         if not isinstance(message, PushRequest):
             return PullReply(np.empty(0, np.float32), np.empty(0, np.uint32), np.empty(0, np.uint8))
+        if not message.positions.size:
+            self.shards.asked.append(self.shard)
+            if self.shard in self.shards.silent:
+                if self.shard == max(self.shards.silent):
+                    await asyncio.sleep(deadline_s)
+                raise Unavailable("it is away")
+            return PushReply(100 + self.shard, 0, 0, 0)
         self.shards.pushes.append((self.shard, message))
         failures = self.shards.failures.get(self.shard, [])
         if failures:
@@ -123,6 +134,34 @@ def test_each_shard_gets_its_slots_in_one_frame_and_stamps_are_joined() -> None:
     assert rows_by_key(shards) == {
         int(position): row.tobytes() for position, row in zip(positions_of(KEYS), rows, strict=True)
     }
+
+
+def keys_of(shards: Shards, shard: int) -> np.ndarray:
+    owners = shards.maps[0].ring.owner_table(1)[:, 0]
+    return KEYS[owners[(positions_of(KEYS) >> np.uint64(SLOT_SHIFT)).astype(int)] == shard]
+
+
+def test_shards_without_a_part_say_their_last_stamp() -> None:
+    shards = Shards([map_of(3, [0, 1, 2])])
+    keys = keys_of(shards, 1)[:1]
+    result = run(shards, pushed(keys=keys, rows=np.zeros((1, 4), np.uint8)))
+    assert dict(result.stamp) == {0: 100, 1: 101, 2: 102}  # type: ignore[attr-defined]
+    assert (result.rows, result.new_keys, sorted(shards.asked)) == (1, 1, [0, 2])  # type: ignore[attr-defined]
+
+
+def test_a_push_does_without_the_stamps_of_shards_that_are_away_and_asks_them_no_more() -> None:
+    shards = Shards([map_of(3, [0, 1, 2, 3])], silent=frozenset([2, 3]))
+    push = pushed(keys=keys_of(shards, 1)[:1], rows=np.zeros((1, 4), np.uint8))
+
+    async def push_twice() -> None:
+        router = shards.router()
+        for asked in ([0, 2, 3], [0, 0, 2, 3]):
+            result = await router.push(push, deadline_s=time.monotonic() + 20)
+            assert dict(result.stamp) == {0: 100, 1: 101}
+            assert sorted(shards.asked) == asked
+        await router.close()
+
+    asyncio.run(push_twice())
 
 
 @pytest.mark.parametrize("ids", [[4], [0, 4]])

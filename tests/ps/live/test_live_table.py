@@ -67,12 +67,12 @@ def test_what_a_version_shows_is_the_later_of_delta_and_push(tmp_path: Path, see
             gone = [key for key in drawn.sample(range(KEYS), 6) if key not in rows]
             includes = drawn.choice(stamps)
             base = written(tmp_path / f"delta-{step}" / "t", rows)
-            opened = OpenDelta(base, gone_of(tmp_path / f"gone-{step}" / "t", gone), includes)
+            opened = OpenDelta(base, gone_of(tmp_path / f"gone-{step}" / "t", gone), includes, 8 + len(deltas), 1)
             deltas.append((rows, gone, stamp if includes is None else includes, opened))
             version = 7 + len(deltas)
             versions[version] = len(deltas)
             new = table.open_version(version, [each[3] for each in deltas])
-            assert new == ([opened.identity] if includes is None else [])
+            assert new == ([opened.key] if includes is None else [])
         elif step % 17 == 9:
             version = drawn.choice(list(versions))
             table.open_version(version, [each[3] for each in deltas[: versions[version]]])  # once more

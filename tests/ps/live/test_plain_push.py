@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,12 @@ WRITER = 9
 KEYS = np.arange(20_000, dtype=np.uint64)
 """Keys that have most slots."""
 VECTORS = [(RowType.FLOAT32, 16), (RowType.FLOAT32, 5), (RowType.FLOAT16, 7), (RowType.BFLOAT16, 64), (RowType.INT8, 8)]
+
+
+@pytest.fixture(autouse=True)
+def same_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all sides begin with the same stamp."""
+    monkeypatch.setattr(secrets, "randbelow", lambda below: 5)
 
 
 class Side:
