@@ -31,6 +31,8 @@ NO_WRITER: Final = 0
 """Writer whose pushes have no numbers."""
 MAX_WRITERS: Final = 1024
 """Writers of all tables of a shard, a writer of two tables counting twice: 10 bytes for each slot that it used."""
+KEPT_FOR_NAMES: Final = MAX_WRITERS // 8
+"""Places among these that only writers with a name are given: a trainer is not locked out by many that have none."""
 FORGET_AFTER_S: Final = 600.0
 """Time after its last push when a nameless writer is forgotten: no client tries one push again for so long."""
 
@@ -137,18 +139,20 @@ class Numbers:
                 f"{name}: writer {writer:016x} sent number {number} after {int(last[at])} (slot {int(slots[at])});"
                 " numbers go up: give the writer another name, or begin above its last number"
             )
-        if kept is None and self._is_full and not (self.forget(now_s) and not self._is_full):
+        if kept is None and self._is_full(writer) and not (self.forget(now_s) and not self._is_full(writer)):
             raise LimitExceeded(
-                f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), and {self._most_slots} slots"
+                f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), of which {KEPT_FOR_NAMES} are"
+                f" for those with a name, and {self._most_slots} slots"
                 f" of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and writer {writer:016x} is one more; use fewer"
                 f" names, or wait until nameless ones are forgotten, {FORGET_AFTER_S:.0f} s after their last push",
                 retry_after_s=FORGET_AFTER_S,
             )
         return LastNumbers(last, largest)
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._of) >= MAX_WRITERS or self.slots >= self._most_slots
+    def _is_full(self, writer: int) -> bool:
+        """Return whether there is no place for one more writer."""
+        most = MAX_WRITERS - KEPT_FOR_NAMES if writer & NAMELESS else MAX_WRITERS
+        return len(self._of) >= most or self.slots >= self._most_slots
 
     def put(self, name: LiveName, writer: int, slots: Slots, numbers: UInt64Array | int, now_s: float) -> None:
         """Set the last number of a writer at these slots, at equal ones to equal numbers."""
