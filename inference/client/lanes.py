@@ -202,12 +202,18 @@ class Lanes:
             self._open[push.number] = count
 
     def _cut(self, keyed: KeyedRows) -> list[KeyedRows]:
-        """Return rows in pieces of bounded size."""
+        """Return rows in pieces of `PIECE_BYTES` and a row at most."""
         count = len(keyed)
         if not count:
             return []
         pieces = -(-keyed.nbytes // self._piece_bytes)
         if pieces >= PIECES:
             raise InvalidInput(f"rows: {count} rows of {keyed.nbytes} bytes are too many for one push; push fewer")
-        bounds = np.linspace(0, count, min(pieces, count) + 1).astype(np.int64).tolist()
+        sizes = keyed.sizes()
+        if sizes is None or pieces == 1:
+            bounds = np.linspace(0, count, min(pieces, count) + 1).astype(np.int64).tolist()
+        else:  # by bytes: most of them may be in a few rows
+            ends = np.cumsum(sizes)
+            inner = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1], side="right")
+            bounds = np.unique([0, *inner.tolist(), count]).tolist()
         return [keyed.at(slice(begin, end)) for begin, end in pairwise(bounds)]

@@ -67,7 +67,8 @@ class PushCalls(Connections, ABC):
             version: Version whose lineage is meant; None: the live one.
             label: Label of that version.
             lineage: Lineage that is meant, as `client.model(name).lineage`, in place of a version.
-            timeout_s: Time for each message; what cannot be answered is tried again until then.
+            timeout_s: Time for each message; what cannot be answered is tried again until then. It begins when the push
+                does: at a time 128 of one client push, others wait for their turn.
             request_id: For the server's logs.
 
         Raises:
@@ -80,8 +81,7 @@ class PushCalls(Connections, ABC):
         """
         target = PushTarget(model=model, table=table, version=version, label=label, lineage=lineage)
         keyed = KeyedRows.of(keys, rows, remove=remove)
-        writer = self._nameless.take()
-        try:
+        with self._nameless.one() as writer:
             if keyed.nbytes <= PIECE_BYTES:
                 # What a shard was slow to take goes out behind the deadline, when the caller may write to its arrays.
                 return self._send_push(single_push(target, keyed.owned(), writer, request_id), timeout_s)
@@ -89,8 +89,6 @@ class PushCalls(Connections, ABC):
             with Pusher(self._send_push, progress, timeout_s) as pusher:
                 pusher.hand_on(table, keyed)
                 return pusher.flush()
-        finally:
-            self._nameless.give_back(writer)
 
     def pusher(
         self,
@@ -201,8 +199,7 @@ class AsyncPushCalls(Connections, ABC):
         """Write rows by their keys. Arguments, answer and errors are those of `Client.push`."""
         target = PushTarget(model=model, table=table, version=version, label=label, lineage=lineage)
         keyed = KeyedRows.of(keys, rows, remove=remove)
-        writer = self._nameless.take()
-        try:
+        async with self._nameless.later() as writer:
             if keyed.nbytes <= PIECE_BYTES:
                 # Rows go out in turns of the loop, in which the caller may write to its arrays.
                 push = single_push(target, keyed.owned(), writer, request_id)
@@ -211,8 +208,6 @@ class AsyncPushCalls(Connections, ABC):
             async with AsyncPusher(self._send_push, progress, timeout_s) as pusher:
                 await pusher.hand_on(table, keyed)
                 return await pusher.flush()
-        finally:
-            self._nameless.give_back(writer)
 
     def pusher(
         self,

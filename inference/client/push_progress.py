@@ -6,10 +6,13 @@ is applied once.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +26,9 @@ from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber
 
 MAX_HELD_BYTES: Final = 64 << 20
 """Bytes of keys and rows that a pusher holds until they are acknowledged; whoever pushes more waits."""
+MOST_NAMELESS: Final = 128
+"""Pushes of one client without a name at a time, each of a writer of its own; more wait. A shard remembers 1,024 of all
+clients, each for 10 minutes."""
 MAX_NAME: Final = 128
 _ID_BITS: Final = 63
 
@@ -47,7 +53,9 @@ class Nameless:
 
 
 class NamelessWriters:
-    """Writers without a name of one client: as many as have pushed at the same time. Thread-safe.
+    """Writers without a name of one client: as many as have pushed at the same time, and no more than that may.
+
+    Thread-safe, but for `later`, which is for one event loop.
 
     A forked process has others: with those of its parent, pushes of both would have the same numbers, and the later one
     be taken for the earlier, sent again.
@@ -59,15 +67,42 @@ class NamelessWriters:
     def _begin(self) -> None:
         self._free: list[Nameless] = []
         self._lock = threading.Lock()
+        self._turns = threading.Semaphore(MOST_NAMELESS)
+        self._later_turns = asyncio.Semaphore(MOST_NAMELESS)
         self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"<NamelessWriters {len(self._free)} free>"
 
-    def take(self) -> Nameless:
-        """Return one that nobody pushes with, its number that of the push to come."""
+    @contextmanager
+    def one(self) -> Iterator[Nameless]:
+        """Have a writer for one push; waits while as many push as may."""
+        self._check_process()
+        with self._turns:
+            writer = self.take()
+            try:
+                yield writer
+            finally:
+                self.give_back(writer)
+
+    @asynccontextmanager
+    async def later(self) -> AsyncIterator[Nameless]:
+        """Do what `one` does, in an event loop."""
+        self._check_process()
+        async with self._later_turns:
+            writer = self.take()
+            try:
+                yield writer
+            finally:
+                self.give_back(writer)
+
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
             self._begin()
+
+    def take(self) -> Nameless:
+        """Return one that nobody pushes with, its number that of the push to come."""
+        self._check_process()
         with self._lock:
             writer = self._free.pop() if self._free else Nameless(new_nameless())
         writer.number += 1

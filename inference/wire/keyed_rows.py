@@ -62,6 +62,20 @@ class KeyedRows:
         own = 0 if rows is None else rows.data.nbytes if isinstance(rows, BytesRows) else rows.nbytes
         return own + keys + _KEY_BYTES * len(self.keys)
 
+    def sizes(self) -> NDArray[np.int64] | None:
+        """Return bytes of each key and row, about, (N,); None: all have as many."""
+        rows, strings = self.rows, self.keys.dtype.kind in "UO"
+        if not strings and not isinstance(rows, BytesRows):
+            return None
+        sizes = np.full(len(self.keys), _KEY_BYTES, np.int64)
+        if strings:
+            sizes += np.fromiter(map(len, self.keys.tolist()), np.int64, len(self.keys))
+        if isinstance(rows, BytesRows):
+            sizes += np.diff(rows.offsets)
+        elif rows is not None:
+            sizes += rows[:1].nbytes
+        return sizes
+
     def slots(self) -> NDArray[np.uint16]:
         """Return the slot of each key, (N,)."""
         return (positions_without_compiler(self.hashed()) >> np.uint64(SLOT_SHIFT)).astype(np.uint16)

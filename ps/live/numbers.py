@@ -33,6 +33,8 @@ NO_WRITER: Final = 0
 """Writer whose pushes have no numbers."""
 MAX_WRITERS: Final = 1024
 """Writers of all tables of a shard, a writer of two tables counting twice: 10 bytes for each slot that it used."""
+KEPT_FOR_NAMES: Final = MAX_WRITERS // 8
+"""Places among these that only writers with a name are given: a trainer is not locked out by many that have none."""
 FORGET_AFTER_S: Final = 600.0
 """Time after its last push when a nameless writer is forgotten: no client tries one push again for so long."""
 NAMED_KEPT_S: Final = 86_400.0
@@ -150,25 +152,25 @@ class Numbers:
         Raises:
             LimitExceeded: There is none.
         """
-        writers = kept is None
-        if len(self._of) + writers <= MAX_WRITERS and self.slots + SLOTS <= self._most_slots:  # mostly
+        writers, places = kept is None, _places(writer)
+        if self._has_room(writers, SLOTS, places):  # mostly
             return
         growth = _growth(kept, slots)
-        if not self._has_room(writers, growth):
+        if not self._has_room(writers, growth, places):
             self.forget(now_s, writers, growth, but=(name, writer))
-        if self._has_room(writers, growth):
+        if self._has_room(writers, growth, places):
             return
         more = "is one more" if kept is None else f"has {kept.slots.size} of them and would have {growth} more"
         raise LimitExceeded(
-            f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), and {self._most_slots} slots"
-            f" of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and writer {writer:016x} {more}; use fewer names or"
+            f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), of which {KEPT_FOR_NAMES} are for"
+            f" those with a name, and {self._most_slots} slots of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and writer {writer:016x} {more}; use fewer names or"
             f" a larger --log-limit, or wait until others are forgotten: nameless ones {FORGET_AFTER_S:.0f} s after"
             f" their last push, others {NAMED_KEPT_S / 3600:.0f} h",
             retry_after_s=FORGET_AFTER_S,
         )
 
-    def _has_room(self, writers: int, slots: int) -> bool:
-        return len(self._of) + writers <= MAX_WRITERS and self.slots + slots <= self._most_slots
+    def _has_room(self, writers: int, slots: int, places: int = MAX_WRITERS) -> bool:
+        return (not writers or len(self._of) + writers <= places) and self.slots + slots <= self._most_slots
 
     def put(self, name: LiveName, writer: int, slots: Slots, numbers: UInt64Array | int, now_s: float) -> None:
         """Set the last number of a writer at these slots, at equal ones to equal numbers."""
@@ -209,12 +211,13 @@ class Numbers:
         Returns:
             How many were forgotten.
         """
+        places = MAX_WRITERS if but is None else _places(but[1])
         before, by_age = len(self._of), sorted(self._of, key=lambda key: self._of[key].seen_s)
         for key in by_age:
             if key[1] & NAMELESS and key != but and now_s - self._of[key].seen_s > FORGET_AFTER_S:
                 self._forget(key)
         for key in by_age:
-            if self._has_room(writers, slots):
+            if self._has_room(writers, slots, places):
                 break
             if key in self._of and key != but and now_s - self._of[key].seen_s > NAMED_KEPT_S:
                 self._forget(key)
@@ -233,6 +236,11 @@ class Numbers:
         for (name, writer), kept in self._of.items():
             used = kept.numbers > 0
             yield name, writer, kept.slots[used], kept.numbers[used]
+
+
+def _places(writer: int) -> int:
+    """Return how many writers a shard may have with this one among them."""
+    return MAX_WRITERS - KEPT_FOR_NAMES if writer & NAMELESS else MAX_WRITERS
 
 
 def _growth(kept: _Numbers | None, slots: Slots) -> int:

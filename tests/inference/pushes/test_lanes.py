@@ -152,3 +152,29 @@ def test_remove_may_be_any_truth() -> None:
     assert KeyedRows.of([1, 2], None, remove=np.bool_(True)).rows is None  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="give one of both"):
         KeyedRows.of([1], [[1.0]], remove=np.bool_(True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_messages_of_very_uneven_rows_are_of_bounded_bytes(texts: bool) -> None:
+    """Large rows side by side among many small ones: cut by their number, all of them would be in one message."""
+    sizes = [0] * 3_000 + [900] * 300 + [1] * 3_000
+    keys = [f"k{place}" for place in range(len(sizes))] if texts else list(range(len(sizes)))
+    lanes, out = Lanes(piece_bytes=4_000), list[Outgoing]()
+    lanes.add("blobs", KeyedRows.of(keys, [b"x" * size for size in sizes]), 1)
+    while (message := lanes.next()) is not None:
+        assert message.keyed.nbytes <= 4_000 + 920
+        out.append(message)
+        lanes.done(message)
+    assert lanes.idle
+    assert sorted(key for each in out for key in each.keyed.keys.tolist()) == sorted(keys)
+    assert {len(row) for each in out for row in each.keyed.rows or ()} == {0, 1, 900}
+
+
+def test_long_keys_are_cut_by_their_bytes() -> None:
+    keys = [str(place) for place in range(1_000)] + [str(place) * 200 for place in range(100, 200)]
+    lanes = Lanes(piece_bytes=2_000)
+    lanes.add("user", KeyedRows.of(keys, np.ones((1_100, 2), np.float32)), 1)
+    while (message := lanes.next()) is not None:
+        assert message.keyed.nbytes <= 2_000 + 620
+        lanes.done(message)
+    assert lanes.idle

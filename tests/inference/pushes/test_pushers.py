@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringpull.inference.client import push_progress
 from ringpull.inference.client.lanes import Lanes
 from ringpull.inference.client.push_progress import NamelessWriters, PushProgress
 from ringpull.inference.client.pusher import AsyncPusher, Pusher
@@ -315,3 +316,57 @@ async def test_rows_that_cannot_be_dealt_fail_the_pusher_and_nobody_waits_for_ev
     for meant in (patient.flush, patient.close):
         with pytest.raises(RingpullError, match="ZeroDivisionError"):
             await meant()
+
+
+async def test_a_client_pushes_as_so_many_writers_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gathers a thousand pushes would take all the writers that a shard remembers, for ten minutes."""
+    monkeypatch.setattr(push_progress, "MOST_NAMELESS", 3)
+    writers, gate, seen, out, most = NamelessWriters(), asyncio.Event(), set[int](), 0, 0
+
+    async def push(*, fails: bool) -> None:
+        nonlocal out, most
+        async with writers.later() as writer:
+            seen.add(writer.writer)
+            out += 1
+            most = max(most, out)
+            await gate.wait()
+            out -= 1
+            if fails:
+                raise Unavailable("no head")
+
+    tasks = [asyncio.create_task(push(fails=place % 2 == 0)) for place in range(20)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    tasks[-1].cancel()
+    gate.set()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert (len(seen), most, out) == (3, 3, 0)
+    assert [type(each) for each in ended] == [Unavailable, type(None)] * 9 + [Unavailable, asyncio.CancelledError]
+
+
+def test_threads_push_as_so_many_writers_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_progress, "MOST_NAMELESS", 2)
+    writers, gate, seen, begun = NamelessWriters(), threading.Event(), list[int](), threading.Semaphore(0)
+
+    def push() -> None:
+        with writers.one() as writer:
+            seen.append(writer.writer)
+            begun.release()
+            gate.wait(60)
+
+    threads = [threading.Thread(target=push) for _ in range(6)]
+    for each in threads:
+        each.start()
+    for _ in range(2):
+        assert begun.acquire(timeout=60)
+    assert len(seen) == 2
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: 0)
+        child = NamelessWriters()
+        forked.setattr(os, "getpid", lambda: 1)
+        with child.one(), child.one():
+            pass
+    gate.set()
+    for each in threads:
+        each.join()
+    assert (len(seen), len(set(seen))) == (6, 2)

@@ -95,6 +95,24 @@ def test_writers_are_bounded_and_only_nameless_ones_forgotten(monkeypatch: pytes
         kept.check(NAME, 7, 3, slots(1), 0.0)
 
 
+def test_nameless_writers_leave_places_for_those_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MAX_WRITERS", 10)
+    monkeypatch.setattr(numbers, "KEPT_FOR_NAMES", 2)
+    kept = Numbers()
+    for writer in range(1, 9):
+        kept.check(NAME, writer | NAMELESS, 1, slots(1), 0.0)
+        kept.put(NAME, writer | NAMELESS, slots(1), 1, 0.0)
+    with pytest.raises(LimitExceeded, match="of which 2 are for those with a name"):
+        kept.check(NAME, 9 | NAMELESS, 1, slots(1), 0.0)
+    kept.check(NAME, 1 | NAMELESS, 2, slots(1), 0.0)  # which is known
+    for writer in (1, 2):
+        kept.check(NAME, writer, 1, slots(1), 0.0)
+        kept.put(NAME, writer, slots(1), 1, 0.0)
+    with pytest.raises(LimitExceeded, match="MAX_WRITERS"):
+        kept.check(NAME, 3, 1, slots(1), 0.0)
+    kept.check(NAME, 9 | NAMELESS, 1, slots(1), numbers.FORGET_AFTER_S + 1)
+
+
 def test_nameless_writers_that_went_long_ago_make_room_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numbers, "MAX_WRITERS", 2)
     kept = Numbers()
