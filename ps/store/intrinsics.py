@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -115,8 +115,11 @@ def _prefetcher(locality: int) -> Any:
     return prefetch
 
 
+_FAR: Final = 3 if binding.get_host_cpu_name() == "znver5" else 2
+"""Locality of many loads at once, by processor, as numba's cache is kept, too; see ps/README.md, "Decisions"."""
+
 prefetch_near = _prefetcher(3)
-prefetch_far = _prefetcher(2)
+prefetch_far = _prefetcher(_FAR)
 
 
 def splat(builder: Any, value: Any, lanes: int) -> Any:
