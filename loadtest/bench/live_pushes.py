@@ -125,27 +125,40 @@ def writing(up: Deployment, told: Path | None = None, rows_per_s: float = ROWS_P
 def cost(report: Report, up: Deployment) -> None:
     """Report CPU a row of pushes of 1,024, either way, beside Redis, which appends to its file every second."""
     processes = up.running()
+    idle_s, straight_rows = _idle(processes), list[int]()  # before all pushes: folds go on after them
 
     def measured(*, straight: bool) -> float:
         rows, cpu_s = uvloop.run(_pushed_for(up.target, processes, COST_S, straight=straight))
+        straight_rows.extend([rows] if straight else [])
         return 1e6 * cpu_s / rows
 
     ours = {"ours": partial(measured, straight=True), "through": partial(measured, straight=False)}
     what, key, beside = f"CPU us a row, pushes of {LARGE_ROWS} x {DIM}", "push_cpu_us_per_row_1024", "push_vs_redis"
     if (why := redis_server.missing()) is not None:
         samples = in_drawn_order(ours, rounds=COST_ROUNDS)
-        _told(report, samples, what, key)
+        _told(report, samples, what, key, idle_s / float(np.median(straight_rows)))
         report.absent("Redis MSET, the same rows", why, beside)
         return
     with redis_server.private_redis(append_only=True) as (port, process):
         samples = in_drawn_order({**ours, "redis": _redis(port, process)}, rounds=COST_ROUNDS)
-    _told(report, samples, what, key)
+    _told(report, samples, what, key, idle_s / float(np.median(straight_rows)))
     report.compare("the same, Redis MSET", samples, ("redis", "ours"), key=beside, show=".2f")
 
 
-def _told(report: Report, samples: Samples, what: str, key: str) -> None:
+def _idle(processes: Sequence[psutil.Process]) -> float:
+    """Return the CPU seconds that processes take in the time of one sample while nobody asks them anything."""
+    time.sleep(COST_S)
+    before_s = cpu_seconds(processes)
+    time.sleep(COST_S)
+    return cpu_seconds(processes) - before_s
+
+
+def _told(report: Report, samples: Samples, what: str, key: str, idle_s: float) -> None:
     for name, way, more in (("ours", "straight to the shard", ""), ("through", "through the head", "_through_head")):
         report.row(f"{what}, {way}", f"{samples.median(name):.2f}", "", samples.median(name), key=key + more)
+    report.row(
+        "of the first, what both take without pushes", f"{1e6 * idle_s:.3f}", "", 1e6 * idle_s, key=f"{key}_idle"
+    )
 
 
 async def _pushed_for(

@@ -208,7 +208,7 @@ class FoldWriter:
         )
         body = json.dumps(asdict(about)).encode()
         content = f"{xxhash.xxh3_64_hexdigest(body)}\n".encode() + body
-        for file, data in ((STAMPS, stamps.tobytes()), (GONE, gone.tobytes()), (ABOUT, content)):
+        for file, data in ((STAMPS, stamps.data), (GONE, gone.data), (ABOUT, memoryview(content))):
             self._write(self._hidden / file, data)
         if self._spare is not None:
             self._spare.remove()
@@ -223,7 +223,7 @@ class FoldWriter:
         self._rows.abort()
         self._remove()
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: memoryview) -> None:
         over = self._spare is not None and take_over(self._spare.folder / path.name, path)
         with open_private(path, "r+b" if over else "xb") as out:
             out.write(data)

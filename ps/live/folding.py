@@ -39,10 +39,11 @@ from ringpull.ps.live.numbers import Numbers
 from ringpull.ps.live.record import LiveName, Record, RecordKind, delta_record, stamps_record
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.newer.directory import LAST_POSITION
 
 ROWS_AT_ONCE: Final = 1 << 14
-"""Rows that are copied, and words that are flipped, at a time."""
+"""Rows that are copied, and words that are flipped, at a time: the most of them."""
+BYTES_AT_ONCE: Final = 2 << 20
+"""Bytes of rows of vectors that are copied at a time: one write of a file, and what the caches of a core keep."""
 SHARE: Final = 2
 """A round begins when one part in so many of the log's limit, or of the memory's, is used."""
 RETRY_AFTER_S: Final = 10.0
@@ -199,7 +200,7 @@ class Folding:
             table.let_go_of_old_fold()
             # Of a round that failed while it flipped words, and then back, there is one fold more.
             through, old = table.last_stamp, [*table.segments.seal(), *table.fold_bases]
-            positions, words, _ = table.pushed.walk_between(0, LAST_POSITION)
+            positions, words = table.pushed.walk_all()
             stamps, gone = table.segments.stamps(words), table.segments.is_gone(words)
         self._check(table)
         folder = next_folder(self._folder, table.name)
@@ -208,9 +209,10 @@ class Folding:
             kept, kept_words, kept_stamps = positions, words, stamps
             if gone.any():
                 kept, kept_words, kept_stamps = positions[~gone], words[~gone], stamps[~gone]
-            for begin in range(0, len(kept), ROWS_AT_ONCE):
+            at_once = min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // table.row_bytes)) if table.row_bytes else ROWS_AT_ONCE
+            for begin in range(0, len(kept), at_once):
                 self._check_wanted()
-                some = slice(begin, begin + ROWS_AT_ONCE)
+                some = slice(begin, begin + at_once)
                 with self._tables.lock:
                     rows = table.segments.rows(kept_words[some])
                 writer.append(kept[some], rows)

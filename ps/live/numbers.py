@@ -163,9 +163,10 @@ class Numbers:
         more = "is one more" if kept is None else f"has {kept.slots.size} of them and would have {growth} more"
         raise LimitExceeded(
             f"{name}: a shard remembers {MAX_WRITERS} writers at most (MAX_WRITERS), of which {KEPT_FOR_NAMES} are for"
-            f" those with a name, and {self._most_slots} slots of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and writer {writer:016x} {more}; use fewer names or"
-            f" a larger --log-limit, or wait until others are forgotten: nameless ones {FORGET_AFTER_S:.0f} s after"
-            f" their last push, others {NAMED_KEPT_S / 3600:.0f} h",
+            f" those with a name, and {self._most_slots} slots of all of them (--log-limit / {LOG_BYTES_PER_SLOT}), and"
+            f" writer {writer:016x} {more}; use fewer names or a larger --log-limit, or wait until others are"
+            f" forgotten: nameless ones {FORGET_AFTER_S:.0f} s after their last push, others"
+            f" {NAMED_KEPT_S / 3600:.0f} h",
             retry_after_s=FORGET_AFTER_S,
         )
 
