@@ -118,7 +118,9 @@ class CheckedRows:
         if self._path is None:
             return
         seen, self._seen = self._seen, None
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError
+        ):
             if seen is not None and _stamp(self._path) == seen:
                 self._seen = seen  # Whoever looks at a thousand tables notes as many, and most notes change nothing.
                 return

@@ -184,6 +184,22 @@ def decode_strings(feature: str, data: bytes, lengths: NDArray[np.uint32]) -> ND
     return strings
 
 
+def check_utf8(what: str, data: bytes, lengths: NDArray[np.uint32]) -> None:
+    """Check that strings, end to end, are UTF-8, each by itself.
+
+    Raises:
+        NoText: One is not; the message names `what` and its place.
+    """
+    try:
+        data.decode()
+    except UnicodeDecodeError as exc:
+        raise no_utf8(what, data, lengths) from exc
+    ends = np.cumsum(lengths, dtype=np.int64)
+    first_bytes = np.frombuffer(data, np.uint8)[(ends - lengths)[lengths > 0]]
+    if ((first_bytes & 0xC0) == 0x80).any():  # it begins amid a character of the one before
+        raise no_utf8(what, data, lengths)
+
+
 def no_utf8(what: str, data: bytes, lengths: NDArray[np.uint32]) -> NoText:
     """Return the error of the first of some strings end to end that is no UTF-8 by itself."""
     ends = np.cumsum(lengths, dtype=np.int64).tolist()

@@ -206,3 +206,13 @@ async def test_bytes_that_are_no_utf8_are_refused_by_name(served: Served, path: 
     assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT, raised.value.details()
     assert not served.router.pushed
     await still_serves(served)
+
+
+async def test_a_character_split_between_two_keys_is_refused(served: Served) -> None:
+    """Both end to end are UTF-8, and neither by itself."""
+    whole = encode_lookup(**FEED, keys=["ab", "éa"]).SerializeToString()
+    assert whole.count(b"ab\xc3\xa9a") == 1
+    await served.raw(stubs.LOOKUP.path, whole)
+    with pytest.raises(grpc.aio.AioRpcError, match="keys: key 0: a string is not UTF-8") as raised:
+        await served.raw(stubs.LOOKUP.path, whole.replace(b"ab\xc3\xa9a", b"a\xc3\xa9aa"))
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT

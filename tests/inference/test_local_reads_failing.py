@@ -150,21 +150,65 @@ async def test_files_that_hang_hold_up_no_other_version(written, monkeypatch):
     damage(cluster, 0, 0, 1_000)
     gate, opening = threading.Event(), asyncio.Event()
     held_up(monkeypatch, gate, opening)
-    monkeypatch.setattr(following, "OPEN_WITHIN_S", 0.01)  # whoever waits for all of them would wait for the gate
-    await cluster.following._look(())
-    await opening.wait()
+    monkeypatch.setattr(following, "OPENED_AT_ONCE", 1)
+    monkeypatch.setattr(following, "OPEN_WITHIN_S", PATIENCE_S)  # for so long whoever waits for the gate would wait
     cluster.open(2, *written[2])
     cluster.assign([cluster.ring])
-    monkeypatch.setattr(following, "OPEN_WITHIN_S", PATIENCE_S)
-    await cluster.learn(2)
+    await cluster.learn(2)  # which finds the damage, too
+    await opening.wait()
     await check(cluster, 2)
     assert cluster.pulls == 0
     opening.clear()
+    cluster.following._due.add((MODEL, 1))
     await cluster.following._look(())  # nor is a second thread sent after the first
     assert not opening.is_set()
     gate.set()
     await asyncio.gather(*cluster.following._opening.values())
     assert "users" not in cluster.files.opened()[MODEL, 1].whole
+    await cluster.close()
+
+
+async def test_files_that_hang_give_their_turn_to_others(written, monkeypatch):
+    cluster = await serving(written, Ring.even([0]))
+    cluster.following._turns = asyncio.Semaphore(1)
+    damage(cluster, 0, 0, 1_000)
+    gate, opening = threading.Event(), asyncio.Event()
+    held_up(monkeypatch, gate, opening)
+    monkeypatch.setattr(following, "OPEN_WITHIN_S", 0.01)
+    await cluster.following._look(())
+    await opening.wait()
+    monkeypatch.setattr(following, "OPEN_WITHIN_S", PATIENCE_S)
+    cluster.open(2, *written[2])
+    cluster.assign([cluster.ring])
+    await cluster.learn(2)
+    await check(cluster, 2)
+    assert cluster.pulls == 0
+    gate.set()
+    await asyncio.gather(*cluster.following._opening.values())
+    await cluster.close()
+
+
+async def test_what_was_told_of_another_content_meanwhile_is_not_read(written, monkeypatch):
+    """A version is exchanged for another content of its number while a shard tells its files."""
+    cluster = await serving(written, Ring.even([0]))
+    answered = Wire.request
+
+    async def exchanged(self: Wire, message: Any, *, deadline_s: float) -> Any:
+        told = await answered(self, message, deadline_s=deadline_s)
+        if isinstance(message, FilesRequest) and message.model:
+            cluster.following.forget(MODEL, 1)
+        return told
+
+    damage(cluster, 0, 0, 1_000)
+    monkeypatch.setattr(Wire, "request", exchanged)
+    await cluster.following._look(())
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("it is restarted")
+
+    monkeypatch.setattr(Wire, "request", away)
+    await cluster.following.learn(MODEL, 1, 77)
+    assert not cluster.files.opened()[MODEL, 1].layers
     await cluster.close()
 
 

@@ -40,7 +40,10 @@ TRY_AGAIN_S: Final = 60.0
 ANSWER_WITHIN_S: Final = 2.0
 """Time for a shard to tell its files."""
 OPEN_WITHIN_S: Final = 5.0
-"""Time for which whoever loads a version waits for its files; they are read here once they are open."""
+"""Time for which whoever loads a version waits for its files; they are read here once they are open. What takes longer
+gives its turn to others."""
+OPENED_AT_ONCE: Final = 2
+"""Versions whose files are opened at a time, beside requests."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -102,6 +105,8 @@ class Following:
         self._retry_at_s: dict[VersionName, float] = {}
         """Time at which the files of a version are tried again, some of which could not be opened."""
         self._working = asyncio.Lock()
+        self._turns = asyncio.Semaphore(OPENED_AT_ONCE)
+        self._closed = False
 
     async def learn(self, model: str, version: int, identity: int) -> None:
         """Read a version here from now on, as far as its files are on this machine.
@@ -130,16 +135,17 @@ class Following:
 
     def close(self) -> None:
         """Open no more files. Threads that hang in one end with the process."""
+        self._closed = True
         for task in self._opening.values():
             task.cancel()
 
     async def _look(self, new: Sequence[VersionName]) -> None:
-        """Ask all shards, and wait for the files that are opened for it, for a while."""
+        """Ask all shards, begin to open what has changed, and wait for the files of `new` for a while."""
         try:
             async with self._working:
                 await self._ask_all(new)
-            begun = self._open_due()
-            waited = {*begun, *(task for (name, _), task in self._opening.items() if name in new)}
+            self._open_due()
+            waited = {task for (name, _), task in self._opening.items() if name in new}
             if waited:
                 await asyncio.wait(waited, timeout=OPEN_WITHIN_S)
         except (
@@ -158,8 +164,8 @@ class Following:
 
     def _open_due(self) -> list[asyncio.Task[None]]:
         """Begin to open the files of versions that are due, but of those of which some are being opened."""
-        begun = []
-        for name in tuple(self._due & self._versions.keys()):
+        begun: list[asyncio.Task[None]] = []
+        for name in () if self._closed else tuple(self._due & self._versions.keys()):
             key = name, self._versions[name]
             if key not in self._opening:
                 self._due.discard(name)
@@ -183,10 +189,14 @@ class Following:
             heard.unanswered |= names
             for name in names:
                 told = await self._answer(address, FilesRequest(*name))
+                identity = self._versions.get(name)
+                if (
+                    identity is None
+                ):  # let go of meanwhile: what was told may be of another content than what comes next
+                    continue
                 # Of a version that is not open any more nothing is told; what was told of it is as true as before. One
                 # of another content under the same number is another version.
-                other = differ(told.identity, self._versions.get(name, told.identity))
-                tables = () if other else told.tables
+                tables = () if differ(told.identity, identity) else told.tables
                 if name in told.versions and heard.files.get(name, ()) != tables:
                     heard.files[name] = tables
                     self._due.add(name)
@@ -209,18 +219,22 @@ class Following:
 
     async def _open(self, name: VersionName, identity: int) -> None:
         """Open the files of a version and have it read from them; those that could not be opened are tried again."""
-        told = [heard.files[name] for heard in self._heard.values() if name in heard.files]
-        before = self._files.opened().get(name)
-        if before is not None and before.identity != identity:
-            before = None
-        self._retry_at_s.pop(name, None)
         try:
-            opened = await _in_thread(partial(open_files, identity, told, before, MAX_LAYERS))
+            async with self._turns:
+                told = [heard.files[name] for heard in self._heard.values() if name in heard.files]
+                before = self._files.opened().get(name)
+                if before is not None and before.identity != identity:
+                    before = None
+                self._retry_at_s.pop(name, None)
+                opening = _in_thread(partial(open_files, identity, told, before, MAX_LAYERS))
+                await asyncio.wait([opening], timeout=OPEN_WITHIN_S)
+            opened = await opening
             if self._versions.get(name) == identity:  # it may have been let go of meanwhile
                 self._install(name, opened, before)
         except Exception:
             _LOG.exception("local files of %s/%d could not be opened", *name)
-            self._retry_at_s[name] = self._clock() + TRY_AGAIN_S
+            if self._versions.get(name) == identity:
+                self._retry_at_s[name] = self._clock() + TRY_AGAIN_S
         finally:
             del self._opening[name, identity]
 
@@ -235,8 +249,8 @@ class Following:
             _LOG.warning("%d tables are asked of shards, for one: %s", len(opened.refused), why, extra=extra)
 
 
-async def _in_thread(work: Callable[[], OpenFiles]) -> OpenFiles:
-    """Return what `work` returns, called in a thread of its own; raises what it raises.
+def _in_thread(work: Callable[[], OpenFiles]) -> asyncio.Future[OpenFiles]:
+    """Return the future of what `work` returns or raises, called in a thread of its own.
 
     Not in one of the loop's: files that hang would take these away from all else, and the process could not end.
     """
@@ -261,4 +275,4 @@ async def _in_thread(work: Callable[[], OpenFiles]) -> OpenFiles:
             loop.call_soon_threadsafe(settle, opened, error)
 
     threading.Thread(target=run, name="open files", daemon=True).start()
-    return await outcome
+    return outcome

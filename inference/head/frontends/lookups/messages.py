@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsRequest
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, OFFSETS, WEIGHTS, ColumnBytes, DataType, no_utf8
+from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, OFFSETS, WEIGHTS, ColumnBytes, DataType, check_utf8
 from ringpull.inference.wire.lookup_codec import POOLINGS
 from ringpull.inference.wire.messages import read_column
 from ringpull.ps.errors import InvalidInput
@@ -86,8 +86,5 @@ def hashed(column: ColumnBytes) -> NDArray[np.uint64]:
         numbers: NDArray[Any] = np.frombuffer(column.data, NUMBERS[column.dtype])
         return numbers.view(np.uint64)
     lengths = np.frombuffer(column.lengths, LENGTHS)
-    try:
-        column.data.decode()
-    except UnicodeDecodeError as exc:
-        raise no_utf8("keys: key", column.data, lengths) from exc
+    check_utf8("keys: key", column.data, lengths)
     return keys_of_texts(column.data, lengths)

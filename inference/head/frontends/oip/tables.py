@@ -17,7 +17,7 @@ from ringpull.inference.head.frontends.oip.outputs import Answer, Output, named
 from ringpull.inference.head.frontends.tensors import column_of_utf8
 from ringpull.inference.head.request.full_names import TableName
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest
-from ringpull.inference.wire.column_codec import LENGTHS, column_of_texts, no_utf8
+from ringpull.inference.wire.column_codec import LENGTHS, check_utf8, column_of_texts
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import keys_of_texts
 from ringpull.ps.spec import KeyType, TableSpec
@@ -88,10 +88,7 @@ def _hashed(values: NDArray[Any]) -> tuple[NDArray[np.uint64], KeyType | None]:
         texts = values.tolist()
         column = column_of_utf8(KEYS, texts) if texts and isinstance(texts[0], bytes) else column_of_texts(KEYS, texts)
         lengths = np.frombuffer(column.lengths, LENGTHS)
-        try:
-            column.data.decode()
-        except UnicodeDecodeError as exc:
-            raise no_utf8(f"input {KEYS}: key", column.data, lengths) from exc
+        check_utf8(f"input {KEYS}: key", column.data, lengths)
         return keys_of_texts(column.data, lengths), KeyType.STRING
     if kind not in "iu":
         raise InvalidInput(f"input {KEYS}: keys must be integers or strings")
