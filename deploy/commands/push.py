@@ -158,11 +158,13 @@ def _push(
     quiet: bool,
 ) -> tuple[PushAnswer, int]:
     """Push all blocks; return what became of them, and how many there are."""
+    from ringpull.inference.client.lanes import CUT  # loaded by whoever pushes
+
     lineage = "" if told is None else told.lineage
     mark = opened.fingerprint
     if writer is not None and mark is None:
         raise InvalidInput(f"--writer: {opened.described} may give other rows the next time, and can't be gone on with")
-    made_of = None if mark is None or writer is not None else (mark, lineage, _way(opened))
+    made_of = None if mark is None or writer is not None else (mark, lineage, _way(opened), CUT)
     journal = PushJournal(state_folder(), (client.target, model, table), made_of)
     # Each file under a name of its own: numbers of blocks of another file say nothing of this one's.
     own = hashlib.sha256(f"{mark} {_way(opened)}".encode()).hexdigest()[:16]

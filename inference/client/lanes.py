@@ -8,9 +8,9 @@ small pushes are not cut in as many messages as there are lanes.
 The number of a message is that of its last push, times `PIECES`, and which piece of the lane's part of that push it
 ends with: `PIECES - 1` where that is the last. Numbers are kept by slot, and this makes them mean the same whether a
 push went out whole, in lanes, in pieces or behind others: so many rows of the slot, and all before them. It holds
-across restarts as long as `LANES` and `PIECE_BYTES` are the same. A writer that may send again what an earlier life of
-it has sent has a message for each lane and push, so that each is told apart from what was applied. Numbers of pushes
-that are out lie within `SPAN`, so that it knows when it is beyond all of them.
+across restarts as long as `LANES`, `PIECE_BYTES` and the cut are the same. A writer that may send again what an earlier
+life of it has sent has a message for each lane and push, so that each is told apart from what was applied. Pushes that
+are out lie within `SPAN` of them, so that it knows when it is beyond all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ PIECE_BYTES: Final = 2 << 20
 PIECES: Final = 1 << 12
 """Messages that the part of one push that is in one lane may have."""
 SPAN: Final = 1 << 10
-"""Numbers of pushes that may be out at a time, from that of the first one that is not acknowledged."""
+"""Pushes of which some may be out at a time, from the first one that is not acknowledged on. Pushes, not their numbers:
+these may be offsets, which rise by thousands."""
+UNEVEN: Final = 32
+"""Times `PIECE_BYTES` that a piece of uneven rows may have that was cut by their number: 64 MiB, which shards take."""
+CUT: Final = 2
+"""Version of the cut: raised when the same rows come into other pieces. 1 cut by the number of rows alone."""
 MAX_NUMBER: Final = (1 << 63) // PIECES - 1
 """Largest number of a push."""
 
@@ -44,6 +49,8 @@ class Part:
     keyed: KeyedRows
     number: int
     """Number of the push."""
+    place: int
+    """Which push of this pusher it is of, of those that have rows."""
     piece: int
     """Which of the pieces of its lane it is; `PIECES - 1`: the last."""
 
@@ -80,6 +87,9 @@ class Lanes:
         self._busy = [False] * LANES
         self._open: dict[int, int] = {}
         """Parts of each push that are not acknowledged, by its number."""
+        self._places: dict[int, int] = {}
+        """Place of each of these pushes, by its number."""
+        self._added = 0
         self._largest = after
         self.held_bytes = 0
         """Bytes of what waits and what is out."""
@@ -118,7 +128,9 @@ class Lanes:
             return
         self.held_bytes += keyed.nbytes
         self._open[number] = 1
-        self._waiting.append(Part(table, keyed, number, PIECES - 1))
+        self._places[number] = self._added
+        self._waiting.append(Part(table, keyed, number, self._added, PIECES - 1))
+        self._added += 1
 
     def next(self) -> Outgoing | None:
         """Return a message that may go out now, and count it as out; None: there is none."""
@@ -135,8 +147,8 @@ class Lanes:
                 return self._out(self._taken(self._lanes[lane]), (lane,))
         return None
 
-    def join_above(self, number: int) -> None:
-        """Let messages be of several lanes and pushes whose numbers are larger than this one."""
+    def join_above(self, number: int | None) -> None:
+        """Let messages be of several lanes and pushes whose numbers are larger than this one; None: let none be."""
         self._whole_above = number
 
     def done(self, message: Outgoing) -> None:
@@ -147,7 +159,7 @@ class Lanes:
         for number in message.pushes:
             self._open[number] -= 1
             if not self._open[number]:
-                del self._open[number]
+                del self._open[number], self._places[number]
 
     def _out(self, parts: list[Part], lanes: tuple[int, ...]) -> Outgoing:
         for lane in lanes:
@@ -184,8 +196,8 @@ class Lanes:
         return self._whole_above is not None and part.number > self._whole_above
 
     def _in_span(self, part: Part) -> bool:
-        """Return whether a part may go out: numbers of pushes rise, so the first open one is the lowest."""
-        return part.number < next(iter(self._open)) + SPAN
+        """Return whether a part may go out: places of pushes rise, so the first open one is the lowest."""
+        return part.place < next(iter(self._places.values())) + SPAN
 
     def _deal(self) -> None:
         """Deal what waits to the lanes, cut into pieces."""
@@ -198,11 +210,14 @@ class Lanes:
                 count += len(pieces)
                 for place, keyed in enumerate(pieces):
                     piece = PIECES - 1 if place == len(pieces) - 1 else place
-                    self._lanes[lane].append(Part(push.table, keyed, push.number, piece))
+                    self._lanes[lane].append(Part(push.table, keyed, push.number, push.place, piece))
             self._open[push.number] = count
 
     def _cut(self, keyed: KeyedRows) -> list[KeyedRows]:
-        """Return rows in pieces of `PIECE_BYTES` and a row at most."""
+        """Return rows in pieces of `PIECE_BYTES`, about: by their number, or by bytes where that makes one too large.
+
+        A build that knew only the first cut has sent nothing of the second, so what it began keeps its numbers.
+        """
         count = len(keyed)
         if not count:
             return []
@@ -210,10 +225,12 @@ class Lanes:
         if pieces >= PIECES:
             raise InvalidInput(f"rows: {count} rows of {keyed.nbytes} bytes are too many for one push; push fewer")
         sizes = keyed.sizes()
-        if sizes is None or pieces == 1:
-            bounds = np.linspace(0, count, min(pieces, count) + 1).astype(np.int64).tolist()
-        else:  # by bytes: most of them may be in a few rows
+        cuts = np.linspace(0, count, min(pieces, count) + 1).astype(np.int64)
+        if sizes is not None and pieces > 1:
             ends = np.cumsum(sizes)
-            inner = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1], side="right")
-            bounds = np.unique([0, *inner.tolist(), count]).tolist()
+            before = np.concatenate([[0], ends])[cuts]
+            if np.diff(before).max() > UNEVEN * self._piece_bytes:
+                inner = np.searchsorted(ends, np.linspace(0, ends[-1], pieces + 1)[1:-1], side="right")
+                cuts = np.unique(np.concatenate([[0], inner, [count]]))
+        bounds: list[int] = cuts.tolist()
         return [keyed.at(slice(begin, end)) for begin, end in pairwise(bounds)]

@@ -68,7 +68,7 @@ class PushCalls(Connections, ABC):
             label: Label of that version.
             lineage: Lineage that is meant, as `client.model(name).lineage`, in place of a version.
             timeout_s: Time for each message; what cannot be answered is tried again until then. It begins when the push
-                does: at a time 128 of one client push, others wait for their turn.
+                does: at a time 32 of one client push, others wait for their turn.
             request_id: For the server's logs.
 
         Raises:
@@ -198,11 +198,11 @@ class AsyncPushCalls(Connections, ABC):
     ) -> PushAnswer:
         """Write rows by their keys. Arguments, answer and errors are those of `Client.push`."""
         target = PushTarget(model=model, table=table, version=version, label=label, lineage=lineage)
-        keyed = KeyedRows.of(keys, rows, remove=remove)
+        # Other turns of the loop may write to the caller's arrays, while this one waits to push and while rows go out.
+        keyed = KeyedRows.of(keys, rows, remove=remove).owned()
         async with self._nameless.later() as writer:
             if keyed.nbytes <= PIECE_BYTES:
-                # Rows go out in turns of the loop, in which the caller may write to its arrays.
-                push = single_push(target, keyed.owned(), writer, request_id)
+                push = single_push(target, keyed, writer, request_id)
                 return await self._send_push(push, timeout_s)
             progress = PushProgress(target, writer.writer, writer.number - 1, request_id=request_id)
             async with AsyncPusher(self._send_push, progress, timeout_s) as pusher:

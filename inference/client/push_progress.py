@@ -26,9 +26,9 @@ from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber
 
 MAX_HELD_BYTES: Final = 64 << 20
 """Bytes of keys and rows that a pusher holds until they are acknowledged; whoever pushes more waits."""
-MOST_NAMELESS: Final = 128
-"""Pushes of one client without a name at a time, each of a writer of its own; more wait. A shard remembers 1,024 of all
-clients, each for 10 minutes."""
+MOST_NAMELESS: Final = 32
+"""Pushes of one client without a name at a time, each of a writer of its own; more wait. A shard remembers 896 of all
+clients, a writer of two tables counting twice, each for 10 minutes."""
 MAX_NAME: Final = 128
 _ID_BITS: Final = 63
 
@@ -173,6 +173,8 @@ class PushProgress:
         keyed.check_texts()
         chosen = self.lanes.number + 1 if number is None else whole("number", number, 1, MAX_NUMBER)
         self.lanes.add(table, keyed, chosen)
+        if self._earlier is not None and len(keyed):
+            self._earlier.handed_on(chosen, self.lanes.acknowledged)
         return chosen
 
     def next(self) -> tuple[Outgoing, SinglePush] | None:
@@ -208,8 +210,7 @@ class PushProgress:
         self.lanes.done(outgoing)
         if self._earlier is not None:
             self._earlier.acknowledged(outgoing, answer)
-            if self._earlier.last is not None:
-                self.lanes.join_above(self._earlier.last)
+            self.lanes.join_above(self._earlier.last)
         self._total = self._total.and_then(answer)
         self._is_settled = True
         if self._target.lineage is None and answer.lineage:

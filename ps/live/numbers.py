@@ -90,6 +90,8 @@ class Numbers:
     def __init__(self, log_limit_bytes: int = 1 << 30) -> None:
         self._of: dict[tuple[LiveName, int], _Numbers] = {}
         self._most_slots = max(MIN_SLOTS_KEPT, log_limit_bytes // LOG_BYTES_PER_SLOT)
+        self._nameless = 0
+        """How many of these have no name."""
         self.slots = 0
         """Slots that there is a place for, of all writers."""
 
@@ -152,13 +154,15 @@ class Numbers:
         Raises:
             LimitExceeded: There is none.
         """
-        writers, places = kept is None, _places(writer)
-        if self._has_room(writers, SLOTS, places):  # mostly
+        writers, nameless = kept is None, bool(writer & NAMELESS)
+        if self._has_room(writers, SLOTS, nameless=nameless):  # mostly
             return
         growth = _growth(kept, slots)
-        if not self._has_room(writers, growth, places):
+        if not writers and not growth:  # however much there is: a restart may find more than there may be
+            return
+        if not self._has_room(writers, growth, nameless=nameless):
             self.forget(now_s, writers, growth, but=(name, writer))
-        if self._has_room(writers, growth, places):
+        if self._has_room(writers, growth, nameless=nameless):
             return
         more = "is one more" if kept is None else f"has {kept.slots.size} of them and would have {growth} more"
         raise LimitExceeded(
@@ -170,14 +174,19 @@ class Numbers:
             retry_after_s=FORGET_AFTER_S,
         )
 
-    def _has_room(self, writers: int, slots: int, places: int = MAX_WRITERS) -> bool:
-        return (not writers or len(self._of) + writers <= places) and self.slots + slots <= self._most_slots
+    def _has_room(self, writers: int, slots: int, *, nameless: bool = False) -> bool:
+        if writers and len(self._of) + writers > MAX_WRITERS:
+            return False
+        if writers and nameless and self._nameless + writers > MAX_WRITERS - KEPT_FOR_NAMES:
+            return False
+        return self.slots + slots <= self._most_slots
 
     def put(self, name: LiveName, writer: int, slots: Slots, numbers: UInt64Array | int, now_s: float) -> None:
         """Set the last number of a writer at these slots, at equal ones to equal numbers."""
         kept = self._of.get((name, writer))
         if kept is None:
             kept = self._of[name, writer] = _Numbers(np.empty(0, np.uint16), np.empty(0, np.uint64), now_s)
+            self._nameless += bool(writer & NAMELESS)
         kept.seen_s, before = now_s, kept.slots.size
         if isinstance(numbers, int) and kept.slots.size == SLOTS:
             for begin in range(0, len(slots), AT_ONCE):
@@ -207,18 +216,18 @@ class Numbers:
         Args:
             writers: Writers that there is to be room for.
             slots: Slots that there is to be room for.
-            but: Table and writer that stay.
+            but: Table and writer that stay, and are to have the room: without a name, of others that have none alone.
 
         Returns:
             How many were forgotten.
         """
-        places = MAX_WRITERS if but is None else _places(but[1])
+        nameless = but is not None and bool(but[1] & NAMELESS)
         before, by_age = len(self._of), sorted(self._of, key=lambda key: self._of[key].seen_s)
         for key in by_age:
             if key[1] & NAMELESS and key != but and now_s - self._of[key].seen_s > FORGET_AFTER_S:
                 self._forget(key)
         for key in by_age:
-            if self._has_room(writers, slots, places):
+            if nameless or self._has_room(writers, slots):
                 break
             if key in self._of and key != but and now_s - self._of[key].seen_s > NAMED_KEPT_S:
                 self._forget(key)
@@ -231,6 +240,7 @@ class Numbers:
 
     def _forget(self, key: tuple[LiveName, int]) -> None:
         self.slots -= self._of.pop(key).slots.size
+        self._nameless -= bool(key[1] & NAMELESS)
 
     def all(self) -> Iterator[tuple[LiveName, int, Slots, UInt64Array]]:
         """Yield table, writer, its slots and the last number of each."""
@@ -239,13 +249,11 @@ class Numbers:
             yield name, writer, kept.slots[used], kept.numbers[used]
 
 
-def _places(writer: int) -> int:
-    """Return how many writers a shard may have with this one among them."""
-    return MAX_WRITERS - KEPT_FOR_NAMES if writer & NAMELESS else MAX_WRITERS
-
-
 def _growth(kept: _Numbers | None, slots: Slots) -> int:
     """Return how many places a writer has more once these slots have one each."""
     before = _NO_SLOTS if kept is None else kept.slots
-    after = before.size + int(np.setdiff1d(slots, before).size)
+    new = int(np.setdiff1d(slots, before).size)
+    if not new:
+        return 0
+    after = before.size + new
     return (SLOTS if after > _DENSE_FROM else after) - before.size

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ringpull.inference.client import lanes
 from ringpull.inference.head.frontends.writer.messages import decode_push
 from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.push_answer import PushAnswer
@@ -153,6 +154,18 @@ def test_a_push_begins_anew_where_its_rows_are_gone(
     ran = ringpull(*cut_off)
     assert ran.status == 0, ran.err
     assert "begins anew: what was acknowledged before is not known there any more" in ran.err
+    assert rows_of(shards) == {key: float(key) for key in range(2000)}
+
+
+def test_a_push_begins_anew_where_an_older_build_cut_its_rows_otherwise(
+    monkeypatch: pytest.MonkeyPatch, ringpull: Run, shards: FakeShards, cut_off: tuple[Any, ...]
+) -> None:
+    """Its numbers would say of other rows that they are there."""
+    monkeypatch.setattr(lanes, "CUT", lanes.CUT + 1)
+    before = len(shards.applied)
+    ran = ringpull(*cut_off)
+    assert ran.status == 0, ran.err
+    assert len(shards.applied) == before + 2000
     assert rows_of(shards) == {key: float(key) for key in range(2000)}
 
 

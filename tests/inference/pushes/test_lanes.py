@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from ringpull.inference.client import lanes as client_lanes
 from ringpull.inference.client.lanes import LANES, PIECES, Lanes, Outgoing
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.ps.bytes_rows import BytesRows
@@ -155,8 +158,9 @@ def test_remove_may_be_any_truth() -> None:
 
 
 @pytest.mark.parametrize("texts", [False, True])
-def test_messages_of_very_uneven_rows_are_of_bounded_bytes(texts: bool) -> None:
+def test_messages_of_very_uneven_rows_are_of_bounded_bytes(monkeypatch: pytest.MonkeyPatch, texts: bool) -> None:
     """Large rows side by side among many small ones: cut by their number, all of them would be in one message."""
+    monkeypatch.setattr(client_lanes, "UNEVEN", 4)
     sizes = [0] * 3_000 + [900] * 300 + [1] * 3_000
     keys = [f"k{place}" for place in range(len(sizes))] if texts else list(range(len(sizes)))
     lanes, out = Lanes(piece_bytes=4_000), list[Outgoing]()
@@ -170,7 +174,8 @@ def test_messages_of_very_uneven_rows_are_of_bounded_bytes(texts: bool) -> None:
     assert {len(row) for each in out for row in each.keyed.rows or ()} == {0, 1, 900}
 
 
-def test_long_keys_are_cut_by_their_bytes() -> None:
+def test_long_keys_are_cut_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_lanes, "UNEVEN", 4)
     keys = [str(place) for place in range(1_000)] + [str(place) * 200 for place in range(100, 200)]
     lanes = Lanes(piece_bytes=2_000)
     lanes.add("user", KeyedRows.of(keys, np.ones((1_100, 2), np.float32)), 1)
@@ -178,3 +183,21 @@ def test_long_keys_are_cut_by_their_bytes() -> None:
         assert message.keyed.nbytes <= 2_000 + 620
         lanes.done(message)
     assert lanes.idle
+
+
+def test_uneven_rows_that_fit_are_cut_as_they_always_were() -> None:
+    """By their number: a life that goes on under the numbers of an older build's has the same rows under each."""
+    keys = np.arange(4_000)
+    keyed = KeyedRows.of(keys, [b"x" * (900 if key < 300 else 1) for key in keys])
+    lanes, out = Lanes(whole=False, piece_bytes=20_000), list[Outgoing]()
+    lanes.add("blobs", keyed, 1)
+    while (message := lanes.next()) is not None:
+        out.append(message)
+        lanes.done(message)
+    for lane in range(LANES):
+        own = keyed.at(np.flatnonzero(keyed.slots() % LANES == lane))
+        count = -(-own.nbytes // 20_000)
+        bounds = np.linspace(0, len(own), count + 1).astype(int)
+        expected = [own.keys[begin:end].tolist() for begin, end in pairwise(bounds)]
+        assert count > 1
+        assert [each.keyed.keys.tolist() for each in out if each.lanes == (lane,)] == expected

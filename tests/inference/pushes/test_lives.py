@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ringpull.inference.client.lanes import SPAN, Lanes
+from ringpull.inference.client import earlier_life, lanes
+from ringpull.inference.client.lanes import Lanes
 from ringpull.inference.client.push_progress import PushProgress
 from ringpull.inference.push_answer import PushAnswer
 from ringpull.inference.wire.keyed_rows import KeyedRows
@@ -77,20 +78,29 @@ def live(
             out.append(found)
             sent.append(found[0].pushes)
         spread = {number for outgoing, _ in out for number in outgoing.pushes}
-        assert not spread or max(spread) - min(spread) < SPAN
+        assert not spread or given.numbers.index(max(spread)) - given.numbers.index(min(spread)) < lanes.SPAN
     return life.lanes.acknowledged, taken, sent
+
+
+def span(monkeypatch: pytest.MonkeyPatch, pushes: int) -> None:
+    for each in (lanes, earlier_life):
+        monkeypatch.setattr(each, "SPAN", pushes)
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("jumps", [[1], [1, 1, 1, 400, 900]], ids=["by-one", "with-gaps"])
-def test_lives_that_end_at_any_step_lose_and_double_nothing(seed: int, jumps: list[int]) -> None:
+@pytest.mark.parametrize("jumps", [[1], [1, 1, 1, 400, 90_000]], ids=["by-one", "with-gaps"])
+@pytest.mark.parametrize("most", [3, 1_024])
+def test_lives_that_end_at_any_step_lose_and_double_nothing(
+    monkeypatch: pytest.MonkeyPatch, seed: int, jumps: list[int], most: int
+) -> None:
+    span(monkeypatch, most)
     given = Given.drawn(np.random.default_rng(seed), 14, jumps)
-    most = live(FakeShards(3), given, 0, np.random.default_rng(seed), resumes=False, steps=None)[1]
-    for steps in range(most + 1):
+    last = live(FakeShards(3), given, 0, np.random.default_rng(seed), resumes=False, steps=None)[1]
+    for steps in range(last + 1):
         rng = np.random.default_rng([seed, steps])
         shards, saved, resumes = FakeShards(3), 0, False
-        for ends in (steps, int(rng.integers(0, most)), int(rng.integers(0, most)), None):
+        for ends in (steps, int(rng.integers(0, last)), int(rng.integers(0, last)), None):
             known = live(shards, given, saved, rng, resumes=resumes, steps=ends)[0]
             # A checkpoint remembers less than it might.
             saved, resumes = int(rng.choice([saved, *(each for each in given.numbers if saved <= each <= known)])), True
@@ -98,13 +108,28 @@ def test_lives_that_end_at_any_step_lose_and_double_nothing(seed: int, jumps: li
         assert len(shards.applied) == len(set(shards.applied)), steps
 
 
-def test_a_life_joins_pushes_again_beyond_all_that_an_earlier_one_can_have_sent() -> None:
+@pytest.mark.parametrize("by", [1, 5_000], ids=["by-one", "offsets"])
+def test_a_life_joins_pushes_again_beyond_all_that_an_earlier_one_can_have_sent(
+    monkeypatch: pytest.MonkeyPatch, by: int
+) -> None:
+    span(monkeypatch, 20)
     rng = np.random.default_rng(1)
-    given = Given.drawn(rng, 40, [1])
-    given.numbers = [*range(1, 21), *range(SPAN + 21, SPAN + 41)]
+    given = Given.drawn(rng, 120, [by])
     *_, sent = live(FakeShards(3), given, 0, rng, resumes=True, steps=None)
-    assert {len(each) for each in sent if each[-1] <= 20} == {1}
+    assert {len(each) for each in sent if each[-1] <= 20 * by} == {1}
     assert max(map(len, sent)) > 1
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_pushes_with_offsets_for_numbers_are_out_side_by_side(resumes: bool) -> None:
+    life = PushProgress(PushTarget(model="ranker", table="", lineage="0" * 15 + "7"), "trainer-3", 0, resumes=resumes)
+    for place in range(8):
+        life.add("user", KeyedRows.of(keys_at(0, place % 4), np.ones((1, 2), np.float32)), 5_000 * (place + 1))
+    out = list(iter(life.next, None))
+    if not resumes:  # the first message is of all that waits
+        assert len(out[0][0].pushes) == 8
+        return
+    assert sorted(found[0].pushes for found in out) == [(5_000,), (10_000,), (15_000,), (20_000,)]
 
 
 def keys_at(shard: int, lane: int, count: int = 1) -> list[int]:

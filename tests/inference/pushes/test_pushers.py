@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringpull import AsyncClient
+from ringpull.inference.client import push as push_calls
 from ringpull.inference.client import push_progress
 from ringpull.inference.client.lanes import Lanes
 from ringpull.inference.client.push_progress import NamelessWriters, PushProgress
@@ -370,3 +372,29 @@ def test_threads_push_as_so_many_writers_and_no_more(monkeypatch: pytest.MonkeyP
     for each in threads:
         each.join()
     assert (len(seen), len(set(seen))) == (6, 2)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_what_a_caller_writes_to_its_arrays_while_a_push_waits_for_its_turn_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, *, in_pieces: bool
+) -> None:
+    monkeypatch.setattr(push_progress, "MOST_NAMELESS", 1)
+    if in_pieces:
+        monkeypatch.setattr(push_calls, "PIECE_BYTES", 0)
+    shards, gate = FakeShards(), asyncio.Event()
+
+    async def send(push: Any, timeout_s: float | None) -> PushAnswer:
+        await gate.wait()
+        return shards.send(push)
+
+    keys, rows = np.arange(1, 4), np.ones((3, 2), np.float32)
+    async with AsyncClient("127.0.0.1:1", straight_pushes=False) as client:
+        monkeypatch.setattr(client, "_send_push", send)
+        before = asyncio.create_task(client.push("ranker", "user", [0], [[5.0, 5.0]]))
+        waits = asyncio.create_task(client.push("ranker", "user", keys, rows))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        keys[:], rows[:] = 9, 7.0
+        gate.set()
+        await asyncio.gather(before, waits)
+    assert shards.rows == expected(("user", [0], [[5.0, 5.0]]), ("user", [1, 2, 3], np.ones((3, 2))))

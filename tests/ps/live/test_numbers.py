@@ -191,3 +191,37 @@ def test_a_writer_of_many_slots_has_a_place_for_each_and_keeps_what_it_had() -> 
     kept.put(NAME, 7, many, 5, 0.0)
     assert kept.last(NAME, 7, slots(7, 8, 9, 3)).tolist() == [4, 0, 5, 5]
     assert kept.slots == 65_536
+
+
+@pytest.mark.parametrize("writer", [7, 7 | NAMELESS])
+def test_a_writer_that_needs_no_more_room_pushes_however_little_there_is(
+    monkeypatch: pytest.MonkeyPatch, writer: int
+) -> None:
+    """As after a restart with a smaller log, which finds more than there may be."""
+    monkeypatch.setattr(numbers, "MIN_SLOTS_KEPT", 2)
+    kept = Numbers(0)
+    for each in (writer, 8, 9):
+        kept.put(NAME, each, slots(1, 2), 4, 0.0)
+    for number in (4, 5):  # a repetition, and a new push
+        assert kept.check(NAME, writer, number, slots(2, 1), 0.0).of_slots.tolist() == [4, 4]
+    with pytest.raises(StaleNumber):
+        kept.check(NAME, writer, 3, slots(1), 0.0)
+    with pytest.raises(LimitExceeded, match="would have 1 more"):
+        kept.check(NAME, writer, 5, slots(1, 3), 0.0)
+
+
+def test_nameless_writers_are_taken_beside_many_names_and_take_no_place_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MAX_WRITERS", 10)
+    monkeypatch.setattr(numbers, "KEPT_FOR_NAMES", 2)
+    kept, late_s = Numbers(), numbers.NAMED_KEPT_S + 1
+    for writer in range(1, 10):
+        kept.put(NAME, writer, slots(1), 1, 0.0)
+    kept.check(NAME, 1 | NAMELESS, 1, slots(1), 0.0)
+    kept.put(NAME, 1 | NAMELESS, slots(1), 1, late_s)
+    with pytest.raises(LimitExceeded, match="MAX_WRITERS"):
+        kept.check(NAME, 2 | NAMELESS, 1, slots(1), late_s)
+    assert len(list(kept.all())) == 10
+    kept.drop(NAME)
+    for writer in range(8):
+        kept.check(NAME, writer | NAMELESS, 1, slots(1), 0.0)
+        kept.put(NAME, writer | NAMELESS, slots(1), 1, 0.0)
