@@ -168,6 +168,11 @@ class LiveTables:
         """Whether something that no push caused is not in the log yet."""
         return bool(self._unlogged)
 
+    @property
+    def unlogged(self) -> Sequence[Record]:
+        """Records of what no push caused that are not in the log yet."""
+        return tuple(self._unlogged)
+
     def to_log(self, records: Sequence[Record], last_stamp: int) -> list[Record]:
         """Return what is to be written with these records, which goes before them; nothing where there is nothing."""
         due = [*self._unlogged, *records]
