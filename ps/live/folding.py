@@ -322,6 +322,9 @@ class Folding:
                 )
         with self._tables.lock:
             records.append(stamps_record(self._tables.given.runs, self._log.last_stamp))
+            # These first, as what follows is newer. Files that stay say of some deltas that they were opened, which
+            # have been taken back since: nothing else says so.
+            records.extend(self._tables.unlogged)
             for table in names.values():
                 for identity, stamp in table.opened_before.items():
                     records.append(Record(RecordKind.DELTA, table.name, table.row_bytes, stamp, identity))

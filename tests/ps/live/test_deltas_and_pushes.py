@@ -276,6 +276,33 @@ def test_a_version_that_was_open_before_a_crash_was_so_also_where_nothing_was_pu
         each.live.close()
 
 
+def test_a_publish_that_was_given_up_stays_so_where_a_round_writes_the_log_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round's own file says that its delta was opened; what takes that back was not written yet."""
+    monkeypatch.setattr(LiveShard, "_aside", lambda self: None)  # which would write it
+    rolled = _pushed_once(tmp_path)
+    folding = rolled.live._folding
+    assert folding is not None
+    number = folding._run(folding._rolled)
+    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
+    rolled.open(2)
+    rolled.assign([1])
+    assert rolled.live.tables.has_unlogged
+    assert not folding._folded_but()
+    folding._run(lambda: folding._shorten(number))
+    assert not rolled.live.tables.has_unlogged
+    rolled.live.close()
+    rolled.begin()
+    rolled.open(1)
+    rolled.assign([1])
+    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.open(2)
+    rolled.assign([1, 2])
+    assert rolled.shown(2)[7] == 2, "it was opened after the push"
+    rolled.live.close()
+
+
 def test_a_delta_of_the_log_does_not_say_that_pushed_rows_are_there(tmp_path: Path) -> None:
     rolled = Rolled(tmp_path, LiveSettings())
     name = LiveName(MODEL, LINEAGE, "users")
