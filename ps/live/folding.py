@@ -36,7 +36,15 @@ from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
-from ringpull.ps.live.record import LiveName, Record, RecordKind, delta_record, stamps_record
+from ringpull.ps.live.record import (
+    OF_VERSION,
+    UNSERVED,
+    LiveName,
+    Record,
+    RecordKind,
+    delta_record,
+    stamps_record,
+)
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base import Base
 
@@ -322,11 +330,15 @@ class Folding:
                 )
         with self._tables.lock:
             records.append(stamps_record(self._tables.given.runs, self._log.last_stamp))
+            # These first, as what follows is newer. Files that stay say of some deltas that they were opened, which
+            # have been taken back since: nothing else says so.
+            records.extend(self._tables.unlogged)
             for table in names.values():
                 for identity, stamp in table.opened_before.items():
                     records.append(Record(RecordKind.DELTA, table.name, table.row_bytes, stamp, identity))
                 for key, opened in table.opened.items():
-                    records.append(delta_record(table.name, table.row_bytes, key, *opened))
+                    said = UNSERVED if key in table.unserved else OF_VERSION
+                    records.append(delta_record(table.name, table.row_bytes, key, *opened, said))
             self._log.append(records)
             self._tables.were_logged()
         self._log.sync()

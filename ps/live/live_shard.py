@@ -139,6 +139,7 @@ class LiveShard:
 
         Those of which nothing is found were lost with the log: they do not answer.
         """
+        self._take_served()
         self._were_assigned |= {*self._shard.state.assigned}
         told = frozenset(names)
         missing = told - self.tables.logged
@@ -188,6 +189,7 @@ class LiveShard:
         """Return a table as it is now, of a version that is opened, or of which a part was replaced."""
         if table not in opened.live or not opened.lineage:
             return served.exported
+        self._take_served()
         spec = served.exported.spec
         name = LiveName(model, opened.lineage, table)
         self.tables.open_version(
@@ -212,6 +214,7 @@ class LiveShard:
 
     def keep(self, versions: Mapping[tuple[str, int], OpenVersion]) -> None:
         """Forget all versions but these."""
+        self._take_served()
         for name, version in self._closed(versions):
             key = (name.model, version)
             self.tables.close_version(name, version, was_served=key in self._were_assigned or self._is_assigned(*key))
@@ -348,6 +351,7 @@ class LiveShard:
     def _aside(self) -> None:
         """Begin a round of folding when one is due; in the push thread."""
         self.tables.budget.shrink()
+        self._take_served()
         if self.tables.has_unlogged:
             with suppress(LimitExceeded, Unavailable):
                 self._commits.note()
@@ -368,6 +372,16 @@ class LiveShard:
         self._shard.forget_closed()
         if self._folding is not None and self._folding.due:
             self._folding.round()
+
+    def _take_served(self) -> None:
+        """Have it noted which versions are to be served, and which deltas were opened for publishes that were given up
+        while this shard was away."""
+        state = self._shard.state
+        for table in self.tables.all() if state.served_ranges is not None else ():
+            if table.unserved:
+                model = table.name.model
+                versions = [version for each, version in state.assigned if each == model]
+                self.tables.were_served(table.name, versions, all_open=self._all_open(model))
 
     def _look_for_strays(self) -> None:
         """Look, once an epoch, for pushed rows of slots that another shard serves: there were fewer shards, or more."""

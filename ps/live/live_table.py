@@ -79,8 +79,7 @@ class _Open:
     segments: tuple[int, ...]
     """Segments of its deltas."""
     keys: frozenset[DeltaKey]
-    new: frozenset[DeltaKey]
-    """Keys of its deltas; of those that were first opened with it."""
+    """Keys of its deltas."""
 
 
 class LiveTable:
@@ -107,6 +106,8 @@ class LiveTable:
         """Rows of it."""
         self.opened: dict[DeltaKey, FirstOpened] = {}
         """When each delta was first opened, of those that name no stamp."""
+        self.unserved: set[DeltaKey] = set()
+        """Those of them that no version has which was served."""
         self.opened_before: dict[int, int] = {}
         """The same as an earlier build wrote it: the stamp, by the identity of the delta's rows alone."""
         self._versions: dict[int, _Open] = {}
@@ -151,27 +152,44 @@ class LiveTable:
     ) -> list[DeltaKey]:
         """Give a version its directory; return the keys of deltas that were opened for the first time.
 
+        One that fails, as for want of memory, was none: what was open stays so, and no delta counts as opened, whose
+        key nobody would have in the log.
+
         Args:
             deltas: Oldest first.
             base_includes: Stamp of the last push that the version's base has.
             was_open: Whether it should be open already, and is not as the shard was away.
         """
-        there = self._versions.get(version)
+        opened = self.opened.copy()
+        mapped: list[int] = []
+        try:
+            news = [each.key for each in deltas if each.includes is None and self._note_opened(each, was_open)]
+            directory = self._directory_of(deltas, base_includes, mapped) if deltas or base_includes else None
+        except BaseException:
+            self.opened = opened
+            for number in mapped:
+                self.segments.drop(number)
+            raise
         self.close_version(version)
         self._changed = True
         self._replaced.add(version)
-        news = [each.key for each in deltas if each.includes is None and self._note_opened(each, was_open)]
-        keys = frozenset(each.key for each in deltas)
-        new = keys & (frozenset(news) if there is None else there.new.union(news))
-        if not deltas and not base_includes:
-            self._versions[version] = _Open(None, (), (), keys, new)
-            return news
+        parts = () if directory is None else tuple((each.changed, each.gone) for each in deltas)
+        self._versions[version] = _Open(directory, parts, tuple(mapped), frozenset(each.key for each in deltas))
+        self.unserved.update(news)
+        return news
+
+    def _directory_of(self, deltas: Sequence[OpenDelta], base_includes: int, mapped: list[int]) -> Directory:
+        """Return the directory of a version.
+
+        Args:
+            mapped: Where segments of its deltas are noted: also those made before it fails.
+        """
         directory = Directory.with_room(
             FIRST_ROWS + self.rows + sum(each.changed.rows + (each.gone.rows if each.gone else 0) for each in deltas)
         )
-        mapped = tuple(self.segments.add_base(each.changed, NO_STAMP) for each in deltas)
-        for each, number in zip(deltas, mapped, strict=True):
-            directory = self._put_delta(directory, each, number)
+        for each in deltas:
+            mapped.append(self.segments.add_base(each.changed, NO_STAMP))
+            directory = self._put_delta(directory, each, mapped[-1])
         positions, words, _ = self.pushed.walk_between(0, LAST_POSITION)
         stamps = self.segments.stamps(words)
         wins = stamps > np.uint64(base_includes)
@@ -179,9 +197,7 @@ class LiveTable:
             includes = self.opened[each.key].stamp if each.includes is None else each.includes
             wins &= (stamps > np.uint64(includes)) | ~each.has(positions)
         directory, _ = upserted(directory, positions[wins], words[wins])
-        parts = tuple((each.changed, each.gone) for each in deltas)
-        self._versions[version] = _Open(directory, parts, mapped, keys, new)
-        return news
+        return directory
 
     def _note_opened(self, delta: OpenDelta, was_open: bool) -> bool:
         """Note when a delta was first opened; return whether that is news."""
@@ -214,12 +230,22 @@ class LiveTable:
             directory, _ = upserted(directory, delta.changed.positions_slice(begin, end), words)
         return directory
 
-    def first_opened_with(self, version: int) -> list[DeltaKey]:
-        """Return the keys of deltas that were first opened with a version, and that no other one has open."""
-        opened = self._versions.get(version)
-        new = frozenset[DeltaKey]() if opened is None else opened.new
-        others = [each.keys for number, each in self._versions.items() if number != version]
-        return [key for key in new.difference(*others) if key in self.opened]
+    def were_served(self, versions: Collection[int]) -> list[DeltaKey]:
+        """Take in that versions were served; return the keys of their deltas of which that is news."""
+        keys = [each.keys for version, each in self._versions.items() if version in versions]
+        news = self.unserved.intersection(frozenset[DeltaKey]().union(*keys))
+        self.unserved -= news
+        return list(news)
+
+    def keys(self, version: int) -> frozenset[DeltaKey]:
+        """Return the keys of the deltas of a version; none where it is not open."""
+        return self._versions[version].keys if version in self._versions else frozenset()
+
+    def forget_unserved(self, among: Collection[DeltaKey]) -> list[tuple[DeltaKey, FirstOpened]]:
+        """Forget when deltas were opened, of those that were not served and that no open version has; return it."""
+        keys = self.unserved.intersection(among).difference(*[each.keys for each in self._versions.values()])
+        self.unserved -= keys
+        return [(key, self.opened.pop(key)) for key in keys if key in self.opened]
 
     def close_version(self, version: int) -> None:
         """Forget a version; tables that were made of it go on."""

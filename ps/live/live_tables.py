@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
-from ringpull.ps.live.record import NOT_OPENED, LiveName, Record, delta_record, stamps_record
+from ringpull.ps.live.record import NOT_OPENED, UNSERVED, DeltaKey, LiveName, Record, delta_record, stamps_record
 from ringpull.ps.live.settings import NEWER_MEMORY_BYTES
 from ringpull.ps.live.stamp import NO_STAMP, GivenStamps
 from ringpull.ps.store.newer.budget import Budget
@@ -137,7 +137,7 @@ class LiveTables:
             ]
             base_includes = self._bound(name, version, base_includes)
             for key in table.open_version(version, known, base_includes, was_open=was_open):
-                self._unlogged.append(delta_record(name, row_bytes, key, *table.opened[key]))
+                self._unlogged.append(delta_record(name, row_bytes, key, *table.opened[key], UNSERVED))
             self.count_held()
 
     def newer(self, name: LiveName, version: int) -> Newer | None:
@@ -168,6 +168,11 @@ class LiveTables:
         """Whether something that no push caused is not in the log yet."""
         return bool(self._unlogged)
 
+    @property
+    def unlogged(self) -> Sequence[Record]:
+        """Records of what no push caused that are not in the log yet."""
+        return tuple(self._unlogged)
+
     def to_log(self, records: Sequence[Record], last_stamp: int) -> list[Record]:
         """Return what is to be written with these records, which goes before them; nothing where there is nothing."""
         due = [*self._unlogged, *records]
@@ -190,11 +195,35 @@ class LiveTables:
             table = self._tables.get(name)
             if table is None:
                 return
-            for key in [] if was_served else table.first_opened_with(version):
-                opened = table.opened.pop(key)
-                self._unlogged.append(delta_record(name, table.row_bytes, key, *opened, NOT_OPENED))
+            if was_served:
+                self._note_served(table, [version])
+            keys = table.keys(version)
             table.close_version(version)
+            self._forget_unserved(table, keys)
             self.count_held()
+
+    def were_served(self, name: LiveName, versions: Collection[int], *, all_open: bool) -> None:
+        """Take in that versions are to be served, so that it stays when their deltas were opened.
+
+        Args:
+            all_open: Whether all are open that should be. Then deltas that were not served and that none of them has
+                were opened for a publish that was given up while the shard was away.
+        """
+        with self.lock:
+            table = self._tables.get(name)
+            if table is None:
+                return
+            self._note_served(table, versions)
+            if all_open:
+                self._forget_unserved(table, table.unserved)
+
+    def _note_served(self, table: LiveTable, versions: Collection[int]) -> None:
+        for key in table.were_served(versions):
+            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *table.opened[key]))
+
+    def _forget_unserved(self, table: LiveTable, among: Collection[DeltaKey]) -> None:
+        for key, opened in table.forget_unserved(among):
+            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *opened, NOT_OPENED))
 
     def answers(self, name: LiveName) -> bool:
         """Return whether a table can be answered for: all that was pushed to it is here."""

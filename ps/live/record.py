@@ -30,11 +30,12 @@ Little-endian; every record begins at a multiple of 8:
 NUMBERS of no slots are a mark: the table has pushed rows, or is to have some. Its number is then the stamp up to which
 they are in a fold, which has to be there.
 
-DELTA has one of four numbers. 1: where there would be positions stand the number of the version that brought it, the
+DELTA has one of five numbers. 1: where there would be positions stand the number of the version that brought it, the
 identity of the keys that went with it, and that of the version, each 0 where there is none, or it is not known. 2: the
-same, and it counts as never opened: its version was closed before it was served. 3: it is of no delta, but has first
-and last stamp of each run that the shard gave (`ringpull.ps.live.stamp`). 0: as an earlier build wrote it, without
-these, and reads all of them.
+same, and it counts as never opened: its version was closed before it was served. 4: the same as 1, and no version that
+has it was served yet: 1 follows once one is, and where none is it counts as never opened after a restart. 3: it is of
+no delta, but has first and last stamp of each run that the shard gave (`ringpull.ps.live.stamp`). 0: as an earlier
+build wrote it, without these, and reads all of them.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class RecordKind(IntEnum):
 
 _KINDS: Final = {int(kind): kind for kind in RecordKind}
 
-OF_VERSION, NOT_OPENED, OF_STAMPS = 1, 2, 3
+OF_VERSION, NOT_OPENED, OF_STAMPS, UNSERVED = 1, 2, 3, 4
 """Numbers of DELTA records; 0: by an earlier build."""
 
 
@@ -140,7 +141,7 @@ def delta_record(
 
     Args:
         made: Identity of the version that brought it; 0: not known.
-        number: `NOT_OPENED`: it counts as never opened.
+        number: `NOT_OPENED`: it counts as never opened; `UNSERVED`: no version that has it was served yet.
     """
     said = np.array([key.version, key.gone, made], np.uint64)
     return Record(RecordKind.DELTA, name, row_bytes, stamp, key.changed, number, said)

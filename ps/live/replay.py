@@ -16,7 +16,7 @@ from ringpull.ps.live.fold import Fold
 from ringpull.ps.live.live_table import FirstOpened, LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.numbers import NO_WRITER, Numbers, slots_of
-from ringpull.ps.live.record import NOT_OPENED, OF_STAMPS, OF_VERSION, DeltaKey, LiveName, Read, RecordKind
+from ringpull.ps.live.record import NOT_OPENED, OF_STAMPS, OF_VERSION, UNSERVED, DeltaKey, LiveName, Read, RecordKind
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -77,15 +77,16 @@ class Replay:
             if not slots.size:
                 self._due[name] = read.number
             else:
+                self._apply()  # Those of the records before it are older.
                 self._numbers.put(name, read.writer, slots, read.rows.view(np.uint64), self._now_s)
         else:
-            if read.writer != NO_WRITER:
-                self._numbers.put(name, read.writer, slots_of(read.positions), read.number, self._now_s)
             if read.kind is RecordKind.ROWS and read.row_bytes != row_bytes:
                 raise CorruptData(f"{name}: pushed rows have {read.row_bytes} bytes, where its others have {row_bytes}")
             self._tables.given.took(read.stamp)
             if read.stamp > table.folded:
                 self._add(table, read)
+            else:
+                self._count(name, read)
 
     def end(self) -> None:
         """Apply what is left.
@@ -119,12 +120,20 @@ class Replay:
             try:
                 table.show(positions, words, reads[-1].stamp)
             except LimitExceeded:
-                if len(reads) == 1:
-                    return  # It was refused when it came.
-                for read in reads:
+                # What was refused when it came has no number either: its writer sends it again, and was not told that
+                # it had been applied.
+                for read in reads if len(reads) > 1 else []:
                     self._add(table, read)
                     self._apply()
+                return
+        for read in reads:
+            self._count(table.name, read)
         self.rows += len(positions)
+
+    def _count(self, name: LiveName, read: Read) -> None:
+        """Take in the number of a push that is shown."""
+        if read.writer != NO_WRITER:
+            self._numbers.put(name, read.writer, slots_of(read.positions), read.number, self._now_s)
 
     def _add(self, table: LiveTable, read: Read) -> None:
         kind = self._reads[0].kind if self._reads else read.kind
@@ -159,12 +168,15 @@ class Replay:
 
 def _take_opened(table: LiveTable, read: Read) -> None:
     """Take in when a delta was first opened."""
-    if read.number not in (OF_VERSION, NOT_OPENED):
+    if read.number not in (OF_VERSION, NOT_OPENED, UNSERVED):
         table.opened_before.setdefault(read.writer, read.stamp)
         return
     version, gone, made = read.positions.tolist()
     key = DeltaKey(read.writer, version, gone)
+    table.unserved.discard(key)
     if read.number == NOT_OPENED:
         table.opened.pop(key, None)
     else:
         table.opened[key] = FirstOpened(read.stamp, made)
+        if read.number == UNSERVED:
+            table.unserved.add(key)

@@ -179,11 +179,14 @@ class History:
         self.assigned = list(dict.fromkeys([*([1] if self.keeps_first else []), *kept[-2:], version]))
         self.rolled.assign(self.assigned)
 
-    def give_up(self, version: int) -> None:
-        """Open a version, and close it before it is served."""
+    def give_up(self, version: int, restarts: bool) -> None:
+        """Open a version, and close it before it is served, or have the shard begin anew then."""
         known = set(self.first)
         self.open(version)
-        self.rolled.assign(self.assigned)
+        if restarts and self.drawn.random() < 0.5:
+            self.restart()
+        else:
+            self.rolled.assign(self.assigned)
         for number in self.first.keys() - known:
             del self.first[number]
 
@@ -218,7 +221,7 @@ class History:
                 self.publish(self.drawn.choice([*self.chains] if self.keeps_first else self.assigned))
             case 3:
                 version = self.exported()
-                self.give_up(version)
+                self.give_up(version, restarts)
                 self.push()
                 if self.drawn.random() < 0.5:
                     self.publish(version)
@@ -274,6 +277,69 @@ def test_a_version_that_was_open_before_a_crash_was_so_also_where_nothing_was_pu
     assert other.shown(2)[7] == 5
     for each in (other, rolled):
         each.live.close()
+
+
+def test_a_publish_that_was_given_up_stays_so_where_a_round_writes_the_log_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round's own file says that its delta was opened; what takes that back was not written yet."""
+    monkeypatch.setattr(LiveShard, "_aside", lambda self: None)  # which would write it
+    rolled = _pushed_once(tmp_path)
+    folding = rolled.live._folding
+    assert folding is not None
+    number = folding._run(folding._rolled)
+    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
+    rolled.open(2)
+    rolled.assign([1])
+    assert rolled.live.tables.has_unlogged
+    assert not folding._folded_but()
+    folding._run(lambda: folding._shorten(number))
+    assert not rolled.live.tables.has_unlogged
+    rolled.live.close()
+    rolled.begin()
+    rolled.open(1)
+    rolled.assign([1])
+    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.open(2)
+    rolled.assign([1, 2])
+    assert rolled.shown(2)[7] == 2, "it was opened after the push"
+    rolled.live.close()
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_publish_was_given_up_also_where_the_shard_was_killed_meanwhile(tmp_path: Path, rounds: int) -> None:
+    """Else what was pushed before it is published once more would lie over it on this shard alone."""
+    rolled = _pushed_once(tmp_path)
+    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
+    rolled.open(2)
+    folding = rolled.live._folding
+    assert folding is not None
+    for _ in range(rounds):  # which writes anew what the log says of it
+        folding.round()
+    assert folding.rounds == rounds
+    rolled.live.close()
+    for _ in range(2):
+        rolled.begin()
+        rolled.open(1)
+        rolled.assign([1])
+        rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+        rolled.live.close()
+    rolled.begin()
+    rolled.open(1)
+    rolled.assign([1])
+    rolled.open(2)
+    rolled.assign([1, 2])
+    assert rolled.shown(2)[7] == 2
+    rolled.push(replace(push_of([7], np.full((1, 1), 6, np.float32)), epoch=rolled.epoch))
+    rolled.assign([1])
+    rolled.live.close()
+    rolled.begin()
+    rolled.open(1)
+    rolled.assign([1])
+    rolled.open(2)
+    rolled.assign([1, 2])
+    assert rolled.shown(2)[7] == 6, "it was served, and comes back"
+    rolled.live.close()
 
 
 def test_a_delta_of_the_log_does_not_say_that_pushed_rows_are_there(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import pytest
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.live import live_table as live_table_module
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
+from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.budget import Budget
+from ringpull.ps.store.newer.directory import Directory
 from ringpull.ps.store.writer import TableWriter
 
 KEYS = 60
@@ -93,3 +96,44 @@ def test_what_a_version_shows_is_the_later_of_delta_and_push(tmp_path: Path, see
                     includes_of[key] = max(includes, includes_of.get(key, 0))
             truth |= {key: value for key, (at, value) in pushes.items() if at > includes_of.get(key, 0)}
             assert shown(table, version) == truth, (step, version)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_version_that_fails_to_open_was_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Else nothing is written of its delta once it opens: a restart would take what is pushed since for older."""
+    tables = LiveTables(0)
+    table = tables.made(NAME, 4)
+    delta = OpenDelta(written(tmp_path / "delta" / "t", {7: 2.0}), gone_of(tmp_path / "gone" / "t", [8]), None, 8, 1)
+    if again:
+        tables.open_version(NAME, 8, 4)
+    real, calls = live_table_module.upserted, list[int]()
+
+    def fails_once(directory: Directory, *given: object) -> tuple[Directory, int]:
+        calls.append(1)
+        if len(calls) == 2:  # the delta's rows, after the keys that went
+            raise MemoryError
+        return real(directory, *given)  # type: ignore[arg-type]
+
+    push(table, 7, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(live_table_module, "upserted", fails_once)
+        with pytest.raises(MemoryError):
+            tables.open_version(NAME, 8, 4, [delta])
+    assert list(table.versions) == ([8] if again else [])
+    assert not table.opened
+    assert not tables.has_unlogged
+    push(table, 7, 2)
+    if again:
+        assert shown(table, 8) == {7: 2.0}, "what was open takes pushes on"
+    tables.open_version(NAME, 8, 4, [delta])
+    assert [(each.writer, each.stamp) for each in tables.unlogged] == [(delta.key.changed, 2)]
+    assert shown(table, 8) == {7: 2.0, 8: None}
+    push(table, 7, 3)
+    assert shown(table, 8) == {7: 3.0, 8: None}
+
+
+def push(table: LiveTable, key: int, stamp: int) -> None:
+    words = table.write(np.full((1, 1), stamp, np.float32).view(np.uint8), stamp)
+    table.show(positions_of(np.array([key], np.uint64)), words, stamp)

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import CorruptData
+from ringpull.ps.errors import CorruptData, LimitExceeded
+from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
-from ringpull.ps.live.numbers import Numbers
+from ringpull.ps.live.numbers import Numbers, slots_of
 from ringpull.ps.live.record import LiveName, Record, RecordKind
 from ringpull.ps.live.replay import Replay
+from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.newer.directory import LAST_POSITION
 from ringpull.ps.store.newer.logged import LoggedRows
 
@@ -93,6 +95,51 @@ def test_a_table_that_was_forgotten_begins_anew_in_the_same_file(tmp_path: Path)
     words = table.pushed.get(some)
     assert table.segments.stamps(words).tolist() == [3, 3]
     assert _rows(table.segments.rows(words)) == [b"\3\3\3\3"] * 2
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_push_that_is_refused_again_has_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """It failed after it was logged, and its writer sends it once more: that must not be taken for a repetition."""
+    name, writer = LiveName("ranker", 1, "user"), 77
+    log = opened(tmp_path, LiveTables(0))
+    some = np.arange(1, 4, dtype=np.uint64) << np.uint64(60)
+    for number in (1, 2, 3):
+        at, rows = some[number - 1 : number], np.full(4, number, np.uint8)
+        if not alone or number == 2:
+            log.append([Record(RecordKind.ROWS, name, 4, number, writer, number, at, rows)])
+    log.close()
+    show = LiveTable.show
+
+    def refusing(table: LiveTable, positions: UInt64Array, words: UInt64Array, stamp: int) -> tuple[int, list[int]]:
+        if some[1] in positions:
+            raise LimitExceeded("too close together")
+        return show(table, positions, words, stamp)
+
+    monkeypatch.setattr(LiveTable, "show", refusing)
+    tables, numbers = LiveTables(0), Numbers()
+    replay = Replay(tables, numbers, 0.0)
+    log = Log.open(tmp_path, shard=0, deployment="", replay=replay.take)
+    replay.end()
+    log.close()
+    assert numbers.last(name, writer, slots_of(some)).tolist() == ([0, 0, 0] if alone else [1, 0, 3])
+    assert replay.rows == (0 if alone else 2)
+
+
+def test_numbers_that_a_fold_wrote_stay_above_those_of_pushes_before(tmp_path: Path) -> None:
+    name, writer = LiveName("ranker", 1, "user"), 77
+    log = opened(tmp_path, LiveTables(0))
+    some = np.arange(1, 2, dtype=np.uint64) << np.uint64(60)
+    log.append([Record(RecordKind.ROWS, name, 4, 1, writer, 5, some, np.zeros(4, np.uint8))])
+    log.append([Record(RecordKind.NUMBERS, name, 4, 2, writer, 0, some, np.array([9], np.uint64).view(np.uint8))])
+    log.close()
+    numbers = Numbers()
+    replay = Replay(LiveTables(0), numbers, 0.0)
+    log = Log.open(tmp_path, shard=0, deployment="", replay=replay.take)
+    replay.end()
+    log.close()
+    assert numbers.last(name, writer, slots_of(some)).tolist() == [9]
 
 
 def test_rows_of_another_size_are_damage(tmp_path: Path) -> None:
