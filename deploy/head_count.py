@@ -7,8 +7,9 @@ when they do not).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from ringpull.deploy import allowance
 from ringpull.deploy.config import ServeConfig
 from ringpull.inference.head.tokens.entries import TokenEntry, parse_tokens
 from ringpull.inference.head.tokens.quotas import QuotaLimits
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, parse_manifest
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, parse_manifest
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.text.byte_size import size
 from ringpull.ps.transfer.remote import RemoteFolder
@@ -35,6 +36,11 @@ COPIES: Final = 2
 read."""
 
 
+CPU_ONNXRUNTIME: Final = "onnxruntime"
+GPU_ONNXRUNTIME: Final = "onnxruntime-gpu"
+"""Packages of onnxruntime: the first has no CUDA."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
     """What decides how many heads pay off."""
@@ -48,7 +54,7 @@ class Circumstances:
     head_bytes: int
     """Memory that each head takes."""
     gpu: bool = False
-    """Whether the dense program runs on a GPU."""
+    """Whether a dense program may run on a GPU."""
     joined: bool = False
     """Whether Ray is somebody else's."""
     fixed_ports: bool = False
@@ -75,7 +81,7 @@ def head_count(found: Circumstances) -> HeadCount:
     if found.quotas:
         return HeadCount(1, "as tokens have quotas, which are of each head")
     if found.gpu:
-        return HeadCount(1, "as heads share the first GPU, and batches for it want to be large")
+        return HeadCount(1, "as there is a GPU, which heads would share, and batches for it want to be large")
     for_cores, why = _by_cores(found.cores, found.threads)
     for_memory = max(1, int(found.memory_bytes * MEMORY_SHARE / found.head_bytes))
     if for_memory < for_cores:
@@ -101,12 +107,13 @@ def circumstances(config: ServeConfig, *, gpu: bool) -> Circumstances:
         gpu: Whether there is a GPU for heads that ask for one.
     """
     head = config.head
+    manifests = _manifests(config)
     return Circumstances(
         cores=allowance.cores(),
         threads=head.dense_threads,
         memory_bytes=allowance.memory_bytes(),
-        head_bytes=HEAD_BYTES + COPIES * (1 + config.keep) * _program_bytes(config),
-        gpu=gpu and head.device != "cpu",
+        head_bytes=HEAD_BYTES + COPIES * (1 + config.keep) * _program_bytes(manifests),
+        gpu=gpu and head.device != "cpu" and any(map(_may_use_gpu, manifests)),
         joined=not config.private,
         fixed_ports=bool(head.grpc_port and head.http_port),
         quotas=_quotas(config),
@@ -124,15 +131,46 @@ def gpu_here(environment: Mapping[str, str], root: Path = allowance.ROOT) -> boo
     return (root / "dev/kfd").exists() or any((root / "dev").glob("nvidia[0-9]*"))
 
 
-def _program_bytes(config: ServeConfig) -> int:
-    """Return the bytes of the dense programs of all models, by their manifests."""
-    found = 0
+def _manifests(config: ServeConfig) -> list[Manifest]:
+    """Return the manifests of the versions to serve."""
+    found = []
     for version in config.versions:
         content = RemoteFolder(version.folder).read(FILE_NAME, max_bytes=MAX_BYTES)
-        manifest = parse_manifest(content, Path(version.folder) / FILE_NAME)
+        found.append(parse_manifest(content, Path(version.folder) / FILE_NAME))
+    return found
+
+
+def _program_bytes(manifests: Iterable[Manifest]) -> int:
+    """Return the bytes of the dense programs of all models."""
+    found = 0
+    for manifest in manifests:
         found += sum(each.bytes for each in manifest.program_data)
         found += manifest.program.bytes if manifest.program is not None else 0
     return found
+
+
+def _may_use_gpu(manifest: Manifest) -> bool:
+    """Return whether a version has a dense program, and its runtime, as it is installed here, may use a GPU.
+
+    What that is built for is read from its packages' metadata, as loading it would take a second.
+    """
+    return manifest.program is not None and not (
+        _is_installed(CPU_ONNXRUNTIME) and not _is_installed(GPU_ONNXRUNTIME)
+        if manifest.runtime == "onnxruntime"
+        else _version("torch").endswith("+cpu")
+    )
+
+
+def _is_installed(package: str) -> bool:
+    return bool(_version(package))
+
+
+def _version(package: str) -> str:
+    """Return the version of a package that is installed; empty: it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _quotas(config: ServeConfig) -> bool | None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.deploy.placed_chains import (
+    ancestors_of,
     as_known,
     chain_of,
     chained_table,
@@ -34,7 +35,7 @@ from ringpull.inference.model.manifest import (
     parse_manifest,
     versions,
 )
-from ringpull.inference.model.manifest_chain import check_length
+from ringpull.inference.model.manifest_chain import Chain, check_length
 from ringpull.inference.model.mirror import local_files, local_tables
 from ringpull.inference.model.model_dir import complete_versions, newest_complete, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
@@ -350,10 +351,18 @@ def place(
         found_in=found_in,
         tables_alone=manifest.tables_alone,
         chain=chain_of(manifest, before),
+        ancestors=ancestors_of(manifest, before, known, lambda number: _chain_at(version_at(beside, number))),
         lineage_of=manifest.chain.lineage or "",
         live_tables=tuple(sorted(entry.spec.name for entry in manifest.tables if entry.live)),
         includes=includes_of(manifest, before),
     )
+
+
+def _chain_at(version: str) -> tuple[Chain, str]:
+    """Return the chain and the identity of a version that another one follows, by its manifest alone."""
+    with _translated(version):
+        content = RemoteFolder(version).read(FILE_NAME, max_bytes=MAX_BYTES)
+    return parse_manifest(content, Path(version) / FILE_NAME).chain, identity_of(content)
 
 
 def _newest_at(url: str, known: Sequence[PlacedVersion]) -> PlacedVersion:

@@ -11,16 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from ringpull.inference.model.manifest import Manifest, TableEntry, TableKind
-from ringpull.inference.model.manifest_chain import check_length
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent
+from ringpull.inference.model.manifest_chain import MAX_CHAIN, Chain, check_length
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, RingpullError
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.remote import RemoteFolder
 from ringpull.router.control.chains import chain_length
 from ringpull.router.control.deployment_spec import ChainLink, PlacedPart, PlacedTable, PlacedVersion
+
+MAX_ANCESTORS: Final = 256
+"""Most versions before a compaction that are remembered: each is saved with every version that follows, for ever."""
 
 
 def header_of(folder: Path) -> Header:
@@ -153,6 +157,41 @@ def chain_of(manifest: Manifest, before: PlacedVersion | None) -> tuple[ChainLin
         return (ChainLink(follows.version, follows.identity),)
     check_length(chain_length(before) + 1, f"{manifest.model}/{manifest.version} would be one more")
     return (*before.chain, ChainLink(follows.version, follows.identity))
+
+
+def ancestors_of(
+    manifest: Manifest,
+    before: PlacedVersion | None,
+    known: Iterable[PlacedVersion],
+    read: Callable[[int], tuple[Chain, str]],
+) -> tuple[ChainLink, ...]:
+    """Return the versions that are in a version and before the first of its chain, as far as that can be told.
+
+    A compacted version names only the one that it was made of; what that followed is told by what is open, or else by
+    manifests that are still there. Not knowing them refuses a version later, at worst, so nothing is refused here.
+
+    Args:
+        before: What `predecessor` returned.
+        known: Versions that are open.
+        read: Reads a version's chain and identity in the model's folder.
+    """
+    if before is not None:
+        return before.ancestors
+    follows, found = manifest.chain.follows, list[ChainLink]()
+    while follows is not None and len(found) < MAX_CHAIN:
+        opened = _known(known, manifest.model, follows.version, follows.identity)
+        if opened is not None:
+            found += [*opened.ancestors, *opened.chain][::-1]
+            break
+        try:
+            chain, identity = read(follows.version)
+        except RingpullError:
+            break
+        if differ(number_of(identity), number_of(follows.identity)) or chain.follows is None:
+            break
+        follows = chain.follows
+        found.append(ChainLink(follows.version, follows.identity))
+    return tuple(found[:MAX_ANCESTORS][::-1])
 
 
 def includes_of(manifest: Manifest, before: PlacedVersion | None) -> dict[int, Mapping[int, int]]:

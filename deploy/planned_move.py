@@ -28,12 +28,13 @@ def planned_move(
     Raises:
         InvalidInput: A shard would take more than `memory`.
     """
-    tables = tables_that_serve(status, dims)
     before = {f"{model}/{table}": copies for (model, table), copies in sorted(status.spec.replicas.items())}
     after = {name: _wanted(request, name, copies) for name, copies in before.items()}
     shards = len(status.spec.shards)
     shards_after = shards if request.shards is None else request.shards
     beside = heads_have_shards_beside_them(status)
+    tables = tables_that_serve(status, dims)
+    tables_after = tables_that_serve(status, dims, shards=shards_after, drained=request.drain_node)
     move = PlannedMove(
         shards_before=shards,
         shards_after=shards_after,
@@ -41,7 +42,7 @@ def planned_move(
         replicas_after=after,
         moves=moves,
         cost_before=predicted_cost(tables, before, shards, beside_heads=beside) if status.requests else None,
-        cost_after=predicted_cost(tables, after, shards_after, beside_heads=beside) if status.requests else None,
+        cost_after=predicted_cost(tables_after, after, shards_after, beside_heads=beside) if status.requests else None,
         process_bytes=PROCESS_BYTES,
     )
     taken = move.memory_bytes(moves.shard_bytes_after)
@@ -75,7 +76,7 @@ def automatic(
     shards = len(status.spec.shards) if request.shards is None else request.shards
     beside = heads_have_shards_beside_them(status)
     found = plan(
-        tables_that_serve(status, dims, min_copies=min_copies),
+        tables_that_serve(status, dims, shards=shards, drained=request.drain_node, min_copies=min_copies),
         Layout(shards, memory, process_bytes=PROCESS_BYTES, beside_heads=beside),
     )
     reasons = tuple(choice.reason for choice in found.choices)

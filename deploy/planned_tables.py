@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,16 +73,23 @@ def planned_tables(
 
 
 def tables_that_serve(
-    status: DeploymentStatus, dims: Mapping[str, int], *, min_copies: int | None = None
+    status: DeploymentStatus,
+    dims: Mapping[str, int],
+    *,
+    shards: int | None = None,
+    drained: str = "",
+    min_copies: int | None = None,
 ) -> list[PlannedTable]:
     """Return the tables of a deployment, with the load that was counted since its heads started.
 
     Args:
         dims: `MODEL/TABLE` -> numbers per row, of the live versions.
+        shards: Number of shards that there are to be; None: as now.
+        drained: Id of the node that shards are to leave.
         min_copies: Lower bound on the copies of every table; None: its present number, with `all` counting as one.
     """
     loads = load_of(status.traffic, status.requests)
-    shares = _shares_read_here(status)
+    shares = _shares_read_here(status, shards or len(status.spec.shards), drained)
     found = []
     for model, number in sorted(status.spec.live.items()):
         live = status.spec.version(model, number)
@@ -114,17 +122,18 @@ def _asked_only(version: PlacedVersion, table: str) -> bool:
     return table in version.live_tables or version.tables[table].deltas > 0
 
 
-def _shares_read_here(status: DeploymentStatus) -> dict[str, float]:
-    """Return the share of each table's keys that heads answer themselves, with however many copies.
+def _shares_read_here(status: DeploymentStatus, shards: int, drained: str) -> dict[str, float]:
+    """Return the share of each table's keys that heads will answer themselves, with however many copies but `all`.
 
-    That is counted for tables that are not on every shard. One that is would have the share of these; with none to go
-    by it would be read from the one shard beside a head.
+    Counts are of all the time since heads started, with other copies and other shards in it: a table that was on every
+    shard was read whole. So they tell which tables heads read themselves, and how much of one that is partitioned at
+    most; and no share is above that of the shards on one node. On which one heads are is not known: it is taken for the
+    one with most shards, to which none of the new ones come.
     """
     counted = {name: each.here / each.keys if each.keys else 0.0 for name, each in status.traffic.items()}
-    replicas = {f"{model}/{table}": copies for (model, table), copies in status.spec.replicas.items()}
-    partitioned = [share for name, share in counted.items() if share and replicas.get(name, 1) != ALL]
-    usual = max(partitioned, default=1 / len(status.spec.shards))
-    return {name: share if replicas.get(name, 1) != ALL else min(share, usual) for name, share in counted.items()}
+    there = Counter(node for node in status.nodes.values() if node != drained)
+    most = min(1.0, max(there.values(), default=0) / shards)
+    return {name: min(share, most) for name, share in counted.items()}
 
 
 def _size_of(table: PlacedTable) -> dict[str, int]:

@@ -53,6 +53,9 @@ RELEASE_TIMEOUT_S: Final = 20.0
 END_PUSHES_S: Final = 5.0
 """Longest wait for shards that are to take no pushes any more: a group, or a step of a fold, is a fraction of it."""
 
+FIND_S: Final = 5.0
+"""Longest wait for Ray to say which actors there are, where it is only asked for the sake of `end_pushes`."""
+
 HEAD_GONE_S: Final = 60.0
 """Time without an answer after which heads count as gone. Ray restarts a dead one within seconds, though it then has to
 load its versions again; a loaded one answers within milliseconds."""
@@ -227,10 +230,10 @@ class Cluster:
     def drain(self) -> None:
         """Have heads refuse new requests and answer those in flight, within the configured time; then end pushes."""
         drain(self._actors.heads.values(), self._config.drain_timeout_s)
-        if control_store.is_there():  # by which shards are found that the coordinator has made
-            from ringpull.deploy.cluster.members import actors_of
+        from ringpull.deploy.cluster.members import actors_in_time
 
-            end_pushes(actors_of(self._config.name))
+        known = {f"{self._config.name}/shard-{i}": handle for i, handle in self._actors.shards.items()}
+        end_pushes(known | actors_in_time(self._config.name, FIND_S))  # these know what the coordinator has made since
 
     def leave_up(self) -> None:
         """Let the actors live on, on a joined Ray, after this context is left. The state folder stays theirs."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from threading import Thread
 from typing import Any, Final
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import NAMESPACE, ActorSpec
 from ringpull.deploy.cluster.actors import HeadActor, ShardActor
 from ringpull.deploy.cluster.calls import find, result
@@ -107,6 +110,24 @@ def actors_of(deployment: str) -> dict[str, Any]:
         except Unavailable:
             continue  # It died between the listing and now.
     return found
+
+
+def actors_in_time(deployment: str, timeout_s: float) -> dict[str, Any]:
+    """Return the handles of a deployment's actors, by name; none where Ray fails, or does not say which in time.
+
+    Where its control store accepts connections and answers nothing, Ray blocks. A thread can be left to that.
+    """
+    found: list[dict[str, Any]] = []
+
+    def look() -> None:
+        with suppress(Exception):  # Ray's own, and whatever its client raises while the control store dies
+            if control_store.is_there():
+                found.append(actors_of(deployment))
+
+    thread = Thread(target=look, name="actors", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return found[0] if found else {}
 
 
 def end(handles: Mapping[str, Any]) -> None:

@@ -36,14 +36,13 @@ def taking(config: type[Any]) -> Callable[[Command], Command]:
 
 
 def check_given(config: type[Any], given: Mapping[str, Any]) -> None:
-    """Refuse numbers out of their bounds; one that is given as a text is the dataclass's to refuse, once it is parsed.
+    """Refuse numbers out of their bounds, and texts that should be numbers with some and are none.
 
     Raises:
         InvalidInput: Names the option.
     """
     for each in _settings(config):
-        value = given[_name(each)]
-        if each.bounds is not None and value is not None and not isinstance(value, str):
+        if each.bounds is not None and (value := _value(each, given[_name(each)])) is not None:
             each.bounds.check(f"--{each.name}", value)
 
 

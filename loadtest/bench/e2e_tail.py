@@ -158,8 +158,7 @@ def lone_request_ms(requests: Sequence[Request]) -> tuple[str, float]:
 
 def beside_triton(report: Report, requests: Sequence[Request]) -> None:
     """Report top rates, and latencies at equal rates, of `--heads auto` beside as many instances of Triton."""
-    auto = ("--heads", "auto")
-    with ringpull(requests, *auto) as heads:
+    with ringpull(requests, "--heads", "auto") as heads:
         instances = max(triton.INSTANCES, heads.heads)
         report.row("heads of --heads auto", str(heads.heads), f"Triton's instances {instances}")
         report.key(HEADS, heads.heads)
@@ -171,7 +170,9 @@ def beside_triton(report: Report, requests: Sequence[Request]) -> None:
             with ExitStack() as stack:
                 others = {}
                 if instructions("cpu"):
-                    others["bf16"] = stack.enter_context(ringpull(requests, *auto, precision="bfloat16"))
+                    # The same number: chosen again, it would be by the memory that is left beside these.
+                    as_many = ("--heads", str(heads.heads))
+                    others["bf16"] = stack.enter_context(ringpull(requests, *as_many, precision="bfloat16"))
                     check_scores(others.values(), requests[0], within=BF16_WITHIN)
                 others = {name: each.by_connections(CONNECTIONS) for name, each in others.items()}
                 tops = compare_rates(report, {**contenders, **others})

@@ -4,8 +4,9 @@ A version that begins a lineage can always go live. One that follows others can 
 follows, or follows it: else rows that the live version brought would silently be gone.
 
 A compacted version stands by itself and names only the version that it was made of, which was live then. What that
-followed is not known any more; so a version of the lineage that is older than all that are known is taken for one of
-those.
+followed is known where it was open, or lay on disk, when the compacted one was placed (`PlacedVersion.ancestors`). To
+go back nobody has to know: a version of the lineage that is older than all of the live one's chain is taken for one of
+those that are in it. To go forward it has to be known, as the live one may be a branch from before a compaction.
 """
 
 from __future__ import annotations
@@ -56,16 +57,22 @@ def check_chain(spec: DeploymentSpec, version: PlacedVersion) -> None:
             f" which is live, is of {live.lineage}. Export {version.name} with follows={live.version}; or publish"
             f" {version.model}/{last.version} first"
         )
-    live_links = _links(live)
-    if live.version in links or version.version in live_links:
+    live_links, older = _links(live), {link.version: link.identity for link in version.ancestors}
+    if live.version in links or version.version in live_links or version.version < min(live_links):
         return
-    if live.version < min(links) or version.version < min(live_links):
-        return  # older than the compaction that the other one is, or was made of
+    if live.version in older and not differ(number_of(older[live.version]), number_of(live.identity)):
+        return
     again = version.name if version.version > live.version else f"it again, under a number above {live.version},"
+    common = max((links | older).keys() & live_links.keys(), default=0)
+    first = f"make {version.model}/{common or last.version} live first"
+    known = "" if common else "known to be "
+    if not common:
+        oldest = min(links | older)
+        first = f"put what {version.model}/{oldest} follows beside it, which would tell; or {first}"
     raise InvalidInput(
         f"{version.name} follows {version.model}/{last.version}, and {live.name}, which is live, is not among what it"
-        f" is made of: what that brought would be gone. Export {again} with follows={live.version}; or make"
-        f" {version.model}/{last.version} live first"
+        f" is {known}made of: what that brought would be gone. Export {again} with follows={live.version}; or"
+        f" {first}"
     )
 
 

@@ -100,6 +100,8 @@ class PlacedVersion:
     """Whether it has tables only, and predicts nothing."""
     chain: tuple[ChainLink, ...] = field(default=(), metadata=left_out())
     """Versions that it follows, from the first to its predecessor; none: it follows nothing."""
+    ancestors: tuple[ChainLink, ...] = field(default=(), metadata=left_out())
+    """Versions before the first of `chain` that are known to be in it, where that one was compacted; oldest first."""
     lineage_of: str = field(default="", metadata=left_out())
     """Lineage that its manifest names; empty: it began one."""
     live_tables: tuple[str, ...] = field(default=(), metadata=left_out())

@@ -239,7 +239,8 @@ def test_the_planner_knows_what_heads_read_themselves(
 ) -> None:
     item = TableTraffic(keys=100_000, bags=12_800, missing=0, here=here)
     traffic = {**operations.status_now.traffic, "ranker/item": item}
-    operations.status_now = replace(operations.status_now, traffic=traffic)
+    nodes = dict.fromkeys(operations.status_now.nodes, "node-a") if here == 100_000 else operations.status_now.nodes
+    operations.status_now = replace(operations.status_now, traffic=traffic, nodes=nodes)
     fields = json.loads(ringpull("rebalance", "--auto", "--memory", "4GiB", "--dry-run", "--json", *TARGET).out)
     assert fields["replicas"]["ranker/item"]["after"] == copies
     assert any(f"-> {copies}: {why}" in reason for reason in fields["reasons"])

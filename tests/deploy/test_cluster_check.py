@@ -1,7 +1,8 @@
-"""What a foreground `serve` warns of while it serves; its heads are faked."""
+"""What a foreground `serve` warns of while it serves, and how it drains; its heads and shards are faked."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from ringpull.deploy.cluster import calls, control_store
+from ringpull.deploy.cluster import calls, control_store, members
+from ringpull.deploy.cluster import cluster as cluster_module
 from ringpull.deploy.cluster.cluster import Cluster, _Actors, _Addresses
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.ps.errors import StartupError, Unavailable
@@ -35,16 +37,16 @@ def raising(error: Exception) -> Callable[[], Any]:
     return call
 
 
-def cluster(*views: LeaderView | Exception | None) -> Cluster:
+def cluster(*views: LeaderView | Exception | None, shards: dict[int, Any] | None = None) -> Cluster:
     """A cluster whose heads hear the coordinator so."""
 
     def head(view: LeaderView | Exception | None) -> Any:
         call = raising(view) if isinstance(view, Exception) else lambda: view
-        remote = {"pid": lambda: lambda: 1, "invoke": lambda method: call}
+        remote = {"pid": lambda: lambda: 1, "invoke": lambda method, *_: call}
         return SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in remote.items()})
 
-    config = SimpleNamespace(private=True, shards=1, model_names=("ranker/1",))
-    actors = _Actors({}, dict(enumerate(map(head, views))), None)
+    config = SimpleNamespace(private=True, shards=1, model_names=("ranker/1",), name="ringpull", drain_timeout_s=1.0)
+    actors = _Actors(shards or {}, dict(enumerate(map(head, views))), None)
     return Cluster(
         cast("Any", config),
         actors,
@@ -80,3 +82,35 @@ def test_of_two_troubles_both_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = cluster(NOT_LED).check().rsplit("; ", 1)
     assert first.startswith("Ray's control store (GCS) is gone")
     assert second.startswith("nobody leads")
+
+
+class Shard:
+    """A shard's handle, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.invoke = SimpleNamespace(remote=self._invoke)
+
+    def _invoke(self, method: str) -> Callable[[], Any]:
+        self.asked.append(method)
+        return lambda: None
+
+
+def test_a_drain_ends_pushes_at_shards_of_the_start_and_at_those_made_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again, later, head = (Shard() for _ in range(4))
+    found = {"ringpull/shard-0": again, "ringpull/shard-1": later, "ringpull/head-0": head}
+    monkeypatch.setattr(members, "actors_of", lambda name: found)
+    cluster(LED, shards={0: first}).drain()
+    assert [each.asked for each in (first, again, later, head)] == [[], ["end_pushes"], ["end_pushes"], []]
+
+
+def test_a_drain_does_without_a_control_store_that_fails_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts connections in both: the shards of the start are told, and nothing is raised."""
+    over = threading.Event()
+    monkeypatch.setattr(cluster_module, "FIND_S", 0.1)
+    for actors_of in (lambda name: raising(RuntimeError("RpcError: it is gone"))(), lambda name: over.wait()):
+        shard = Shard()
+        monkeypatch.setattr(members, "actors_of", actors_of)
+        cluster(LED, shards={0: shard}).drain()
+        assert shard.asked == ["end_pushes"]
+    over.set()

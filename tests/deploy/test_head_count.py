@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from ringpull.deploy import allowance
+from ringpull.deploy import head_count as count_module
 from ringpull.deploy.cluster import cluster
+from ringpull.deploy.commands import serve as serve_module
 from ringpull.deploy.head_count import HEAD_BYTES, Circumstances, HeadCount, circumstances, gpu_here, head_count
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.model.manifest import Manifest
 
 GIB = 1 << 30
 TWO_CORES = Circumstances(cores=2, threads=1, memory_bytes=16 * GIB, head_bytes=GIB // 2)
@@ -37,7 +40,7 @@ QUOTA = '[[token]]\nname = "web"\ntoken = "s3cret-of-the-web-0123456789"\nroles 
         ({"cores": 16, "memory_bytes": 6 * GIB}, 3, "for 25% of 6.0 GiB available memory, at 512.0 MiB a head"),
         ({"memory_bytes": GIB}, 1, "for 25% of 1.0 GiB available memory, at 512.0 MiB a head"),
         ({"memory_bytes": 0}, 1, "for 25% of 0 B available memory, at 512.0 MiB a head"),
-        ({"gpu": True}, 1, "as heads share the first GPU, and batches for it want to be large"),
+        ({"gpu": True}, 1, "as there is a GPU, which heads would share, and batches for it want to be large"),
         ({"joined": True, "fixed_ports": True}, 2, "for 2 cores"),
         ({"joined": True}, 1, "as more on a joined Ray need a --grpc-port and a --http-port that are not 0"),
         ({"quotas": True}, 1, "as tokens have quotas, which are of each head"),
@@ -52,6 +55,12 @@ def test_how_many(changes: dict[str, Any], heads: int, because: str) -> None:
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowance, "cores", lambda: 4.0)
     monkeypatch.setattr(allowance, "memory_bytes", lambda: 8 * GIB)
+    installed(monkeypatch, torch="2.13.0")
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Have packages that run programs be installed in these versions, and no others."""
+    monkeypatch.setattr(count_module, "_version", lambda package: versions.get(package.replace("-", "_"), ""))
 
 
 @pytest.mark.medium
@@ -70,6 +79,32 @@ class TestCircumstances:
         assert (found.gpu, found.joined, found.fixed_ports) == (False, True, True)
         free = serve("--heads", "auto", "--address", "auto", "--grpc-port", 0).config
         assert not circumstances(free, gpu=False).fixed_ports
+
+    @pytest.mark.parametrize(
+        ("changes", "packages", "gpu"),
+        [
+            ({}, {"torch": "2.13.0"}, True),
+            ({}, {"torch": "2.13.0+cu130"}, True),
+            ({}, {"torch": "2.13.0+cpu"}, False),
+            ({"schema": None, "program": None, "lookups": (), "inputs": (), "outputs": ()}, {"torch": "2.13.0"}, False),
+            ({"runtime": "onnxruntime"}, {"torch": "2.13.0", "onnxruntime": "1.32.0"}, False),
+            ({"runtime": "onnxruntime"}, {"torch": "2.13.0+cpu", "onnxruntime_gpu": "1.32.0"}, True),
+        ],
+    )
+    def test_a_gpu_that_no_program_can_use_is_none(
+        self,
+        serve: Callable[..., Any],
+        monkeypatch: pytest.MonkeyPatch,
+        changes: dict[str, Any],
+        packages: dict[str, str],
+        gpu: bool,
+    ) -> None:
+        config = serve("--heads", "auto").config
+        folder = Path(config.versions[0].folder)
+        replace(Manifest.load(folder), **changes).save(folder)
+        installed(monkeypatch, **packages)
+        assert circumstances(config, gpu=True).gpu is gpu
+        assert not circumstances(config, gpu=False).gpu
 
     def test_quotas(self, serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file = tmp_path / "tokens.toml"
@@ -91,7 +126,7 @@ class TestCircumstances:
         assert capsys.readouterr().err == "--heads auto: 2 heads, for 4 cores\n"
         config = cluster._choose_heads(serve("--heads", "auto").config, gpu=True)
         assert (config.head_count, config.head.share_port) == (1, False)
-        assert config.head.heads_because.startswith("--heads auto: 1 head, as heads share the first GPU")
+        assert config.head.heads_because.startswith("--heads auto: 1 head, as there is a GPU, which heads would")
 
     def test_a_number_is_what_it_is(self, serve: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
         for options, heads in (((), 1), (("--heads", 3), 3)):
@@ -111,6 +146,19 @@ def test_what_is_no_number_is_refused(serve: Callable[..., Any], given: str) -> 
 def test_a_number_out_of_bounds_is_refused(serve: Callable[..., Any], given: str) -> None:
     said = serve("--heads", given)
     assert (said.config, said.err) == (None, f"error: --heads is {given}; it must be from 1 to 64\n")
+
+
+@pytest.mark.parametrize(("option", "given"), [("--heads", "65"), ("--heads", "many")])
+def test_what_is_refused_is_so_before_models_are_read(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, option: str, given: str
+) -> None:
+    """They may be at URLs, and take a while."""
+
+    def choose_versions(*others: object) -> None:
+        raise AssertionError("models were read")
+
+    monkeypatch.setattr(serve_module, "choose_versions", choose_versions)
+    assert serve(option, given).err.startswith(f"error: {option} is ")
 
 
 def test_a_gpu_is_known_by_its_device(tmp_path: Path) -> None:

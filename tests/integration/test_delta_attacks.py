@@ -361,6 +361,32 @@ def test_a_compaction_of_another_branch_cannot_go_live(models: Path, tmp_path: P
         published(spec, find_version(Publish(model="m", version=3), spec), keep=1)
 
 
+@pytest.mark.parametrize("how", ["open", "on disk", "gone"])
+def test_what_is_in_a_version_that_was_compacted_twice(models: Path, tmp_path: Path, how: str) -> None:
+    """It is known from what is open, or from the others' folders; where neither tells, going forward is refused."""
+    whole = tmp_path / "whole" / "m"
+    for number in (3, 4, 5):
+        write(whole, number, dict.fromkeys(range(5), float(number)), items={1: 1.0})
+    compacted(models, 3, whole / "3")
+    delta_of(models / "3", whole / "4", models / "4")
+    four = placed(models, 4)
+    compacted(models, 5, whole / "5")
+    spec = spec_of(placed(models, 2))
+    if how != "on disk":
+        shutil.rmtree(models / "3")
+        shutil.rmtree(models / "4")
+    if how == "open":
+        spec = replace(spec, versions=(*spec.versions, four))
+    five = find_version(Publish(model="m", version=5), spec)
+    assert [link.version for link in five.chain] == [4]
+    assert [link.version for link in five.ancestors] == ([] if how == "gone" else [1, 2, 3])
+    if how == "gone":
+        with pytest.raises(InvalidInput, match="put what m/4 follows beside it"):
+            published(spec, five, keep=1)
+    else:
+        assert published(spec, five, keep=1).live == {"m": 5}
+
+
 # -- orders ------------------------------------------------------------------------------------------------------------
 
 

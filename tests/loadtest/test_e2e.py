@@ -8,10 +8,12 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -154,6 +156,28 @@ def test_processor_time_is_compared_by_round() -> None:
     assert found["cpu_vs_grpc_torch"] == 0.5
     assert found["cpu_us_per_sample"] == pytest.approx(2.5 / 10 / CANDIDATES * 1e6, rel=1e-3)
     assert (found["e2e_vs_grpc_torch"], found["e2e_remote_vs_grpc_torch"]) == (0.875, 0.5)
+
+
+def test_heads_in_bfloat16_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` might choose another number for them, as there is less memory then."""
+    started: list[tuple[str, ...]] = []
+
+    @contextmanager
+    def ringpull(requests: object, *options: str, precision: str = "float32") -> Iterator[Any]:
+        started.append((precision, *options))
+        yield SimpleNamespace(heads=3, by_connections=lambda count: None)
+
+    @contextmanager
+    def baseline(*arguments: object) -> Iterator[Any]:
+        yield SimpleNamespace(by_connections=lambda count: None)
+
+    monkeypatch.setattr(e2e_tail, "ringpull", ringpull)
+    monkeypatch.setattr(e2e_tail, "baseline", baseline)
+    monkeypatch.setattr(e2e_tail, "instructions", lambda device: True)
+    for name in ("check_scores", "compare_rates", "compare_at_shares"):
+        monkeypatch.setattr(e2e_tail, name, lambda *_, **__: None)
+    e2e_tail.beside_triton(Report(""), [cast("Any", None)])
+    assert started == [("float32", "--heads", "auto"), ("bfloat16", "--heads", "3")]
 
 
 def test_one_head_beside_triton_has_keys_of_its_own() -> None:

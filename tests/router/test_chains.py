@@ -49,6 +49,7 @@ def delta(number: int, before: PlacedVersion, rows: int = 6_554) -> PlacedVersio
         {"user": table},
         identity(number),
         chain=(*before.chain, ChainLink(before.version, before.identity)),
+        ancestors=before.ancestors,
         lineage_of=before.lineage,
         live_tables=("user",),
         includes={number: {0: 7}},
@@ -62,9 +63,11 @@ def program(number: int, before: PlacedVersion) -> PlacedVersion:
     return replace(placed, tables={"user": replace(placed.tables["user"], parts=there.parts)}, includes=before.includes)
 
 
-def compacted(number: int, before: PlacedVersion) -> PlacedVersion:
+def compacted(number: int, before: PlacedVersion, *, known: bool = True) -> PlacedVersion:
+    """Return a compacted version, with what the one that it is made of followed where that is known."""
     chain = (ChainLink(before.version, before.identity),)
-    return replace(full(number), chain=chain, lineage_of=before.lineage)
+    ancestors = (*before.ancestors, *before.chain) if known else ()
+    return replace(full(number), chain=chain, ancestors=ancestors, lineage_of=before.lineage)
 
 
 ONE = full(1)
@@ -104,7 +107,7 @@ def test_a_delta_goes_live_and_rolls_back_like_any_version() -> None:
 
 
 def test_across_a_compaction_versions_go_back_and_forth() -> None:
-    """It names the version that it was made of alone; those before that one were not left out of it."""
+    """It names the version that it was made of alone; those before that one are known from when it was placed."""
     chain = [ONE]
     for number in range(2, 9):
         chain.append(delta(number, chain[-1]))
@@ -130,6 +133,27 @@ def test_a_branch_is_refused_across_a_compaction_too() -> None:
     with pytest.raises(InvalidInput, match=advice):
         published(initial_spec(range(2), [nine]), branch, keep=1)
     assert published(published(initial_spec(range(2), [nine]), THREE, keep=1), branch, keep=1).live == {"m": 5}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_branch_is_refused_across_two_compactions(known: bool) -> None:
+    """It is older than all that the second one names, as if it were in it."""
+    nine = compacted(9, THREE, known=known)
+    twelve = compacted(12, delta(11, delta(10, nine)), known=known)
+    branch = delta(5, THREE)
+    for offered in (twelve, delta(13, twelve), compacted(15, delta(13, twelve), known=known)):
+        with pytest.raises(InvalidInput, match="what that brought would be gone") as refused:
+            published(initial_spec(range(2), [branch]), offered, keep=1)
+        first = "or make m/3 live first" if known else f"or put what m/{offered.chain[0].version} follows beside it, "
+        assert first in str(refused.value)
+        back = published(initial_spec(range(2), [offered]), branch, keep=1)
+        assert back.live == {"m": 5}, "to go back nothing has to be known"
+        if known:
+            three = published(initial_spec(range(2), [branch]), THREE, keep=1)
+            assert published(three, offered, keep=1).live == {"m": offered.version}, "which is what it advises"
+    other = replace(twelve, ancestors=(ChainLink(5, identity(77)), *twelve.ancestors))
+    with pytest.raises(InvalidInput, match="what that brought would be gone"):
+        published(initial_spec(range(2), [branch]), other, keep=1)
 
 
 def test_what_takes_pushes_goes_on_doing_so() -> None:
@@ -188,8 +212,9 @@ def test_what_versions_share_is_counted_once() -> None:
 
 
 def test_a_chain_is_saved_and_what_has_none_is_saved_as_ever() -> None:
-    state = CoordinatorState(spec=initial_spec(range(2), [THREE]))
-    assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
+    for version in (THREE, compacted(9, THREE)):
+        state = CoordinatorState(spec=initial_spec(range(2), [version]))
+        assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
     plain = state_to_dict(CoordinatorState(spec=initial_spec(range(2), [ONE])))["world"]["versions"][0]
     assert plain["tables"] == {"user": ["/m/1/user", 1, 65_536, 92, "error", 1]}
-    assert not {"chain", "lineage_of", "live_tables", "includes"} & plain.keys()
+    assert not {"chain", "ancestors", "lineage_of", "live_tables", "includes"} & plain.keys()
