@@ -216,7 +216,8 @@ class Lanes:
     def _cut(self, keyed: KeyedRows) -> list[KeyedRows]:
         """Return rows in pieces of `PIECE_BYTES`, about: by their number, or by bytes where that makes one too large.
 
-        A build that knew only the first cut has sent nothing of the second, so what it began keeps its numbers.
+        A build that knew only the first cut could send no piece that is too large, and what it sent of other pushes has
+        the numbers of now. Pieces before one that it could not send had other rows under theirs.
         """
         count = len(keyed)
         if not count:

@@ -150,7 +150,6 @@ async def test_files_that_hang_hold_up_no_other_version(written, monkeypatch):
     damage(cluster, 0, 0, 1_000)
     gate, opening = threading.Event(), asyncio.Event()
     held_up(monkeypatch, gate, opening)
-    monkeypatch.setattr(following, "OPENED_AT_ONCE", 1)
     monkeypatch.setattr(following, "OPEN_WITHIN_S", PATIENCE_S)  # for so long whoever waits for the gate would wait
     cluster.open(2, *written[2])
     cluster.assign([cluster.ring])
