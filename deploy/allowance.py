@@ -34,12 +34,17 @@ def memory_bytes(root: Path = ROOT) -> int:
     Args:
         root: Folder that `proc` and `sys` are in.
     """
-    lines = (root / "proc/meminfo").read_text().splitlines()
+    lines = _text(root / "proc/meminfo").splitlines()
     found = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     for group in _groups(root, "memory"):
         with suppress(OSError, ValueError):
             found = min(found, _left_bytes(group))
     return max(found, 0)
+
+
+def _text(file: Path) -> str:
+    # A group may have any name.
+    return file.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
@@ -48,7 +53,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
     In a container the way that the kernel tells may not be there: what is mounted begins with its own group.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = _text(root / "proc/self/cgroup").splitlines()
     except OSError:
         return
     for line in lines:
@@ -68,12 +73,12 @@ def _quota(group: Path) -> float:
         ValueError: There is no quota.
     """
     with suppress(FileNotFoundError):
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = _text(group / "cpu.max").split()
         return int(quota) / int(period)  # which refuses `max`
-    quota_us = int((group / "cpu.cfs_quota_us").read_text())
+    quota_us = int(_text(group / "cpu.cfs_quota_us"))
     if quota_us < 0:
         raise ValueError(quota_us)
-    return quota_us / int((group / "cpu.cfs_period_us").read_text())
+    return quota_us / int(_text(group / "cpu.cfs_period_us"))
 
 
 def _left_bytes(group: Path) -> int:
@@ -84,9 +89,9 @@ def _left_bytes(group: Path) -> int:
         ValueError: There is no limit.
     """
     try:
-        limit, used, kept = (group / "memory.max").read_text(), "memory.current", "inactive_file"
+        limit, used, kept = _text(group / "memory.max"), "memory.current", "inactive_file"
     except FileNotFoundError:
-        limit, kept = (group / "memory.limit_in_bytes").read_text(), "total_inactive_file"
+        limit, kept = _text(group / "memory.limit_in_bytes"), "total_inactive_file"
         used = "memory.usage_in_bytes"
-    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    return int(limit) - int((group / used).read_text()) + int(stat.get(kept, 0))
+    stat = dict(line.split() for line in _text(group / "memory.stat").splitlines())
+    return int(limit) - int(_text(group / used)) + int(stat.get(kept, 0))
