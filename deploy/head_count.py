@@ -23,7 +23,7 @@ from ringpull.ps.text.byte_size import size
 from ringpull.ps.transfer.remote import RemoteFolder
 
 MAX_CHOSEN: Final = 8
-"""The most that are chosen: a client's connections, few, are to reach all; and more than two were never measured."""
+"""Most heads that are chosen: a client's connections, few, are to reach all; and more than two were never measured."""
 
 MEMORY_SHARE: Final = 0.25
 """Share of the memory available that heads may take; the rest is for shards, and for the files of tables."""
@@ -43,7 +43,7 @@ GPU_ONNXRUNTIME: Final = "onnxruntime-gpu"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What decides how many heads pay off."""
+    """Circumstances that decide how many heads pay off."""
 
     cores: float
     """Cores that may be used."""

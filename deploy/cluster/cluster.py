@@ -300,7 +300,7 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
 
 
 class _Begun(NamedTuple):
-    """What a deployment has before its actors: a Ray, and its state folder."""
+    """Beginnings of a deployment, before its actors: a Ray, and its state folder."""
 
     config: ServeConfig
     """Its settings, with a number of heads."""

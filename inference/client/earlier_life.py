@@ -23,7 +23,7 @@ _SLOTS: Final = 65_536
 
 
 class EarlierLife:
-    """What earlier lives of one writer may have sent. Used by one thread at a time."""
+    """Numbers that earlier lives of one writer may have sent. Used by one thread at a time."""
 
     def __init__(self) -> None:
         self.last: int | None = None

@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computed(Generic[Answer]):
-    """What came of one run of `compute`."""
+    """Outcome of one run of `compute`."""
 
     answers: Mapping[int, Answer]
     error: Exception | None

@@ -62,7 +62,7 @@ class LocalFiles:
         self._counting = threading.Lock()
         self._counts: dict[VersionName, dict[str, tuple[int, int]]] = {}
         self._let_go: dict[VersionName, dict[str, tuple[int, int]]] = {}
-        """The same of versions that are not read any more, in the order in which they were let go of: one that comes
+        """Counts of versions that are not read any more, in the order in which they were let go of: one that comes
         back counts on, as its calls do."""
         self._flat_counts: dict[tuple[VersionName, tuple[str, ...]], Int64Array] = {}
         """Keys and missing ones (2, T) of the tables of a layout that are not in `_counts` yet."""
