@@ -94,6 +94,21 @@ def halves_of_bytes(texts: Iterable[bytes]) -> UInt64Array:
     return np.array([mmh3.hash64(bytes(text), 0, signed=False) for text in texts], np.uint64).reshape(-1, 2)
 
 
+def are_utf8(data: bytes, lengths: NDArray[np.integer]) -> bool:
+    """Return whether strings that lie end to end are UTF-8, each by itself.
+
+    Args:
+        lengths: Bytes of each, (N,); they add up to those of `data`.
+    """
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    begins = (np.cumsum(lengths, dtype=np.int64) - lengths)[lengths > 0]
+    # None begins amid a character of the one before it.
+    return not ((np.frombuffer(data, np.uint8)[begins] & 0xC0) == 0x80).any()
+
+
 def check_texts(what: str, texts: Sequence[str]) -> None:
     """Check that strings have UTF-8, and so keys.
 

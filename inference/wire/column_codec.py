@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.schema.columns import Column, Ragged, no_text_in_row
 from ringpull.ps.errors import InvalidInput, NoText
-from ringpull.ps.hashing import no_text
+from ringpull.ps.hashing import are_utf8, no_text
 
 
 class DataType(IntEnum):
@@ -190,13 +190,7 @@ def check_utf8(what: str, data: bytes, lengths: NDArray[np.uint32]) -> None:
     Raises:
         NoText: One is not; the message names `what` and its place.
     """
-    try:
-        data.decode()
-    except UnicodeDecodeError as exc:
-        raise no_utf8(what, data, lengths) from exc
-    ends = np.cumsum(lengths, dtype=np.int64)
-    first_bytes = np.frombuffer(data, np.uint8)[(ends - lengths)[lengths > 0]]
-    if ((first_bytes & 0xC0) == 0x80).any():  # it begins amid a character of the one before
+    if not are_utf8(data, lengths):
         raise no_utf8(what, data, lengths)
 
 

@@ -61,7 +61,7 @@ class OpenDelta:
 
 
 class FirstOpened(NamedTuple):
-    """When a delta that names no stamp was first opened."""
+    """First opening of a delta that names no stamp."""
 
     stamp: int
     """Stamp of the last push then."""
@@ -105,7 +105,7 @@ class LiveTable:
         self.folded_rows = 0
         """Rows of it."""
         self.opened: dict[DeltaKey, FirstOpened] = {}
-        """When each delta was first opened, of those that name no stamp."""
+        """First opening of each delta that names no stamp."""
         self.unserved: set[DeltaKey] = set()
         """Those of them that no version has which was served."""
         self.opened_before: dict[int, int] = {}

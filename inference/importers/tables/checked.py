@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from ringpull.inference.importers.tables.source import PieceKeys, TablePiece, TableSource
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, NoText
-from ringpull.ps.hashing import as_keys, check_texts, keys_of_strings, keys_of_texts
+from ringpull.ps.hashing import are_utf8, as_keys, check_texts, keys_of_strings, keys_of_texts
 from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, UInt64Array
 from ringpull.ps.store.raw_rows import lengths_of
-
-_UTF8_CONTINUES = 0x80
-_UTF8_MASK = 0xC0
 
 
 def checked_pieces(source: TableSource, start: int = 0) -> Iterator[TablePiece]:
@@ -100,13 +97,7 @@ def _check_characters(piece: TablePiece, keys: NDArray[Any]) -> None:
 
 def _check_texts(piece: TablePiece, keys: BytesRows) -> None:
     """Refuse keys that are not UTF-8: all end to end, and none of which begins within a sign."""
-    begins = keys.offsets[:-1][np.diff(keys.offsets) > 0]
-    try:
-        keys.data.tobytes().decode()
-        whole = not ((keys.data[begins] & _UTF8_MASK) == _UTF8_CONTINUES).any()
-    except UnicodeDecodeError:
-        whole = False
-    if whole:
+    if are_utf8(keys.data.tobytes(), lengths_of(keys)):
         return
     for row, key in enumerate(keys):
         try:
