@@ -37,7 +37,7 @@ from ringpull.loadtest.bench.harness import QUICK, Report, Samples
 from ringpull.loadtest.bench.load import Run
 from ringpull.loadtest.bench.strongest import in_setting, in_strongest_setting
 
-ROUNDS = 2 if QUICK else 5
+ROUNDS = 2 if QUICK else 4
 BF16_KEYS = {"grpc_torch": "e2e_bf16_vs_grpc_torch", "triton": "e2e_one_head_bf16_vs_triton"}
 """Rival -> key of our one head in bfloat16 beside it."""
 RIVALS = {

@@ -39,7 +39,7 @@ RECENT = 20
 HISTORIES = ("clicked", "bought", "shops", "categories")
 SHARDS = 2
 IN_FLIGHT = 8
-SECONDS = 2.0 if QUICK else 3.0
+SECONDS = 2.0
 ROUNDS = 1 if QUICK else 5
 BYTES = ("ringpull_pull_sent_bytes_total", "ringpull_pull_received_bytes_total")
 

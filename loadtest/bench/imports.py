@@ -28,7 +28,7 @@ from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.import_run import DIM
 from ringpull.loadtest.process import unwound_by_sigterm
 
-ROWS: Final = 100_000 if QUICK else 1_000_000
+ROWS: Final = 100_000 if QUICK else 500_000
 ROUNDS: Final = 1
 TIMEOUT_S: Final = 600
 """Seconds that one process may take: minutes on a machine that others use."""

@@ -25,7 +25,7 @@ from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 
 SHARDS = 4
-ROUNDS = 3 if QUICK else 5
+ROUNDS = 3 if QUICK else 4
 SERVE_ROUNDS = 1 if QUICK else 2
 READ_BYTES = 1 << 20
 MAX_EXTRA_S = 3.0

@@ -40,8 +40,8 @@ from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 
-TRIPS = {"2 kB": 1_000 if QUICK else 3_000, "1 MiB": 50 if QUICK else 200}
-CONNECTIONS = 50 if QUICK else 300
+TRIPS = {"2 kB": 1_000 if QUICK else 2_000, "1 MiB": 50 if QUICK else 200}
+CONNECTIONS = 50 if QUICK else 200
 DIM: Final = 64
 BAGS: Final = {"2 kB": 8, "1 MiB": (1 << 20) // (4 * DIM)}
 """Bags of a pull by the bytes of its reply."""
