@@ -217,3 +217,8 @@ class NotOwner(Retryable):
     def __init__(self, message: str, *, epoch: int = 0) -> None:  # a default, so that the error can be pickled
         super().__init__(message)
         self.epoch = epoch
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether the same request may succeed later although nobody does anything about it."""
+    return isinstance(error, Retryable) or (isinstance(error, LimitExceeded) and error.retry_after_s is not None)

@@ -86,6 +86,8 @@ class OpenVersion:
     """Tables that take pushes."""
     includes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """See `VersionPlacement.includes`."""
+    publish: int = 0
+    """See `VersionPlacement.publish`."""
 
     @property
     def bases(self) -> dict[str, Base]:

@@ -71,6 +71,9 @@ class VersionPlacement:
     includes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """Stamps of pushed rows, by shard, that a delta's rows go before, by the name of the part; of a part that is not
     named, those of all that were there when it was first opened."""
+    publish: int = 0
+    """Change that brings it, by a number that no other one has; 0: it should be open already. What a delta was first
+    opened for, by one that was given up, does not count for the next."""
 
 
 @dataclass(frozen=True, slots=True)

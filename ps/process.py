@@ -244,6 +244,8 @@ class ShardProcess:
                 else:
                     self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
+                for placement in placements:
+                    self._shard.bring(placement)
                 freeze_loaded()
         except BaseException as exc:
             if isinstance(exc, RingpullError) and not isinstance(exc, Cancelled):

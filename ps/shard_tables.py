@@ -183,6 +183,18 @@ class ShardTables:
                 self._install(model, version, parts, before, told or before.identity, placed)
         self._settle()
 
+    def bring(self, placed: VersionPlacement) -> None:
+        """Take in which publish brings a version: it may be open from one that was given up, which counts no more."""
+        name = (placed.model, placed.version)
+        with self._composing:
+            opened = self._state.versions.get(name)
+            if opened is None or name in self._state.assigned or placed.publish in (0, opened.publish):
+                return
+            opened = replace(opened, publish=placed.publish)
+            now = {table: self._now(*name, opened, table, each) for table, each in opened.tables.items()}
+            self._put(*name, now, opened, same_rows=True)
+        self._settle()
+
     def refuse(self, model: str, version: int, reason: str) -> None:
         """Note that a version cannot be opened as it should be, for those who ask for it, until it is.
 
@@ -423,6 +435,7 @@ class ShardTables:
         opened = OpenVersion(identity, {}) if before is None else replace(before, identity=identity)
         if placed is not None:
             opened = replace(opened, lineage=placed.lineage, live=placed.live, includes=placed.includes)
+            opened = replace(opened, publish=placed.publish)
         now = {table: self._now(model, version, opened, table, each) for table, each in tables.items()}
         self._put(model, version, now, opened)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import (
     ConnectionLost,
+    CorruptData,
     DeadlineExceeded,
     InvalidInput,
     LimitExceeded,
@@ -32,6 +33,7 @@ from ringpull.ps.errors import (
     StaleNumber,
     Stranger,
     Unavailable,
+    may_pass,
 )
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
 from ringpull.ps.spec import UInt64Array
@@ -225,21 +227,26 @@ def _may_try_again(error: RingpullError, pushed: PushedRows) -> bool:
 def _worst(pushed: PushedRows, failed: Mapping[int, tuple[_Part, RingpullError]], keys: int) -> RingpullError:
     """Return the error for a push that was not acknowledged everywhere.
 
-    What may succeed when it is sent again goes before what never will.
+    What somebody has to act on goes before what passes by itself: whoever pushes would else wait for this, and go on as
+    if nothing were lost. A number that is too low goes last: the others may be acknowledged when they are sent again,
+    and then it alone says how the push has ended.
     """
     lost = sum(part.count for part, _ in failed.values())
     why = "; ".join(f"shard {shard}: {error}" for shard, (_, error) in sorted(failed.items()))
     message = f"push to {pushed.model}/{pushed.table}: {lost} of {keys} keys were not acknowledged: {why}"
     errors = [error for _, error in failed.values()]
+    lasting = [error for error in errors if not may_pass(error) and not isinstance(error, StaleNumber)]
+    if lasting:
+        # The operator's before the caller's.
+        worst = min(lasting, key=lambda error: not isinstance(error, CorruptData))
+        return worst if len(errors) == 1 else type(worst)(message)
     for kind in (DeadlineExceeded, Unavailable):
         if any(isinstance(error, kind) for error in errors):
             return kind(message)
     if any(isinstance(error, NotOwner) for error in errors):
         return Unavailable(message)
     pauses = [error.retry_after_s for error in errors if isinstance(error, LimitExceeded) and error.retry_after_s]
-    if pauses:
-        return LimitExceeded(message, retry_after_s=max(pauses))
-    return min(errors, key=lambda error: isinstance(error, StaleNumber))
+    return LimitExceeded(message, retry_after_s=max(pauses)) if pauses else errors[0]
 
 
 def _joined(replies: list[tuple[int, PushReply]], others: list[tuple[int, PushReply]]) -> PushResult:

@@ -165,7 +165,7 @@ def test_the_model_of_the_readme_is_exported(tmp_path: Path) -> None:
 
 
 def test_the_request_by_hand_fits_the_demos_model() -> None:
-    (line,) = [body for body in fenced(Path("inference/README.md"), "sh") if "grpcurl" in body]
+    (line,) = [body for body in fenced(Path("inference/proto/README.md"), "sh") if "grpcurl" in body]
     call = call_from_json(line[line.index("'") + 1 : line.rindex("'")])
     schema = make_schema(generated.generate(users=1_000, active=50, items=100))
     request = schema.prepare_requests(call.features, call.context, [call.rows])

@@ -233,7 +233,9 @@ class Cluster:
         from ringpull.deploy.cluster.members import actors_in_time
 
         known = {f"{self._config.name}/shard-{i}": handle for i, handle in self._actors.shards.items()}
-        end_pushes(known | actors_in_time(self._config.name, FIND_S))  # these know what the coordinator has made since
+        with suppress(Unavailable):
+            known |= actors_in_time(self._config.name, FIND_S)  # which has what the coordinator has made since
+        end_pushes(known)
 
     def leave_up(self) -> None:
         """Let the actors live on, on a joined Ray, after this context is left. The state folder stays theirs."""
@@ -276,19 +278,20 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
     Raises:
         NoRay: Nothing listens at that address.
         StartupError: The cluster cannot be joined, or some of the actors live on.
+        Unavailable: Ray's control store does not say which there are, or whether they have ended.
     """
     with RaySession(address):
         from ringpull.deploy.cluster.calls import RemoteProcess
-        from ringpull.deploy.cluster.members import actors_of, end
+        from ringpull.deploy.cluster.members import actors_in_time, end
 
-        named = actors_of(name)
+        named = actors_in_time(name)
         coordinator, leads = RemoteProcess(coordinator_name(name), timeout_s=RELEASE_TIMEOUT_S), True
         with suppress(Unavailable, StartupError):
             coordinator.stop()  # It would make anew what is ended.
             leads = False
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
         # Listed once more, because the coordinator may have started a shard meanwhile.
-        named |= actors_of(name)
+        named |= actors_in_time(name)
         end_pushes(named)
         if not leads:
             end({full_name: handle for full_name, handle in named.items() if full_name != coordinator_name(name)})
@@ -431,9 +434,9 @@ def _make_actors(config: ServeConfig, owner: Owner, kills: ExitStack) -> _Actors
     # Imported here, because Ray must not be loaded before its session has set the environment.
     from ringpull.deploy.cluster.actors import node_id
     from ringpull.deploy.cluster.coordinator import make_coordinator
-    from ringpull.deploy.cluster.members import actors_of, await_up, end, make_head, make_shard, node_addresses
+    from ringpull.deploy.cluster.members import actors_in_time, await_up, end, make_head, make_shard, node_addresses
 
-    if taken := actors_of(config.name):
+    if taken := actors_in_time(config.name):
         raise StartupError(
             f"{len(taken)} actors of a deployment named {config.name} are on {config.address} already;"
             f" `ringpull stop --address {config.address} --name {config.name}` ends it, or choose another --name"
@@ -443,7 +446,7 @@ def _make_actors(config: ServeConfig, owner: Owner, kills: ExitStack) -> _Actors
     coordinator = make_coordinator(actor_spec, config.state_dir, owner)
     if not config.private:
         # Found by name, because the coordinator may have started more. A private Ray takes its actors with it.
-        kills.callback(lambda: end(actors_of(config.name)))
+        kills.callback(lambda: end(actors_in_time(config.name)))
     nodes = list(node_addresses())
     shards = {i: make_shard(actor_spec, i, nodes[i % len(nodes)]) for i in range(config.shards)}
     heads = {i: make_head(actor_spec, i, node_id()) for i in range(config.head_count)}

@@ -8,10 +8,10 @@ with, and nothing else: what it is to hold and to serve, the coordinator tells i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,7 +20,9 @@ from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import NAMESPACE, ActorSpec
 from ringpull.deploy.cluster.actors import HeadActor, ShardActor
 from ringpull.deploy.cluster.calls import find, result
-from ringpull.ps.errors import StartupError, Unavailable
+from ringpull.ps.errors import RingpullError, StartupError, Unavailable
+
+T = TypeVar("T")
 
 CALLS_AT_ONCE: Final = 8
 """Calls that a shard or head runs side by side: a heartbeat must not wait behind a `prepare`, nor a `cancel`."""
@@ -28,6 +30,9 @@ CALLS_AT_ONCE: Final = 8
 POLL_S: Final = 0.05
 
 KILL_TIMEOUT_S: Final = 20.0
+
+FIND_TIMEOUT_S: Final = 30.0
+"""Longest wait for Ray to say which actors there are, which takes it milliseconds."""
 
 ANY_MEMORY_BYTES: Final = 1
 """Memory that an actor asks for, so that Ray looks where to place it: every node has it, and nobody misses it."""
@@ -112,22 +117,52 @@ def actors_of(deployment: str) -> dict[str, Any]:
     return found
 
 
-def actors_in_time(deployment: str, timeout_s: float) -> dict[str, Any]:
-    """Return the handles of a deployment's actors, by name; none where Ray fails, or does not say which in time.
+def actors_in_time(deployment: str, timeout_s: float | None = None) -> dict[str, Any]:
+    """Return the handles of a deployment's actors, by name.
 
-    Where its control store accepts connections and answers nothing, Ray blocks. A thread can be left to that.
+    Args:
+        timeout_s: Longest wait; None: `FIND_TIMEOUT_S`.
+
+    Raises:
+        Unavailable: Ray's control store is gone, fails, or has not said which in time.
     """
-    found: list[dict[str, Any]] = []
+    limit_s = FIND_TIMEOUT_S if timeout_s is None else timeout_s
+    return in_time(lambda: actors_of(deployment), f"which actors {deployment} has", limit_s)
 
-    def look() -> None:
-        with suppress(Exception):  # Ray's own, and whatever its client raises while the control store dies
-            if control_store.is_there():
-                found.append(actors_of(deployment))
 
-    thread = Thread(target=look, name="actors", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return found[0] if found else {}
+def in_time(ask: Callable[[], T], what: str, timeout_s: float) -> T:
+    """Return what is asked of Ray's control store.
+
+    Where that accepts connections and answers nothing, Ray blocks, and no limit of its own ends that. A thread can be
+    left to it.
+
+    Args:
+        what: What it is asked, for the message.
+
+    Raises:
+        Unavailable: It is gone, fails, or has not answered in time.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            control_store.check()
+            answer.set_result(ask())
+        except BaseException as exc:
+            answer.set_exception(exc)
+
+    Thread(target=run, name="control store", daemon=True).start()
+    try:
+        return answer.result(timeout_s)
+    except RingpullError:
+        raise
+    except TimeoutError as exc:
+        raise Unavailable(
+            f"Ray's control store (GCS) has not said within {timeout_s:g} s {what}: it hangs; end that Ray, or wait"
+            " until it answers again"
+        ) from exc
+    except Exception as exc:  # Ray's own, and whatever its client raises while the control store dies
+        raise Unavailable(f"Ray's control store (GCS) does not say {what}: {type(exc).__name__}: {exc}") from exc
 
 
 def end(handles: Mapping[str, Any]) -> None:
@@ -135,7 +170,12 @@ def end(handles: Mapping[str, Any]) -> None:
 
     Raises:
         StartupError: Some live on.
+        Unavailable: Whether they do, Ray's control store does not say.
     """
+    in_time(lambda: _end(handles), "that what was killed has ended", 2 * KILL_TIMEOUT_S)
+
+
+def _end(handles: Mapping[str, Any]) -> None:
     # The coordinator first: it would make the others anew.
     for name in sorted(handles, key=lambda name: not name.endswith("/coordinator")):
         ray.kill(handles[name])

@@ -18,7 +18,7 @@ from ringpull.deploy.state import state_folder
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.extras import needing
 from ringpull.inference.push_answer import PushAnswer
-from ringpull.ps.errors import Forbidden, InvalidInput, NotFound, UnmetCondition
+from ringpull.ps.errors import CorruptData, Forbidden, InvalidInput, NotFound, UnmetCondition
 from ringpull.ps.settings import above
 
 if TYPE_CHECKING:
@@ -178,10 +178,13 @@ def _push(
         pusher = client.pusher(model, writer=name, number=journal.blocks, version=version)
         with _bar(opened, quiet=quiet) as advance:
             done = _push_blocks(pusher, table, chain([] if first is None else [first], blocks), journal, advance)
-    except BaseException:
+    except BaseException as exc:
         journal.keep()
         if made_of is not None and journal.blocks and not quiet:
-            err.print(f"{journal.blocks} blocks are acknowledged; the same command goes on from there", highlight=False)
+            # After these waiting helps nobody, and what was acknowledged may be lost.
+            when = " once that is mended" if isinstance(exc, CorruptData | UnmetCondition) else ""
+            text = f"{journal.blocks} blocks are acknowledged; the same command goes on from there{when}"
+            err.print(f"{text}, or begins anew in a new lineage" if when else text, highlight=False)
         raise
     journal.end()
     return done

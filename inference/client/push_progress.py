@@ -22,7 +22,7 @@ from ringpull.inference.client.numbers import whole
 from ringpull.inference.push_answer import PushAnswer
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget, SinglePush
-from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber
+from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber, may_pass
 
 MAX_HELD_BYTES: Final = 64 << 20
 """Bytes of keys and rows that a pusher holds until they are acknowledged; whoever pushes more waits."""
@@ -199,7 +199,10 @@ class PushProgress:
         )
 
     def ended(self, outgoing: Outgoing, how: PushAnswer | RingpullError) -> None:
-        """Note that a message is acknowledged, or is not and will not be sent again."""
+        """Note that a message is acknowledged, or is not and will not be sent again.
+
+        Of several that are not, the first is told, but what somebody has to act on goes before what passes by itself.
+        """
         self._out -= 1
         if isinstance(how, PushAnswer):
             self._done(outgoing, how)
@@ -222,7 +225,7 @@ class PushProgress:
         if isinstance(error, StaleNumber) and self._earlier is not None and self._earlier.may_have_sent(outgoing):
             self.lanes.done(outgoing)  # by an earlier life, which went on behind it
             self._total = self._total.and_then(PushAnswer(repeated=len(outgoing.keyed)))
-        elif self.error is None:
+        elif self.error is None or (may_pass(self.error) and not may_pass(error)):
             first, last = min(outgoing.pushes), max(outgoing.pushes)
             which = f"push {first}" if first == last else f"pushes {first} to {last}"
             self.error = _told(error, f"{which} of table {outgoing.table}: {error}{_hint(error)}")

@@ -134,7 +134,7 @@ class HeadConfig:
         at_least(1),
         Option("Requests that one head has in flight.", Group.LIMITS, name="max-requests"),
     ] = 4_096
-    """Calls in flight; one more gets RESOURCE_EXHAUSTED."""
+    """Calls in flight, over gRPC and HTTP together; one more gets RESOURCE_EXHAUSTED."""
     max_pending_requests: Annotated[
         int,
         at_least(1, ceiling=MAX_INT32),

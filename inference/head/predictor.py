@@ -326,7 +326,7 @@ class OpenCall:
         """
         assert self._ticket is not None
         self._among = self._among if among is None else among
-        self._incoming = Incoming(sender, self._ticket.set_aside)
+        self._incoming = Incoming(sender, self._ticket.set_aside, placed=True)
         message = await self._among.receive(receiving, self._incoming, deadline_s=self.deadline_s)
         if self._permit is not None:
             self._permit.received()

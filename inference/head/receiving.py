@@ -5,7 +5,8 @@ at first: messages usually follow at once, and admission counts on it, as far as
 (`ringpull.inference.head.senders`). A message that is not here after several times what messages take of late is
 *overdue*, and that of a sender that is not counted on from the start. An overdue call
 
-- is work to nobody any more until its message comes (`aside` is called);
+- is work to nobody any more until its message comes (`aside` is called), and has no place among the calls in flight
+  (`ringpull.inference.head.calls_in_flight`): then it needs one again, or ends;
 - ends when the time limit has passed;
 - makes room when there are too many calls: the oldest one of the sender, a connection, that has most of them. So one
   connection takes no place that another needs, and behind a proxy, where all clients are one connection, those whose
@@ -25,11 +26,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from ringpull.inference.head.calls_in_flight import CallsInFlight
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.senders import Sender, Senders
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
@@ -66,23 +69,28 @@ class Incoming:
         "limit",
         "nbytes",
         "overdue",
+        "placed",
         "pushed_out",
         "sender",
         "took_s",
         "until_s",
     )
 
-    def __init__(self, sender: str, aside: Callable[[], None] | None = None, *, idle: bool = False) -> None:
+    def __init__(
+        self, sender: str, aside: Callable[[], None] | None = None, *, idle: bool = False, placed: bool = False
+    ) -> None:
         """Describe a call; the other attributes are `Receiving`'s own.
 
         Args:
             sender: Connection that it comes over; all of them may be one.
             aside: Called once when the message is overdue, perhaps at once; None: it counts as work to nobody.
             idle: Whether it is a stream that may wait for its next message for as long as it likes.
+            placed: Whether it has a place among the calls in flight. Streams have none: they are counted by themselves.
         """
         self.sender = sender
         self.aside = aside
         self.idle = idle
+        self.placed = placed
         self.began_s = 0.0
         self.limit: asyncio.Timeout | None = None
         self.nbytes = 0
@@ -107,6 +115,7 @@ class Receiving:
         timeout_s: float,
         max_calls: int,
         max_bytes: int = 256 << 20,
+        in_flight: CallsInFlight | None = None,
         memory: Callable[[], int] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,6 +125,7 @@ class Receiving:
             timeout_s: The longest that a message may take.
             max_calls: Calls that may be received at a time.
             max_bytes: Bytes by which the memory of the process may grow while calls are overdue.
+            in_flight: Calls in flight that those with a place are among; None: of any number.
             memory: Function that returns that memory.
             clock: Seconds, never going back.
         """
@@ -125,6 +135,7 @@ class Receiving:
         """Memory when the first of the calls that are overdue became so."""
         self._timeout_s = timeout_s
         self._max_calls = max_calls
+        self.in_flight: Final = CallsInFlight(sys.maxsize) if in_flight is None else in_flight
         self._clock = clock
         self._fresh: OrderedDict[Incoming, None] = OrderedDict()
         """Calls whose message may come any moment, in order of arrival."""
@@ -150,6 +161,7 @@ class Receiving:
             timeout_s=config.receive_timeout_s,
             max_calls=config.max_receiving_requests,
             max_bytes=config.max_in_flight_bytes,
+            in_flight=CallsInFlight(config.max_concurrent_requests),
         )
 
     def __repr__(self) -> str:
@@ -183,7 +195,8 @@ class Receiving:
 
         Raises:
             DeadlineExceeded: The deadline of the call, or the time limit, passed first.
-            LimitExceeded: There is no room for so many calls without their messages. `retry_after_s` is set.
+            LimitExceeded: There is no room for so many calls without their messages; or its own was overdue, and so
+                many others are in flight by now. `retry_after_s` is set.
         """
         now = time.monotonic()
         until_s = math.inf if incoming.idle else now + self._timeout_s
@@ -197,7 +210,6 @@ class Receiving:
                 entered = True
                 received = await message
                 arrived = True
-                return received
         except TimeoutError:
             raise self._error(incoming, deadline_s) from None
         finally:
@@ -205,6 +217,9 @@ class Receiving:
                 self.leave(incoming, arrived=arrived)
             else:
                 _never_awaited(message)
+        if incoming.overdue and incoming.placed:
+            self.in_flight.check()
+        return received
 
     def enter(self, incoming: Incoming, limit: asyncio.Timeout) -> None:
         """Take a call in, to `leave` once; `limit` is what ends it.
@@ -308,6 +323,8 @@ class Receiving:
         theirs = self._overdue.setdefault(incoming.sender, OrderedDict())
         theirs[incoming] = None
         self._overdue_count += 1
+        if incoming.placed:
+            self.in_flight.set_aside()
         if incoming.aside is not None:
             incoming.aside()
 
@@ -348,6 +365,8 @@ class Receiving:
             del kind[incoming.sender]
         if not incoming.idle:
             self._overdue_count -= 1
+            if incoming.placed:
+                self.in_flight.take_back()
 
     def _hold_no_more(self, incoming: Incoming) -> None:
         if incoming in self._holding:

@@ -198,6 +198,7 @@ class LiveShard:
             0 if spec.is_bytes else spec.row_bytes,
             self._deltas(version, opened, served),
             opened.includes.get(table, {}).get(self._shard.shard, 0),
+            publish=opened.publish,
             was_open=self._is_assigned(model, version),
         )
         return self.again(model, version, opened, table, served)
@@ -374,14 +375,13 @@ class LiveShard:
             self._folding.round()
 
     def _take_served(self) -> None:
-        """Have it noted which versions are to be served, and which deltas were opened for publishes that were given up
-        while this shard was away."""
+        """Have it noted which versions are to be served."""
         state = self._shard.state
         for table in self.tables.all() if state.served_ranges is not None else ():
             if table.unserved:
                 model = table.name.model
                 versions = [version for each, version in state.assigned if each == model]
-                self.tables.were_served(table.name, versions, all_open=self._all_open(model))
+                self.tables.were_served(table.name, versions)
 
     def _look_for_strays(self) -> None:
         """Look, once an epoch, for pushed rows of slots that another shard serves: there were fewer shards, or more."""

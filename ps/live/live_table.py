@@ -4,7 +4,8 @@ A row is written once, and a word flipped in each directory. Pushes alone have a
 which a version that is opened later gets those that go before its deltas; a version without deltas uses that itself.
 Of a push and a delta that have one key the push wins if its stamp is larger than what the delta includes of this shard;
 of one that does not say, than that of the last push when the version that brought it was first opened. That stays so
-for this version, closed and opened again, and is another version's own, whatever rows it has.
+for this version, closed and opened again, and is another version's own, whatever rows it has. It counts for the publish
+that opened it, until a version that has it is served: one that was given up has opened nothing.
 
 All methods are called under one lock of the shard, but for look-ups, which read what `newer` returned.
 """
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.live.record import DeltaKey, LiveName
+from ringpull.ps.live.record import SERVED, UNNAMED, DeltaKey, LiveName
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import RowType, UInt64Array
 from ringpull.ps.store.base import Base
@@ -67,6 +68,12 @@ class FirstOpened(NamedTuple):
     """Stamp of the last push then."""
     made: int
     """Identity of the version that brought it; 0: not known."""
+    publish: int
+    """Publish that opened it, while no version that has it was served; `SERVED`: one was."""
+
+    def counts_for(self, publish: int) -> bool:
+        """Return whether it counts where a publish opens the delta; 0: where it should be open already."""
+        return self.publish in (SERVED, publish) or not publish
 
 
 @dataclass(slots=True)
@@ -106,8 +113,6 @@ class LiveTable:
         """Rows of it."""
         self.opened: dict[DeltaKey, FirstOpened] = {}
         """First opening of each delta that names no stamp."""
-        self.unserved: set[DeltaKey] = set()
-        """Those of them that no version has which was served."""
         self.opened_before: dict[int, int] = {}
         """The same as an earlier build wrote it: the stamp, by the identity of the delta's rows alone."""
         self._versions: dict[int, _Open] = {}
@@ -147,10 +152,21 @@ class LiveTable:
         """Versions that are open."""
         return self._versions.keys()
 
+    @property
+    def unserved(self) -> Collection[DeltaKey]:
+        """Keys of the deltas that were opened, and that no version has which was served."""
+        return {key for key, first in self.opened.items() if first.publish != SERVED}
+
     def open_version(
-        self, version: int, deltas: Sequence[OpenDelta], base_includes: int = NO_STAMP, *, was_open: bool = False
+        self,
+        version: int,
+        deltas: Sequence[OpenDelta],
+        base_includes: int = NO_STAMP,
+        *,
+        publish: int = 0,
+        was_open: bool = False,
     ) -> list[DeltaKey]:
-        """Give a version its directory; return the keys of deltas that were opened for the first time.
+        """Give a version its directory; return the keys of deltas of which it is news when they were first opened.
 
         One that fails, as for want of memory, was none: what was open stays so, and no delta counts as opened, whose
         key nobody would have in the log.
@@ -158,12 +174,13 @@ class LiveTable:
         Args:
             deltas: Oldest first.
             base_includes: Stamp of the last push that the version's base has.
+            publish: Publish that opens it, by a number that no other one has; 0: it should be open already.
             was_open: Whether it should be open already, and is not as the shard was away.
         """
         opened = self.opened.copy()
         mapped: list[int] = []
         try:
-            news = [each.key for each in deltas if each.includes is None and self._note_opened(each, was_open)]
+            news = [each.key for each in deltas if each.includes is None and self._note_opened(each, publish, was_open)]
             directory = self._directory_of(deltas, base_includes, mapped) if deltas or base_includes else None
         except BaseException:
             self.opened = opened
@@ -175,7 +192,6 @@ class LiveTable:
         self._replaced.add(version)
         parts = () if directory is None else tuple((each.changed, each.gone) for each in deltas)
         self._versions[version] = _Open(directory, parts, tuple(mapped), frozenset(each.key for each in deltas))
-        self.unserved.update(news)
         return news
 
     def _directory_of(self, deltas: Sequence[OpenDelta], base_includes: int, mapped: list[int]) -> Directory:
@@ -199,20 +215,22 @@ class LiveTable:
         directory, _ = upserted(directory, positions[wins], words[wins])
         return directory
 
-    def _note_opened(self, delta: OpenDelta, was_open: bool) -> bool:
+    def _note_opened(self, delta: OpenDelta, publish: int, was_open: bool) -> bool:
         """Note when a delta was first opened; return whether that is news."""
         known = self.opened.get(delta.key)
+        if known is not None and not known.counts_for(publish):
+            known = None  # Its publish was given up.
         if known is not None and (known.made == delta.made or not delta.made):
             return False
-        if known is not None and not known.made:  # so far as a part of another version's chain alone
-            self.opened[delta.key] = FirstOpened(known.stamp, delta.made)
+        if known is not None and not known.made:  # so far as a part of another version's chain alone, perhaps served
+            self.opened[delta.key] = known._replace(made=delta.made)
             return True
         stamp = self.last_stamp
         # Deltas of an earlier build that only had keys go have the same rows, none, so of those only what should be
         # open was opened before. Of others it is likelier that they were than that they are exported once more.
         if known is None and (delta.changed.rows or was_open):
             stamp = self.opened_before.get(delta.changed.identity, stamp)
-        self.opened[delta.key] = FirstOpened(stamp, delta.made)
+        self.opened[delta.key] = FirstOpened(stamp, delta.made, publish or UNNAMED)
         return True
 
     def _put_delta(self, directory: Directory, delta: OpenDelta, number: int) -> Directory:
@@ -233,19 +251,9 @@ class LiveTable:
     def were_served(self, versions: Collection[int]) -> list[DeltaKey]:
         """Take in that versions were served; return the keys of their deltas of which that is news."""
         keys = [each.keys for version, each in self._versions.items() if version in versions]
-        news = self.unserved.intersection(frozenset[DeltaKey]().union(*keys))
-        self.unserved -= news
+        news = frozenset[DeltaKey]().union(*keys).intersection(self.unserved)
+        self.opened |= {key: self.opened[key]._replace(publish=SERVED) for key in news}
         return list(news)
-
-    def keys(self, version: int) -> frozenset[DeltaKey]:
-        """Return the keys of the deltas of a version; none where it is not open."""
-        return self._versions[version].keys if version in self._versions else frozenset()
-
-    def forget_unserved(self, among: Collection[DeltaKey]) -> list[tuple[DeltaKey, FirstOpened]]:
-        """Forget when deltas were opened, of those that were not served and that no open version has; return it."""
-        keys = self.unserved.intersection(among).difference(*[each.keys for each in self._versions.values()])
-        self.unserved -= keys
-        return [(key, self.opened.pop(key)) for key in keys if key in self.opened]
 
     def close_version(self, version: int) -> None:
         """Forget a version; tables that were made of it go on."""

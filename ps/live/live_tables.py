@@ -14,7 +14,16 @@ from typing import Final
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
-from ringpull.ps.live.record import NOT_OPENED, UNSERVED, DeltaKey, LiveName, Record, delta_record, stamps_record
+from ringpull.ps.live.record import (
+    OF_VERSION,
+    SERVED,
+    UNSERVED,
+    DeltaKey,
+    LiveName,
+    Record,
+    delta_record,
+    stamps_record,
+)
 from ringpull.ps.live.settings import NEWER_MEMORY_BYTES
 from ringpull.ps.live.stamp import NO_STAMP, GivenStamps
 from ringpull.ps.store.newer.budget import Budget
@@ -111,6 +120,7 @@ class LiveTables:
         deltas: Sequence[OpenDelta] = (),
         base_includes: int = NO_STAMP,
         *,
+        publish: int = 0,
         was_open: bool = False,
     ) -> None:
         """Open a version of a table that takes pushes.
@@ -122,7 +132,7 @@ class LiveTables:
             row_bytes: Bytes of a row; 0: rows of bytes.
             deltas: Oldest first.
             base_includes: Stamp of the last push of this shard that its base has.
-            was_open: See `LiveTable.open_version`.
+            publish, was_open: See `LiveTable.open_version`.
 
         Raises:
             CorruptData: Pushed rows are of another kind.
@@ -136,8 +146,7 @@ class LiveTables:
                 for each in deltas
             ]
             base_includes = self._bound(name, version, base_includes)
-            for key in table.open_version(version, known, base_includes, was_open=was_open):
-                self._unlogged.append(delta_record(name, row_bytes, key, *table.opened[key], UNSERVED))
+            self._note(table, table.open_version(version, known, base_includes, publish=publish, was_open=was_open))
             self.count_held()
 
     def newer(self, name: LiveName, version: int) -> Newer | None:
@@ -188,42 +197,30 @@ class LiveTables:
         """Forget a version.
 
         Args:
-            was_served: Whether it was to be served. Else it counts as never opened: its publish was given up, and what
-                is pushed until it is published once more has come before it.
+            was_served: Whether it was to be served. Else its publish was given up: what is pushed until another one
+                opens it has come before it.
         """
         with self.lock:
             table = self._tables.get(name)
             if table is None:
                 return
             if was_served:
-                self._note_served(table, [version])
-            keys = table.keys(version)
+                self._note(table, table.were_served([version]))
             table.close_version(version)
-            self._forget_unserved(table, keys)
             self.count_held()
 
-    def were_served(self, name: LiveName, versions: Collection[int], *, all_open: bool) -> None:
-        """Take in that versions are to be served, so that it stays when their deltas were opened.
-
-        Args:
-            all_open: Whether all are open that should be. Then deltas that were not served and that none of them has
-                were opened for a publish that was given up while the shard was away.
-        """
+    def were_served(self, name: LiveName, versions: Collection[int]) -> None:
+        """Take in that versions are to be served, so that it stays when their deltas were opened."""
         with self.lock:
-            table = self._tables.get(name)
-            if table is None:
-                return
-            self._note_served(table, versions)
-            if all_open:
-                self._forget_unserved(table, table.unserved)
+            if (table := self._tables.get(name)) is not None:
+                self._note(table, table.were_served(versions))
 
-    def _note_served(self, table: LiveTable, versions: Collection[int]) -> None:
-        for key in table.were_served(versions):
-            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *table.opened[key]))
-
-    def _forget_unserved(self, table: LiveTable, among: Collection[DeltaKey]) -> None:
-        for key, opened in table.forget_unserved(among):
-            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *opened, NOT_OPENED))
+    def _note(self, table: LiveTable, keys: Collection[DeltaKey]) -> None:
+        """Have it in the log when deltas were first opened."""
+        for key in keys:
+            first = table.opened[key]
+            number = OF_VERSION if first.publish == SERVED else UNSERVED
+            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *first, number))
 
     def answers(self, name: LiveName) -> bool:
         """Return whether a table can be answered for: all that was pushed to it is here."""

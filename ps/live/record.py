@@ -31,9 +31,10 @@ NUMBERS of no slots are a mark: the table has pushed rows, or is to have some. I
 they are in a fold, which has to be there.
 
 DELTA has one of five numbers. 1: where there would be positions stand the number of the version that brought it, the
-identity of the keys that went with it, and that of the version, each 0 where there is none, or it is not known. 2: the
-same, and it counts as never opened: its version was closed before it was served. 4: the same as 1, and no version that
-has it was served yet: 1 follows once one is, and where none is it counts as never opened after a restart. 3: it is of
+identity of the keys that went with it, and that of the version, each 0 where there is none, or it is not known. 4: the
+same, and as the fourth the number of the publish that opened it, as no version that has it was served yet: 1 follows
+once one is, and for another publish it counts as never opened. 2: as 1, and it counts as never opened; written by
+builds that knew a publish which was given up by its version being closed, and wrote 4 without its number. 3: it is of
 no delta, but has first and last stamp of each run that the shard gave (`ringpull.ps.live.stamp`). 0: as an earlier
 build wrote it, without these, and reads all of them.
 """
@@ -83,6 +84,9 @@ _KINDS: Final = {int(kind): kind for kind in RecordKind}
 
 OF_VERSION, NOT_OPENED, OF_STAMPS, UNSERVED = 1, 2, 3, 4
 """Numbers of DELTA records; 0: by an earlier build."""
+
+SERVED, UNNAMED = 0, 1
+"""In place of the number of a publish: there is none any more; it is not known."""
 
 
 class LiveName(NamedTuple):
@@ -135,15 +139,16 @@ class DeltaKey(NamedTuple):
 
 
 def delta_record(
-    name: LiveName, row_bytes: int, key: DeltaKey, stamp: int, made: int, number: int = OF_VERSION
+    name: LiveName, row_bytes: int, key: DeltaKey, stamp: int, made: int, publish: int, number: int
 ) -> Record:
     """Return the record that says after which push a delta was first opened.
 
     Args:
         made: Identity of the version that brought it; 0: not known.
-        number: `NOT_OPENED`: it counts as never opened; `UNSERVED`: no version that has it was served yet.
+        publish: Publish that opened it, while no version that has it was served; `SERVED`: one was.
+        number: `UNSERVED` while none was, then `OF_VERSION`.
     """
-    said = np.array([key.version, key.gone, made], np.uint64)
+    said = np.array([key.version, key.gone, made, *([] if publish == SERVED else [publish])], np.uint64)
     return Record(RecordKind.DELTA, name, row_bytes, stamp, key.changed, number, said)
 
 

@@ -16,7 +16,18 @@ from ringpull.ps.live.fold import Fold
 from ringpull.ps.live.live_table import FirstOpened, LiveTable
 from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.numbers import NO_WRITER, Numbers, slots_of
-from ringpull.ps.live.record import NOT_OPENED, OF_STAMPS, OF_VERSION, UNSERVED, DeltaKey, LiveName, Read, RecordKind
+from ringpull.ps.live.record import (
+    NOT_OPENED,
+    OF_STAMPS,
+    OF_VERSION,
+    SERVED,
+    UNNAMED,
+    UNSERVED,
+    DeltaKey,
+    LiveName,
+    Read,
+    RecordKind,
+)
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -171,12 +182,10 @@ def _take_opened(table: LiveTable, read: Read) -> None:
     if read.number not in (OF_VERSION, NOT_OPENED, UNSERVED):
         table.opened_before.setdefault(read.writer, read.stamp)
         return
-    version, gone, made = read.positions.tolist()
+    version, gone, made, *publish = read.positions.tolist()
     key = DeltaKey(read.writer, version, gone)
-    table.unserved.discard(key)
     if read.number == NOT_OPENED:
         table.opened.pop(key, None)
     else:
-        table.opened[key] = FirstOpened(read.stamp, made)
-        if read.number == UNSERVED:
-            table.unserved.add(key)
+        unserved = publish[0] if publish else UNNAMED
+        table.opened[key] = FirstOpened(read.stamp, made, unserved if read.number == UNSERVED else SERVED)

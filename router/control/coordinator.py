@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ringpull.ps.errors import Busy, InvalidInput, RingpullError
+from ringpull.router.control.brought_versions import brought_versions
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
 from ringpull.router.control.checked_versions import unchecked
 from ringpull.router.control.deployment_spec import DeploymentSpec
@@ -437,7 +438,9 @@ class Coordinator:
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        placements = placements_of(shard, wanted, self._stream_sources(shard), unchecked=unchecked(self._state))
+        checks, publishes = unchecked(self._state), brought_versions(self._state, self._deployment)
+        sources = self._stream_sources(shard)
+        placements = placements_of(shard, wanted, sources, unchecked=checks, publishes=publishes)
         return Prepare(shard, observed.incarnation, specs, placements)
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from ringpull.ps.slot_mask import runs
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.shard_map import ShardAddress
+
+NO_PUBLISHES: Final[Mapping[tuple[str, int], int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,13 @@ def placements_of(
     sources: StreamSources | None,
     *,
     unchecked: Collection[tuple[str, int]] = (),
+    publishes: Mapping[tuple[str, int], int] = NO_PUBLISHES,
 ) -> tuple[VersionPlacement, ...]:
     """Return what a shard has to store to serve its slots of all these specs, version by version.
 
     Args:
         unchecked: Versions whose rows it has to check, as (model, version).
+        publishes: Number of the change that brings a version, by its (model, version).
     """
     placed = {(version.model, version.version): version for spec in specs for version in spec.versions}
     # Tables with as many copies have the same slots and sources, of which there may be a thousand times a thousand.
@@ -75,6 +81,7 @@ def placements_of(
             lineage=number_of(version.lineage),
             live=frozenset(version.live_tables),
             includes=_includes(version),
+            publish=publishes.get((model, number), 0),
         )
         for (model, number), version in placed.items()
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,9 +12,10 @@ import pytest
 
 from ringpull.deploy.cluster import calls, control_store, members
 from ringpull.deploy.cluster import cluster as cluster_module
-from ringpull.deploy.cluster.cluster import Cluster, _Actors, _Addresses
+from ringpull.deploy.cluster.cluster import Cluster, _Actors, _Addresses, stop_joined
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.ps.errors import StartupError, Unavailable
+from tests.patience import PATIENCE_S
 
 LED, NOT_LED, NOBODYS = LeaderView(3, 0.2), LeaderView(3, 3.5), None
 
@@ -114,3 +115,45 @@ def test_a_drain_does_without_a_control_store_that_fails_or_hangs(monkeypatch: p
         cluster(LED, shards={0: shard}).drain()
         assert shard.asked == ["end_pushes"]
     over.set()
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """What is asked of a joined Ray whose control store accepts connections, and answers nothing."""
+    over = threading.Event()
+    monkeypatch.setattr(cluster_module, "RaySession", lambda address: nullcontext())
+    monkeypatch.setattr(members, "FIND_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(members, "KILL_TIMEOUT_S", 0.1)
+    yield lambda *_: over.wait(PATIENCE_S)
+    over.set()
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_joined_ray_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, hangs: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(members, "actors_of", hangs)
+    with pytest.raises(Unavailable, match=r"has not said within 0.1 s which actors ringpull has: it hangs"):
+        stop_joined("127.0.0.1:6379", "ringpull", drain_timeout_s=1.0)
+
+
+def test_nor_for_one_that_hangs_once_actors_were_killed(
+    monkeypatch: pytest.MonkeyPatch, hangs: Callable[..., Any]
+) -> None:
+    killed: list[object] = []
+    monkeypatch.setattr(members.ray, "kill", killed.append)
+    monkeypatch.setattr(members, "_is_named", hangs)
+    with pytest.raises(Unavailable, match=r"has not said within 0.2 s that what was killed has ended: it hangs"):
+        members.end({"ringpull/shard-0": "handle"})
+    assert killed == ["handle"]
+
+
+def test_a_joined_ray_that_is_gone_or_fails_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, hangs: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(members, "actors_of", lambda name: raising(RuntimeError("RpcError: it dies"))())
+    with pytest.raises(Unavailable, match="does not say which actors ringpull has: RuntimeError: RpcError: it dies"):
+        stop_joined("127.0.0.1:6379", "ringpull", drain_timeout_s=1.0)
+    monkeypatch.setattr(control_store, "is_there", lambda: False)
+    monkeypatch.setattr(members, "actors_of", hangs)
+    with pytest.raises(Unavailable, match="is gone: predictions go on"):
+        stop_joined("127.0.0.1:6379", "ringpull", drain_timeout_s=1.0)

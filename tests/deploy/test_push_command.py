@@ -18,7 +18,7 @@ from ringpull.inference.client import lanes
 from ringpull.inference.head.frontends.writer.messages import decode_push
 from ringpull.inference.proto import writer_pb2 as pb
 from ringpull.inference.push_answer import PushAnswer
-from ringpull.ps.errors import Forbidden, Unavailable
+from ringpull.ps.errors import Forbidden, Unavailable, UnmetCondition
 from tests.deploy.running import Run
 from tests.guarded import GuardedHead, guarded_head
 from tests.inference.pushes.fake_shards import FakeShards
@@ -126,6 +126,27 @@ def test_a_push_that_was_cut_off_goes_on_and_repeats_nothing(
     ran = ringpull(*arguments)
     assert ran.status == 0, ran.err
     assert len(shards.applied) == 4000
+
+
+def test_a_push_that_somebody_has_to_act_on_does_not_only_say_that_it_goes_on(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the shards has lost its rows for good: the same command alone would be refused again."""
+    from ringpull.inference.importers.tables import parquet as reader
+
+    monkeypatch.setattr(reader, "PIECE_BYTES", 400)  # 100 rows a block
+
+    def lost(message: pb.PushRequest) -> PushAnswer:
+        if of_second_half(message):
+            raise UnmetCondition("pushed rows of shard 1 are missing")
+        return shards.answer(message)
+
+    head.push = lost
+    ran = ringpull("push", "ranker", "items", parquet(tmp_path, range(2000), range(2000)), "--target", head.target)
+    assert ran.status == 1
+    assert "pushed rows of shard 1 are missing" in ran.err
+    told = r"\d+ blocks are acknowledged; the same command goes on from there once that is mended, or begins anew"
+    assert re.search(told, " ".join(ran.err.split()))
 
 
 @pytest.fixture

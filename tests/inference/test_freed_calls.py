@@ -73,7 +73,7 @@ async def test_a_call_is_freed_when_it_ends(served: Served, status: str) -> None
 
 @pytest.mark.usefixtures("no_collection")
 async def test_a_call_that_is_one_too_many_is_freed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served.server._limits, "_max_calls", 0)
+    monkeypatch.setattr(served.predictor.receiving.in_flight, "_max_calls", 0)
     before = contexts()
     assert await ended(served.target) == ["RESOURCE_EXHAUSTED"] * CALLS
     await freed(before)

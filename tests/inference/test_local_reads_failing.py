@@ -187,6 +187,29 @@ async def test_files_that_hang_give_their_turn_to_others(written, monkeypatch):
     await cluster.close()
 
 
+async def test_a_retry_that_waits_for_its_turn_opens_files_once(written, monkeypatch):
+    cluster = await serving(written, Ring.even([0]))
+    followed, name, opened = cluster.following, (MODEL, 1), following.open_files
+    asked: list[int] = []
+
+    def counted(identity: int, *more: Any) -> Any:
+        asked.append(identity)
+        return opened(identity, *more)
+
+    monkeypatch.setattr(following, "open_files", counted)
+    followed._retry_at_s[name] = followed._clock()
+    followed._turns = asyncio.Semaphore(0)
+    for _ in range(3):
+        await followed._look(())
+    followed._turns.release()
+    while followed._opening:
+        await asyncio.gather(*followed._opening.values())
+    await followed._look(())
+    await asyncio.gather(*followed._opening.values())
+    assert asked == [1]
+    await cluster.close()
+
+
 async def test_what_was_told_of_another_content_meanwhile_is_not_read(written, monkeypatch):
     """A version is exchanged for another content of its number while a shard tells its files."""
     cluster = await serving(written, Ring.even([0]))

@@ -1,4 +1,4 @@
-"""What inference/README.md says is so: its requests fit its schema, and it names every kind, setting and status."""
+"""What the READMEs of inference say is so: their requests fit their schema; every kind, setting and status is named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ringpull.inference.wire.request_json import call_from_json
 from ringpull.inference.wire.status_codes import STATUSES
 from ringpull.ps.errors import RingpullError
 
-README = (Path(ringpull.inference.__file__).parent / "README.md").read_text(encoding="utf-8")
+PAGES = ("schema/README.md", "proto/README.md", "client/README.md", "README.md")
+README = "\n".join((Path(ringpull.inference.__file__).parent / page).read_text(encoding="utf-8") for page in PAGES)
 
 
 def blocks(language: str) -> list[str]:

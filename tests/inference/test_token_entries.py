@@ -57,7 +57,7 @@ def test_everything_that_a_token_may_have() -> None:
 
 
 def test_the_example_of_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "inference" / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "inference" / "head" / "README.md").read_text(encoding="utf-8")
     (entry,) = parse_tokens(readme.split("```toml\n")[1].split("```")[0], "README.md")
     assert entry.limits == QuotaLimits(requests_per_s=500, rows_per_s=50_000, in_flight=64)
 

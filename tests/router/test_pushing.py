@@ -13,13 +13,17 @@ import pytest
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import (
     ConnectionLost,
+    CorruptData,
     DeadlineExceeded,
     InvalidInput,
     LimitExceeded,
+    NotFound,
     NotOwner,
     RingpullError,
+    StaleLineage,
     StaleNumber,
     Unavailable,
+    UnmetCondition,
 )
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
 from ringpull.ps.pull_messages import PullReply
@@ -251,15 +255,28 @@ def test_without_a_number_what_may_have_been_applied_is_not_sent_again() -> None
         ({0: StaleNumber("late"), 1: LimitExceeded("log full", retry_after_s=2)}, LimitExceeded),
         ({0: Unavailable("away"), 1: LimitExceeded("log full", retry_after_s=2)}, Unavailable),
         ({0: StaleNumber("late")}, StaleNumber),
+        ({0: Unavailable("away"), 1: UnmetCondition("rows are missing")}, UnmetCondition),
+        ({0: UnmetCondition("rows are missing"), 1: DeadlineExceeded("slow"), 2: NotOwner("moved")}, UnmetCondition),
+        ({0: LimitExceeded("log full", retry_after_s=2), 1: StaleLineage("another")}, StaleLineage),
+        ({0: NotFound("no table"), 1: CorruptData("damaged"), 2: Unavailable("away")}, CorruptData),
     ],
 )
-def test_all_parts_are_waited_for_and_what_may_succeed_later_is_raised_first(
+def test_all_parts_are_waited_for_and_what_somebody_has_to_act_on_is_raised_first(
     errors: dict[int, RingpullError], kind: type[RingpullError]
 ) -> None:
     shards = Shards([map_of(1, [0, 1, 2])], failures={shard: [error] for shard, error in errors.items()})
-    with pytest.raises(kind):
+    with pytest.raises(kind) as raised:
         run(shards, pushed())
+    assert type(raised.value) is kind
+    assert all(str(error) in str(raised.value) for error in errors.values())
     assert len(shards.pushes) == 3
+
+
+def test_what_no_waiting_helps_says_of_no_pause() -> None:
+    errors = {0: [LimitExceeded("log full", retry_after_s=2.0)], 1: [LimitExceeded("over 64 MiB")]}
+    with pytest.raises(LimitExceeded, match="shard 0: log full; shard 1: over 64 MiB") as raised:
+        run(Shards([map_of(1, [0, 1, 2])], failures=errors), pushed())
+    assert raised.value.retry_after_s is None
 
 
 def test_of_shards_that_have_no_room_the_longest_pause_is_told_with_all_of_them() -> None:

@@ -169,6 +169,8 @@ class Following:
             key = name, self._versions[name]
             if key not in self._opening:
                 self._due.discard(name)
+                # Now, and not when it has its turn: it would be due again until then, and be opened twice.
+                self._retry_at_s.pop(name, None)
                 self._opening[key] = asyncio.create_task(self._open(*key))
                 begun.append(self._opening[key])
         return begun
@@ -225,7 +227,6 @@ class Following:
                 before = self._files.opened().get(name)
                 if before is not None and before.identity != identity:
                     before = None
-                self._retry_at_s.pop(name, None)
                 opening = _in_thread(partial(open_files, identity, told, before, MAX_LAYERS))
                 await asyncio.wait([opening], timeout=OPEN_WITHIN_S)
             opened = await opening

@@ -2,7 +2,7 @@
 
 Drawn: deltas of rows, of keys that went alone, and of the very rows of an earlier one; that name no stamp, one of a
 push here, or one of another deployment; versions that are rolled back and published again, or given up before they
-were served; restarts after which a version is open later than the others.
+were served; restarts after which a version is open later than the others, and amid a publish that goes on.
 """
 
 from __future__ import annotations
@@ -10,106 +10,22 @@ from __future__ import annotations
 import queue
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.hashing import SLOTS
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.record import LiveName, Record, RecordKind
 from ringpull.ps.live.settings import Durability, LiveSettings
 from ringpull.ps.live.stamp import EPOCH_SHIFT, GivenStamps
-from ringpull.ps.placement import TablePlacement, VersionPlacement
-from ringpull.ps.ring import SlotRange
-from ringpull.ps.shard import Shard
-from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.push_messages import PushReply
-from tests.ps.live.pushing import EPOCH, LINEAGE, RING, push_of
-from tests.ps.live.served import Served
-from tests.ps.tables import MODEL, rows_request
-
-KEYS = list(range(40))
-BASE = dict.fromkeys(range(20), 1.0)
-
-
-@dataclass(frozen=True)
-class Delta:
-    """Delta, and the truth of it."""
-
-    rows: Mapping[int, float]
-    gone: tuple[int, ...]
-    includes: int | None
-    """As the version says it; None: it says none."""
-    meant: int | None = None
-    """Pushes, by how many there were, that it goes before; None: those until its version was first opened."""
-
-
-class Rolled(Served):
-    """Shard over a base and deltas of it."""
-
-    def __init__(self, folder: Path, settings: LiveSettings) -> None:  # not Served's: nothing is open yet
-        self.folder, self.settings, self.epoch = folder, settings, EPOCH
-        self.placed: dict[int, VersionPlacement] = {}
-        self.begin()
-
-    def begin(self) -> None:
-        self.shard = Shard(0)
-        self.live = LiveShard(self.shard, self.folder / "shard-0.live", "", self.settings)
-
-    def open(self, version: int) -> None:  # type: ignore[override]
-        placed = self.placed[version]
-        folders = {name: Path(each.folder) for name, each in placed.tables.items()}
-        self.shard.open(MODEL, version, folders, identity=placed.identity, placed=placed)
-
-    def assign(self, versions: list[int]) -> None:
-        self.live.confirm(self.live.pushed | self.live.wanted)
-        self.epoch += 1
-        identities = {(MODEL, version): self.placed[version].identity for version in versions}
-        self.shard.assign(self.epoch, [RING], identities)
-        self.shard.forget_closed()
-
-    def place(self, version: int, deltas: Mapping[int, Delta], identity: str) -> None:
-        parts = {"users": self._written("users", BASE)}
-        includes = {}
-        for number, delta in deltas.items():
-            parts[f"users+{number}"] = self._written("users", delta.rows)
-            if delta.gone:
-                parts[f"users+{number}+gone"] = self._gone(delta.gone)
-            if delta.includes is not None:
-                includes[f"users+{number}"] = {0: delta.includes}
-        tables = {name: TablePlacement(str(folder), (SlotRange(0, SLOTS),), ()) for name, folder in parts.items()}
-        self.placed[version] = VersionPlacement(
-            MODEL, version, tables, identity, lineage=LINEAGE, live=frozenset(["users"]), includes=includes
-        )
-
-    def shown(self, version: int) -> dict[int, float]:
-        request = replace(rows_request("users", np.array(KEYS, np.uint64)), version=version)
-        rows = self.shard.pull(request).values.reshape(len(KEYS), -1)
-        return {key: float(row[0]) for key, row in zip(KEYS, rows, strict=True) if row[0]}
-
-    def _written(self, name: str, rows: Mapping[int, float]) -> Path:
-        folder = self.folder / "written" / f"{sorted(rows.items())!r}".encode().hex()[-200:]
-        if not folder.exists():
-            with TableWriter(folder, TableSpec(name=name, dim=1)) as writer:
-                values = np.array(list(rows.values()), np.float32).reshape(-1, 1)
-                writer.add(np.array(list(rows), np.uint64), values)
-                writer.finish()
-        return folder
-
-    def _gone(self, keys: tuple[int, ...]) -> Path:
-        folder = self.folder / "gone" / "-".join(map(str, keys))
-        if not folder.exists():
-            with TableWriter(folder, TableSpec(name="users", dim=0, row_type=RowType.BYTES)) as writer:
-                writer.add_bytes(np.array(keys, np.uint64), BytesRows.of([b""] * len(keys)))
-                writer.finish()
-        return folder
+from tests.ps.live.pushing import LINEAGE, push_of
+from tests.ps.live.rolled import BASE, KEYS, Delta, Rolled, identity, pushed_once
+from tests.ps.tables import MODEL
 
 
 class History:
@@ -121,7 +37,7 @@ class History:
         """Whether the first version stays open, which shows all pushes: else those are dropped that none shows, and no
         version is published again that was closed."""
         self.rolled = Rolled(folder, settings)
-        self.rolled.place(1, {}, _identity(1))
+        self.rolled.place(1, {}, identity(1))
         self.chains: dict[int, dict[int, Delta]] = {1: {}}
         self.stamps: list[int] = []
         """Of each push."""
@@ -129,13 +45,13 @@ class History:
         """Of each key which push was the last, from 1 on, and its row; 0: it was removed."""
         self.first: dict[int, int] = {}
         """How many pushes there were when each version was first opened, of those that were not given up then."""
-        self.numbers = 1
+        self.numbers = self.publishes = 1
         self.open(1)
         self.assigned = [1]
         self.rolled.assign(self.assigned)
 
-    def open(self, version: int) -> None:
-        self.rolled.open(version)
+    def open(self, version: int, publish: int = 0) -> None:
+        self.rolled.open(version, publish)
         for number in self.chains[version]:
             self.first.setdefault(number, len(self.stamps))
 
@@ -170,11 +86,25 @@ class History:
                 foreign = [other, other >> EPOCH_SHIFT << EPOCH_SHIFT | 7, 2**64 - 1, 0]
                 delta = Delta(rows, gone, self.drawn.choice(foreign), 0)
         self.chains[self.numbers] = {**self.chains[before], self.numbers: delta}
-        self.rolled.place(self.numbers, self.chains[self.numbers], _identity(self.numbers))
+        self.rolled.place(self.numbers, self.chains[self.numbers], identity(self.numbers))
         return self.numbers
 
-    def publish(self, version: int) -> None:
-        self.open(version)
+    def new_publish(self, version: int) -> int:
+        """Return the number of another publish of a version; 0: it is served already."""
+        self.publishes += 1
+        return 0 if version in self.assigned else self.publishes
+
+    def publish(self, version: int, *, killed: bool = False) -> None:
+        """Have a version served.
+
+        Args:
+            killed: Whether the shard begins anew once it has opened it, and opens it once more.
+        """
+        publish = self.new_publish(version)
+        self.open(version, publish)
+        if killed:
+            self.restart()
+            self.open(version, publish)
         kept = [each for each in self.assigned if each != version]
         self.assigned = list(dict.fromkeys([*([1] if self.keeps_first else []), *kept[-2:], version]))
         self.rolled.assign(self.assigned)
@@ -182,7 +112,7 @@ class History:
     def give_up(self, version: int, restarts: bool) -> None:
         """Open a version, and close it before it is served, or have the shard begin anew then."""
         known = set(self.first)
-        self.open(version)
+        self.open(version, self.new_publish(version))
         if restarts and self.drawn.random() < 0.5:
             self.restart()
         else:
@@ -216,7 +146,7 @@ class History:
     def step(self, restarts: bool) -> None:
         match self.drawn.randrange(12):
             case 0 | 1:
-                self.publish(self.exported())
+                self.publish(self.exported(), killed=restarts and self.drawn.random() < 0.3)
             case 2:
                 self.publish(self.drawn.choice([*self.chains] if self.keeps_first else self.assigned))
             case 3:
@@ -231,10 +161,6 @@ class History:
                 self.rolled.live.tables.wants_new_log = True  # which is due soon
             case _:
                 self.push()
-
-
-def _identity(version: int) -> str:
-    return f"{version:016x}"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -262,8 +188,8 @@ def test_a_version_that_was_open_before_a_crash_was_so_also_where_nothing_was_pu
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LiveShard, "_aside", lambda self: None)  # which notes it too, a little later
-    rolled = _pushed_once(tmp_path)
-    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
+    rolled = pushed_once(tmp_path)
+    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, identity(2))
     rolled.open(2)
     rolled.assign([1, 2])
     for folder in [path for path in (tmp_path / "shard-0.live").iterdir() if path.name == "lock"]:
@@ -279,73 +205,10 @@ def test_a_version_that_was_open_before_a_crash_was_so_also_where_nothing_was_pu
         each.live.close()
 
 
-def test_a_publish_that_was_given_up_stays_so_where_a_round_writes_the_log_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The round's own file says that its delta was opened; what takes that back was not written yet."""
-    monkeypatch.setattr(LiveShard, "_aside", lambda self: None)  # which would write it
-    rolled = _pushed_once(tmp_path)
-    folding = rolled.live._folding
-    assert folding is not None
-    number = folding._run(folding._rolled)
-    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
-    rolled.open(2)
-    rolled.assign([1])
-    assert rolled.live.tables.has_unlogged
-    assert not folding._folded_but()
-    folding._run(lambda: folding._shorten(number))
-    assert not rolled.live.tables.has_unlogged
-    rolled.live.close()
-    rolled.begin()
-    rolled.open(1)
-    rolled.assign([1])
-    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
-    rolled.open(2)
-    rolled.assign([1, 2])
-    assert rolled.shown(2)[7] == 2, "it was opened after the push"
-    rolled.live.close()
-
-
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_a_publish_was_given_up_also_where_the_shard_was_killed_meanwhile(tmp_path: Path, rounds: int) -> None:
-    """Else what was pushed before it is published once more would lie over it on this shard alone."""
-    rolled = _pushed_once(tmp_path)
-    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
-    rolled.open(2)
-    folding = rolled.live._folding
-    assert folding is not None
-    for _ in range(rounds):  # which writes anew what the log says of it
-        folding.round()
-    assert folding.rounds == rounds
-    rolled.live.close()
-    for _ in range(2):
-        rolled.begin()
-        rolled.open(1)
-        rolled.assign([1])
-        rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
-        rolled.live.close()
-    rolled.begin()
-    rolled.open(1)
-    rolled.assign([1])
-    rolled.open(2)
-    rolled.assign([1, 2])
-    assert rolled.shown(2)[7] == 2
-    rolled.push(replace(push_of([7], np.full((1, 1), 6, np.float32)), epoch=rolled.epoch))
-    rolled.assign([1])
-    rolled.live.close()
-    rolled.begin()
-    rolled.open(1)
-    rolled.assign([1])
-    rolled.open(2)
-    rolled.assign([1, 2])
-    assert rolled.shown(2)[7] == 6, "it was served, and comes back"
-    rolled.live.close()
-
-
 def test_a_delta_of_the_log_does_not_say_that_pushed_rows_are_there(tmp_path: Path) -> None:
     rolled = Rolled(tmp_path, LiveSettings())
     name = LiveName(MODEL, LINEAGE, "users")
-    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, _identity(2))
+    rolled.place(2, {2: Delta({7: 2.0}, (), None)}, identity(2))
     rolled.open(2)
     rolled.live.close()
     rolled.begin()
@@ -369,14 +232,14 @@ def test_the_log_of_an_earlier_build_says_when_its_deltas_were_opened(tmp_path: 
         request = pushed[at]
         log.append([Record(RecordKind.ROWS, name, 4, stamp + at, 0, 0, request.positions, request.rows)])
         if opened:
-            identity = Base.open(rolled._written("users", rows)).identity
-            log.append([Record(RecordKind.DELTA, name, 4, stamp, identity)])
+            content = Base.open(rolled.written("users", rows)).identity
+            log.append([Record(RecordKind.DELTA, name, 4, stamp, content)])
     log.close()
     rolled.begin()
-    rolled.place(2, {2: delta}, _identity(2))
-    rolled.place(3, {3: delta}, _identity(3))
-    rolled.place(4, {4: Delta(rows, delta.gone, stamp + 1)}, _identity(4))
-    rolled.place(5, {5: Delta(rows, delta.gone, 4 << EPOCH_SHIFT)}, _identity(5))
+    rolled.place(2, {2: delta}, identity(2))
+    rolled.place(3, {3: delta}, identity(3))
+    rolled.place(4, {4: Delta(rows, delta.gone, stamp + 1)}, identity(4))
+    rolled.place(5, {5: Delta(rows, delta.gone, 4 << EPOCH_SHIFT)}, identity(5))
     rolled.epoch = 3
     rolled.open(2)
     rolled.assign([2])
@@ -401,8 +264,8 @@ def test_the_log_of_an_earlier_build_says_when_its_deltas_were_opened(tmp_path: 
 def test_a_push_while_a_part_is_exchanged_is_seen_once_it_is_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rolled = _pushed_once(tmp_path)
-    rolled.place(2, {2: Delta({9: 2.0}, (), None)}, _identity(2))
+    rolled = pushed_once(tmp_path)
+    rolled.place(2, {2: Delta({9: 2.0}, (), None)}, identity(2))
     rolled.open(2)
     rolled.assign([1, 2])
     part = rolled.shard.base((MODEL, 2, "users+2"))
@@ -426,12 +289,3 @@ def test_a_push_while_a_part_is_exchanged_is_seen_once_it_is_acknowledged(
     assert set(seen) == {True}  # put once more where another change came between
     assert rolled.shown(2)[9] == 8
     rolled.live.close()
-
-
-def _pushed_once(folder: Path) -> Rolled:
-    rolled = Rolled(folder, LiveSettings())
-    rolled.place(1, {}, _identity(1))
-    rolled.open(1)
-    rolled.assign([1])
-    rolled.push(replace(push_of([7], np.full((1, 1), 3, np.float32)), epoch=rolled.epoch))
-    return rolled

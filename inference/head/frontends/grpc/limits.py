@@ -2,7 +2,8 @@
 
 gRPC itself gives a call of one message to its method once that message is here, waits for it for ever, and counts the
 call meanwhile as one of those in flight. Here every method receives its message itself, within
-`ringpull.inference.head.receiving`, and calls that wait for an overdue message are no calls in flight.
+`ringpull.inference.head.receiving`, and has a place among the calls in flight of its way in, which requests over HTTP
+are among, too (`ringpull.inference.head.calls_in_flight`).
 
 Calls that answer with a stream (watches of health, reflection) may stay for as long as they like, so they have a number
 of their own: however many there are, there is room for the others.
@@ -16,13 +17,11 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from ringpull.inference.head.calls_in_flight import one_too_many
 from ringpull.inference.head.frontends.grpc.direct_calls import is_direct
 from ringpull.inference.head.frontends.grpc.methods import end_call
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
-
-RETRY_AFTER_S: Final = 0.05
-"""Hint to whoever is one too many: by then some of so many calls have ended."""
 
 PROBES: Final = ("Check",)
 """Methods of one message that wait behind no crowd of other calls."""
@@ -39,24 +38,21 @@ class CallLimits:
     It takes handlers as a server does, for code that adds its own to one.
     """
 
-    def __init__(self, receiving: Receiving, server: grpc.aio.Server, *, max_calls: int, max_streams: int) -> None:
+    def __init__(self, receiving: Receiving, server: grpc.aio.Server, *, max_streams: int) -> None:
         """Begin with no call.
 
         Args:
-            receiving: Limits of calls whose message is not here.
+            receiving: Limits of calls whose message is not here, and of those in flight.
             server: What serves them.
-            max_calls: Calls in flight, but those that wait for an overdue message.
             max_streams: Calls that answer with a stream.
         """
         self._receiving = receiving
         self._server = server
-        self._max_calls = max_calls
         self._max_streams = max_streams
-        self._calls = 0
         self._streams = 0
 
     def __repr__(self) -> str:
-        return f"<CallLimits {self._calls} calls, {self._streams} streams, {self._receiving!r}>"
+        return f"<CallLimits {self._receiving.in_flight!r}, {self._streams} streams, {self._receiving!r}>"
 
     def add_generic_rpc_handlers(
         self,
@@ -106,21 +102,24 @@ class CallLimits:
         )
 
     def _among_calls(self, behavior: Behavior) -> Behavior:
+        in_flight = self._receiving.in_flight
+
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
-            if self._calls - self._receiving.overdue >= self._max_calls:
-                await end_call(context, _refusal("calls are in flight", self._max_calls, "max_concurrent_requests"))
-            self._calls += 1
+            try:
+                in_flight.begin()
+            except LimitExceeded as exc:
+                await end_call(context, exc)
             try:
                 return await behavior(messages, context)
             finally:
-                self._calls -= 1
+                in_flight.end()
 
         return call
 
     def _among_streams(self, behavior: Behavior) -> Behavior:
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> None:
             if self._streams >= self._max_streams:
-                await end_call(context, _refusal("streams are open", self._max_streams, "max_receiving_requests"))
+                await end_call(context, one_too_many("streams are open", self._max_streams, "max_receiving_requests"))
             self._streams += 1
             try:
                 await behavior(messages, context)
@@ -133,12 +132,13 @@ class CallLimits:
         """Return a method of one message that receives it within the limits."""
         behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
         parse = handler.request_deserializer or bytes
+        placed = not handler.response_streaming
 
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
                 if admit is not None:
                     admit(context)
-                body = await self._receiving.receive(context.read(), Incoming(context.peer()))
+                body = await self._receiving.receive(context.read(), Incoming(context.peer(), placed=placed))
                 if body is grpc.aio.EOF:
                     raise InvalidInput("the call ended without a request message")
             except RingpullError as exc:
@@ -233,10 +233,3 @@ def _freed(behavior: Behavior) -> Behavior:
             raise
 
     return call
-
-
-def _refusal(what: str, limit: int, name: str) -> LimitExceeded:
-    return LimitExceeded(
-        f"{limit} {what}, the most there may be ({name}); ask again in {round(RETRY_AFTER_S * 1e3)} ms",
-        retry_after_s=RETRY_AFTER_S,
-    )

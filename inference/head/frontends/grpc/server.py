@@ -103,7 +103,6 @@ class GrpcServer:
         self._limits = CallLimits(
             predictor.receiving,
             self._server,
-            max_calls=config.max_concurrent_requests,
             max_streams=config.max_receiving_requests,
         )
         self._add(Service(PREDICTOR, predictor, predictor.admit, ("Predict", "Lookup", "TopK")))

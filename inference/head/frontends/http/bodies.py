@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -48,8 +49,9 @@ class _Bound(NamedTuple):
     nbytes: int
 
 
-def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> OpenCall:
-    """Admit a prediction of which nothing but the header was read; to be used as a context manager.
+@contextmanager
+def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> Iterator[OpenCall]:
+    """Admit a prediction of which nothing but the header was read, and have it among the calls in flight until it ends.
 
     Args:
         verb: What is asked for, where it is no prediction but rows by key.
@@ -58,7 +60,12 @@ def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> OpenCal
         InvalidInput: The deadline that its header states is none.
         Unauthenticated, Forbidden, LimitExceeded, DeadlineExceeded: See `Predictor.open`.
     """
-    return parts.predictor.open(timeout_of(request), authorization=authorization_of(request.scope), verb=verb)
+    predictor = parts.predictor
+    with (
+        predictor.receiving.in_flight.place(),
+        predictor.open(timeout_of(request), authorization=authorization_of(request.scope), verb=verb) as call,
+    ):
+        yield call
 
 
 def timeout_of(request: Request) -> float | None:
