@@ -2,7 +2,8 @@
 
 An exported program runs operator by operator from Python, and takes the interpreter's lock back after each, which the
 event loop holds while it decodes. So the program is scripted when it is loaded: one call, no lock until it returns.
-Scripting fixes sizes that it sees as numbers, so a script is used only where it repeats the program on other sizes.
+Scripting fixes sizes that it sees as numbers, so a script is used only where it repeats the program on other sizes. It
+fixes the way that a program goes by its values, too, which no made-up inputs show: programs that have one stay eager.
 
 A script holds the weights as constants, which torch folds and rearranges. What `torch.jit.trace` and `freeze` make
 stays in a register of torch until the process ends, constants included: every version that was ever loaded (2.13). So
@@ -16,13 +17,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch._ops import HigherOrderOperator
 
 from ringpull.inference.model.program_errors import last_words
 
 _TRACED_ROWS: Final = 7
 _RECURRENT: Final = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 """Operators that are not scripted: a script of an LSTM damages the memory of the process (torch 2.13)."""
+_BY_VALUE: Final = ("_local_scalar_dense", "item")
+"""Operators that make a Python number of a tensor's value: a script would keep that of the inputs it is traced with."""
 _CHECKED_ROWS: Final = (2, 5, 64)
 """Numbers of rows on which a script must repeat the program; the first run of each also prepares it."""
 _CPU: Final = torch.device("cpu")
@@ -34,6 +38,8 @@ def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.de
     names = [] if graph is None else [name_of(node.target) for node in graph.nodes]
     if recurrent := next((name for name in names if name in _RECURRENT), ""):
         return module, f"a script of {recurrent} is not safe"
+    if by_value := "" if graph is None else next(filter(None, map(_by_value, graph.nodes)), ""):
+        return module, f"it goes by values, with {by_value}, which a script does not"
     # torch's tracer warns of the numbers that are checked below
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
         try:
@@ -101,6 +107,12 @@ def _made_up(inputs: Sequence[Tensor], rows: int, device: torch.device) -> list[
 def name_of(target: Any) -> str:
     """Return the name of an operator, without its overload."""
     return str(getattr(target, "__name__", "")).partition(".")[0]
+
+
+def _by_value(node: fx.Node) -> str:
+    """Return the name of what a node does by the values of tensors in Python; empty: it does nothing so."""
+    name = name_of(node.target)
+    return name if isinstance(node.target, HigherOrderOperator) or name in _BY_VALUE else ""
 
 
 def _script(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Any]:

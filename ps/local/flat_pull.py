@@ -19,9 +19,11 @@ from ringpull.ps.local.open_files import LayerTable
 from ringpull.ps.pull_messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.ps.store import descriptor, kernels
 from ringpull.ps.store.kernels import address
-from ringpull.ps.store.pull import MAX_REPLY_BYTES
 
 Int64Array = NDArray[np.int64]
+
+ANY_BYTES: Final = 2**63 - 1
+"""Most bytes of an answer that goes over no wire: one part has all keys here, where each shard would have some."""
 
 _OPS: Final = tuple(Op)
 _OWN: Final = slice(descriptor.OP, descriptor.WEIGHTED + 1)
@@ -86,7 +88,7 @@ class FlatTables:
         unpooled = op == descriptor.OP_ROWS
         vectors = np.where(unpooled, keys, bags)
         size = int(vectors @ descriptors[:, descriptor.DIM])
-        most = min(MAX_REPLY_BYTES, request.max_reply_bytes or MAX_REPLY_BYTES)
+        most = request.max_reply_bytes or ANY_BYTES
         due = int(keys.sum()), int(bags.sum()), int(keys @ weighted)
         if due != (request.positions.size, request.lengths.size, request.weights.size) or 4 * size > most:
             return None

@@ -26,6 +26,7 @@ from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.pull import pull
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.files_messages import TableFiles
 from ringpull.ps.wire.messages import DescribeRequest
@@ -396,6 +397,17 @@ async def test_rows_of_bytes_have_their_limit_here_too(written):
     deadline_s = time.monotonic() + 60
     with pytest.raises(LimitExceeded, match="the limit is 100"):
         await cluster.router.pull(MODEL, 1, asked, deadline_s=deadline_s, max_reply_bytes=100)
+    assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
+    assert cluster.pulls == 0
+    await cluster.close()
+
+
+@pytest.mark.parametrize("lists", [False, True])
+async def test_the_longest_reply_of_a_shard_bounds_no_answer_here(written, monkeypatch, lists):
+    """All keys of a pull are one part here: several shards, each of which answers for some, could answer more."""
+    monkeypatch.setitem(pull.__kwdefaults__, "max_reply_bytes", 1000)
+    cluster = await serving(written, Ring.even(range(3)))
+    asked = lookups(lists=lists)
     assert_reference(cluster.versions[1][0], asked, await cluster.pull(1, asked))
     assert cluster.pulls == 0
     await cluster.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ringpull.inference.client import stubs
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc import service
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
 from ringpull.inference.head.frontends.grpc.methods import code_of
 from ringpull.inference.head.frontends.grpc.server import SERVICES, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
@@ -29,6 +32,8 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.proto import writer_pb2
 from ringpull.inference.schema.schema import Dense, IdSequence, Schema, Sparse
 from ringpull.inference.wire.codec import as_call, encode_request
+from ringpull.inference.wire.column_codec import encode_column
+from ringpull.inference.wire.messages import column_message
 from ringpull.ps.errors import (
     ChangeGivenUp,
     CorruptData,
@@ -106,6 +111,28 @@ async def test_typed_request_gets_a_typed_reply_and_an_id(served):
     assert list(reply.outputs["input11"].floats) == [4, 5, 0.5]
     assert not reply.outputs["input11"].data
     assert reply.request_id
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_columns_that_come_one_by_one_are_read_beside_the_loop_where_they_are_long(served, monkeypatch, packed):
+    """Value by value, of which there may be millions; packed ones are read where they lie."""
+    on_loop = []
+
+    def told(*given):
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return decode_request(*given)
+
+    monkeypatch.setattr(service, "decode_request", told)
+    columns = columns_of(ROWS, ["user", "item"])
+    message = encode_request(as_call("ranker", columns, {}))
+    if not packed:
+        features = {name: column_message(encode_column(name, column)) for name, column in columns.items()}
+        message = pb.PredictRequest(model="ranker", features=features)
+    body = message.SerializeToString()
+    await served.raw(stubs.PREDICT.path, body)
+    monkeypatch.setattr("ringpull.inference.head.aside.ON_LOOP_BYTES", len(body) - 1)
+    await served.raw(stubs.PREDICT.path, body)
+    assert on_loop == [True, packed]
 
 
 # -- bad luck ----------------------------------------------------------------------------------------------------------

@@ -190,6 +190,29 @@ def test_an_exported_program_is_a_script(program: TorchProgram) -> None:
     assert program.runtime.eager_because == ""
 
 
+class Capped(nn.Module):
+    """It goes one way or the other by values that made-up inputs never have."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (torch.cond((x > 1).any(), lambda x: x.clamp(max=1.0), lambda x: x.clone(), (x,)),)
+
+
+class Measured(nn.Module):
+    """It has a Python number of a value; made-up inputs of integers are zeros."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        longest = x.max().item()
+        return (torch.where(x < longest, x, 0).float(),)
+
+
+@pytest.mark.parametrize(("module", "x"), [(Capped(), torch.rand(3, DIM)), (Measured(), torch.arange(6).view(3, 2))])
+def test_a_program_that_goes_by_values_is_no_script(module: nn.Module, x: Tensor) -> None:
+    exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    run, eager_because = scripted(exported, [x], torch.device("cpu"))
+    assert "by values" in eager_because
+    assert torch.equal(run(2 * x)[0], module(2 * x)[0])
+
+
 @pytest.mark.parametrize(
     ("module", "why"), [(Doubled(), ""), (Counted(), "a script gives something else for other numbers of rows")]
 )

@@ -20,7 +20,7 @@ from ringpull.inference.head.metrics.call_tally import LET_GO_KEPT, KeysHere
 from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import differ
-from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
+from ringpull.ps.local.flat_pull import ANY_BYTES, FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import OpenFiles
 from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.slot_mask import SlotMask
@@ -295,7 +295,8 @@ def _one_by_one(files: OpenFiles, layer: int, request: PullRequest) -> PullReply
     if len(found) < len(tables):
         raise Unavailable(f"{request.model}/{request.version}: some tables are not read here any more")
     try:
-        return pull_tables([each.table for each in found], [each.mask for each in found], request)
+        views, masks = [each.table for each in found], [each.mask for each in found]
+        return pull_tables(views, masks, request, max_reply_bytes=ANY_BYTES)
     except SlotNotOwned as exc:
         raise Unavailable(f"{exc} any more: it was when this was planned") from exc
 

@@ -186,6 +186,7 @@ WRONG: dict[str, tuple[Sent, str]] = {
     "no shape": (changed(1, shape=None), "input item: its shape"),
     "a shape of fractions": (changed(1, shape=[3.0]), "input item: its shape"),
     "a shape beyond": (changed(1, shape=[2**62]), "input item: 3 values"),
+    "a shape far beyond": (changed(1, shape=[10**2500, 10**2500]), "input item: its shape has a dimension above"),
     "no data": (changed(1, data=None), "input item: has no data"),
     "data that is no list": (changed(1, data="123"), "input item: its data must be a list"),
     "text for numbers": (changed(1, data=[1, 2, "3"]), "input item: its datatype is INT64"),

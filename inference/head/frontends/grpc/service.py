@@ -65,8 +65,10 @@ class PredictorService:
         with self._predictor.open(context.time_remaining(), authorization=shown, access=self.access) as call:
             body = await call.within_deadline(receive(), context.peer(), among=self.receiving)
             call.received(len(body))
-            message = parse(pb.PredictRequest, body)
-            prediction = await call.predict(decode_request(message, self._predictor.limits))
+            message, limits = parse(pb.PredictRequest, body), self._predictor.limits
+            # Packed columns are read where they lie; others value by value, of which there may be millions.
+            beside = 0 if message.HasField("packed") else len(body)
+            prediction = await call.predict(await call.aside(beside, lambda: decode_request(message, limits)))
             return encode_response(prediction, typed=all_typed(message))
 
     async def lookup(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:

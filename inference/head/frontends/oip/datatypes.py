@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import InvalidInput
 
 MAX_DIMENSIONS: Final = 2
+MAX_DIMENSION: Final = 2**63 - 1
+"""Largest dimension, of gRPC's messages. An integer of JSON may have thousands of digits, and a product of two has more
+than Python writes out."""
 MAX_EMPTY_ROWS: Final = 1 << 20
 """Rows of a tensor that has no values; of others the number is bound by their bytes."""
 LENGTH_BYTES: Final = 4
@@ -63,6 +66,8 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> int:
             f"input {name}: its shape is {_shown(shape)}; it must have one dimension or two, the first of which is the"
             " row, and none may be negative"
         )
+    if max(shape) > MAX_DIMENSION:
+        raise InvalidInput(f"input {name}: its shape has a dimension above {MAX_DIMENSION}")
     values = math.prod(shape)
     if not values and max(shape) > MAX_EMPTY_ROWS:
         raise InvalidInput(f"input {name}: its shape is {_shown(shape)}, and it has no values")

@@ -14,15 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
-from ringpull.inference.head.frontends.oip.datatypes import read_raw
+from ringpull.inference.head.frontends.oip.datatypes import BYTES, LENGTH_BYTES, check_shape, read_raw
 from ringpull.inference.head.frontends.plans import Plans, TensorKind, kind_of
-from ringpull.inference.head.frontends.tensors import columns_of
+from ringpull.inference.head.frontends.tensors import check_sizes, columns_of
 from ringpull.inference.head.request.inference_request import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.text.version_number import RANGE, version_number
 
 MAX_UINT64: Final = (1 << 64) - 1
+
+EASE: Final = 4
+"""Times that a message is read as fast as JSON of its length, but for its strings."""
+BYTES_OF_STRING: Final = 64
+"""Bytes of JSON that take as long to read as a string of a tensor, most of a microsecond."""
+MAX_UNCHECKED_BYTES: Final = 64 << 10
+"""Highest cost of tensors that are read without a look at their shapes first."""
 
 SentValues = bytes | memoryview | NDArray[Any]
 """Values of an input: their bytes, not looked at yet; or the array that they were, in JSON or in typed fields."""
@@ -87,30 +94,57 @@ class InferCall:
                 arrays[name] = read_raw(name, datatype, shape, values)
         return arrays
 
-    def request(self, catalog: Catalog, limits: Limits, plans: Plans) -> InferenceRequest:
-        """Return what the predictor is to be asked.
+    def served(self, catalog: Catalog) -> ServedVersion:
+        """Return the version that is asked for.
 
         Raises:
             NotFound: The model or version is not served here.
-            InvalidInput: A tensor does not fit the model; the message names it.
-            LimitExceeded: The request is larger than `limits`.
+            InvalidInput: It has tables only.
         """
+        served = catalog.get(self.head.model, self.head.version)
+        if served.loaded.program is None:
+            names = ", ".join(f"{self.head.model}.{table}" for table in served.tables)
+            raise InvalidInput(f"{served.loaded.name} has tables only; rows are read from the models {names}")
+        return served
+
+    def request(self, served: ServedVersion, columns: ReceivedColumns) -> InferenceRequest:
+        """Return what the predictor is to be asked, of the version whose columns these are."""
         head = self.head
-        served = catalog.get(head.model, head.version)
-        loaded = served.loaded
-        if loaded.program is None:
-            names = ", ".join(f"{head.model}.{table}" for table in served.tables)
-            raise InvalidInput(f"{loaded.name} has tables only; rows are read from the models {names}")
-        columns = self.planned(served, limits, plans)
-        if columns is None:
-            columns = columns_of(self.tensors(), loaded.schema.features, limits)
         return InferenceRequest(
             columns=columns,
             model=head.model,
             version=head.version,
-            outputs=head.outputs or tuple(each.name for each in loaded.manifest.outputs),
+            outputs=head.outputs or tuple(each.name for each in served.loaded.manifest.outputs),
             request_id=self.request_id,
+            served=served,
         )
+
+    def columns(self, served: ServedVersion, limits: Limits) -> ReceivedColumns:
+        """Return the columns the long way, which is for a thread where `cost` is high.
+
+        Raises:
+            InvalidInput: A tensor does not fit the model; the message names it.
+            LimitExceeded: The request is larger than `limits`.
+        """
+        features = served.loaded.schema.features
+        if self.cost > MAX_UNCHECKED_BYTES:
+            for each in self.head.inputs:
+                check_shape(each.name, each.datatype, each.shape)
+            check_sizes({each.name: each.shape for each in self.head.inputs}, features, limits)
+        return columns_of(self.tensors(), features, limits)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of JSON that take as long to read as its tensors to become columns."""
+        nbytes = strings = 0
+        for (_, datatype, _, _), values in zip(self.head.inputs, self.values, strict=True):
+            if isinstance(values, np.ndarray):
+                nbytes += values.nbytes
+                strings += values.size * (values.dtype == object)
+            else:
+                nbytes += len(values)
+                strings += (datatype == BYTES) * (len(values) // LENGTH_BYTES)
+        return max(nbytes // EASE, BYTES_OF_STRING * strings)
 
     def planned(self, served: ServedVersion, limits: Limits, plans: Plans) -> ReceivedColumns | None:
         """Return the columns by a plan; None: there is none for them, or it does not fit."""

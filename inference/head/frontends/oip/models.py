@@ -13,6 +13,7 @@ from ringpull.inference.head.frontends.plans import Plans
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.inference.head.predictor import OpenCall
 from ringpull.inference.head.request.full_names import TableName, table_of
+from ringpull.inference.head.request.inference_request import InferenceRequest
 
 
 class Models:
@@ -48,10 +49,19 @@ class Models:
             call.hurry(asked.head.timeout_s)
         table = self.table(asked.head.model)
         if table is None:
-            return Answer.of(await call.predict(asked.request(self._catalog, call.limits, self._plans)))
+            return Answer.of(await call.predict(await self._request(asked, call)))
         call.trace.verb = "lookup"
-        request = tables.request_of(asked, table, self._parts.predictor.row_limits)
+        limits = self._parts.predictor.row_limits
+        request = await call.aside(asked.cost, lambda: tables.request_of(asked, table, limits))
         return tables.answer_of(asked, await call.rows(request))
+
+    async def _request(self, asked: InferCall, call: OpenCall) -> InferenceRequest:
+        """Return what the predictor is to be asked: strings by the million become columns beside the event loop."""
+        served = asked.served(self._catalog)
+        columns = asked.planned(served, call.limits, self._plans)
+        if columns is None:
+            columns = await call.aside(asked.cost, lambda: asked.columns(served, call.limits))
+        return asked.request(served, columns)
 
     def check_served(self, name: str, version: int) -> None:
         """Check that a version is served.

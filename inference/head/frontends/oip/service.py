@@ -9,7 +9,7 @@ import grpc.aio
 
 from ringpull.inference.head.access import ANY_ROLE, Access
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
-from ringpull.inference.head.frontends.oip.infer_calls import version_of
+from ringpull.inference.head.frontends.oip.infer_calls import EASE, version_of
 from ringpull.inference.head.frontends.oip.infer_messages import read_message
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, message
 from ringpull.inference.head.frontends.oip.models import Models
@@ -59,7 +59,9 @@ class OipService:
         with self._predictor.open(context.time_remaining(), authorization=shown, access=self._access) as call:
             body = await call.within_deadline(receive(), context.peer(), among=self._receiving)
             call.received(len(body))
-            asked = read_message(parse(ModelInferRequest, body), call.limits)
+            asked = await call.aside(
+                len(body) // EASE, lambda: read_message(parse(ModelInferRequest, body), call.limits)
+            )
             answer = await self._models.infer(asked, call)
             return answer.message(asked.request_id)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.frontends.oip.descriptions import ANY, Signature, Tensor
-from ringpull.inference.head.frontends.oip.infer_calls import InferCall
+from ringpull.inference.head.frontends.oip.infer_calls import MAX_UNCHECKED_BYTES, InferCall
 from ringpull.inference.head.frontends.oip.outputs import Answer, Output, named
 from ringpull.inference.head.frontends.tensors import column_of_utf8
 from ringpull.inference.head.request.full_names import TableName
@@ -48,6 +48,9 @@ def request_of(asked: InferCall, table: TableName, limits: RowLimits) -> RowsReq
         InvalidInput: It has not keys alone, or asks for an output that there is not.
         LimitExceeded: There are more keys than `limits` allow.
     """
+    names = [each.name for each in asked.head.inputs]
+    if names == [KEYS] and asked.head.inputs[0].shape and asked.cost > MAX_UNCHECKED_BYTES:
+        limits.check_keys(asked.head.inputs[0].shape[0])  # before anything is made of them
     tensors = asked.tensors()
     if tensors.keys() != {KEYS}:
         has = ", ".join(tensors) or "none"
