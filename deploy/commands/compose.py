@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -77,7 +78,7 @@ def compose(
     folder = str(out_dir / str(number))
     if not as_json:
         report.print(out)
-        print_line(f"composed {folder}; serve it with: ringpull serve {out_dir}")
+        print_line(f"composed {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
         return
     written = [{"table": each.name, "features": list(each.features), "rows": each.rows} for each in report.tables]
     print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": written})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -170,7 +171,7 @@ def _export(
 
 def _tell(report: ExportReport, number: int, folder: Path, *, as_json: bool) -> None:
     if not as_json:
-        print_line(f"exported {folder}; serve it with: ringpull serve {folder.parent}")
+        print_line(f"exported {folder}; serve it with: ringpull serve {shlex.quote(str(folder.parent))}")
         return
     print_json(
         {

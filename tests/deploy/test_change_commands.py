@@ -71,6 +71,14 @@ def test_the_command_that_a_plan_ends_with_serves_what_was_planned(ringpull: Run
     assert ran.out.splitlines()[-1].startswith(f"ringpull serve {url} --shards 2 --keep 2 --data-dir FOLDER")
 
 
+def test_the_command_that_a_plan_ends_with_can_be_pasted(ringpull: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "my models" / "ranker"
+    write_features(write_version(folder, 1, {"item": 1}))
+    ran = ringpull("plan", folder, "--memory", "1GiB")
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(f"ringpull serve '{folder}' --shards 1")
+
+
 def test_plan_finds_the_fewest_shards(ringpull: Run, tmp_path: Path) -> None:
     write_features(write_version(tmp_path / "ranker", 1, {"item": 1}, rows=50_000))
     fields = json.loads(ringpull("plan", tmp_path / "ranker", "--memory", PROCESS_BYTES + 500_000, "--json").out)
