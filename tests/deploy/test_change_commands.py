@@ -191,6 +191,7 @@ def test_rollback(ringpull: Run, operations: FakeOperations) -> None:
     assert ringpull("rollback", "ranker", 2, *TARGET).status == 0
     assert operations.submitted == [Rollback(model="ranker"), Rollback(model="ranker", version=2)]
     assert "version is 0" in ringpull("rollback", "ranker", 0, *TARGET).err
+    assert "write NAME VERSION" in ringpull("rollback", "ranker/1", *TARGET).err
     assert "--keep is -1" in ringpull("publish", "ranker/1", "--keep", -1, *TARGET).err
 
 
