@@ -3,6 +3,9 @@
 A file of JSON below the state folder, one for each file, table and way to read it, there while it is not pushed whole.
 It holds the id of the nameless writer, under which shards know what they have, and how many blocks are acknowledged. A
 push of anything else into the same table ends it: what was acknowledged before may lie under other rows since.
+
+One that is older than the push is right, too: what it does not know of is sent again, and known by its number. So a
+push goes on where its journal cannot be written anew.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from ringpull.deploy.state import STATE_VARIABLE
 from ringpull.inference.client.push_progress import new_nameless
+from ringpull.ps.errors import Unavailable
 
 FOLDER: Final = "pushes"
 EVERY_S: Final = 0.5
@@ -47,34 +52,47 @@ class PushJournal:
                 self.writer, self.blocks = int(known["writer"]), int(known["blocks"])
 
     def begin(self) -> None:
-        """Write down who pushes, before anything is sent, and end the journals of other pushes into the table."""
-        for each in self._folder.glob("*.json"):
-            if each != self._path:
-                each.unlink(missing_ok=True)
-        self._write()
+        """Write down who pushes, before anything is sent, and end the journals of other pushes into the table.
+
+        Raises:
+            Unavailable: The state folder cannot be written.
+        """
+        try:
+            for each in self._folder.glob("*.json"):
+                if each != self._path:
+                    each.unlink(missing_ok=True)
+            self._write()
+        except OSError as exc:
+            raise Unavailable(
+                f"{self._folder} cannot be written, where it is noted how far this push is:"
+                f" {exc.strerror or exc}; {STATE_VARIABLE} names another state folder, and with --writer NAME none is"
+                " needed"
+            ) from exc
 
     def begin_anew(self) -> None:
         """Forget what was acknowledged: it is not there any more."""
         self.writer, self.blocks = new_nameless(), 0
-        self._write()
+        self.keep()
 
     def acknowledged(self, blocks: int) -> None:
         """Note how many blocks are acknowledged."""
         if blocks > self.blocks:
             self.blocks = blocks
             if time.monotonic() - self._written_s >= EVERY_S:
-                self._write()
+                self.keep()
 
     def keep(self) -> None:
-        """Write down how far it is, as it ends before it is whole."""
-        self._write()
+        """Write down how far it is, if the disk takes that."""
+        with suppress(OSError):
+            self._write()
 
     def end(self) -> None:
-        """Remove the journal: all is acknowledged, and the same push is another one from now on."""
+        """Remove the journal: all is acknowledged, and the same push is another one from now on.
+
+        Its folder stays: another push into this table may be about to write in it.
+        """
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-            with suppress(OSError):  # another push into this table
-                self._folder.rmdir()
 
     def _write(self) -> None:
         if self._path is None:

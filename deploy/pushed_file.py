@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 KEYS_OF_A_BLOCK: Final = 1 << 18
 """Keys of a block of those that are to be taken out."""
+COLUMNS_ENDINGS: Final = (".csv", ".tsv")
+"""Ends of names of texts that have columns."""
+_DELIMITERS: Final = (",", "\t", ";")
 
 
 @dataclass(slots=True)
@@ -75,7 +78,8 @@ class FileOfKeys:
     def described(self) -> str:
         """What was taken for what."""
         kind = "strings" if self.keys.dtype == object else "integers"
-        return f"{self.where}: {len(self.keys):,} keys, {kind}"
+        first = f", the first {self.keys[0]!r}" if len(self.keys) else ""  # which may be a column's name
+        return f"{self.where}: {len(self.keys):,} keys, {kind}{first}"
 
     @property
     def rows(self) -> int:
@@ -114,6 +118,7 @@ def open_file(where: str, options: ReadOptions, *, remove: bool, table: pb.Table
         from ringpull.inference.importers.tables.source import ReadOptions as Options
     if remove and options == Options() and format_of(where) in ("text", "npy") and not where.endswith(".npz"):
         keys = read_ids_file(where)
+        _check_columns(where, keys)
         if table is not None:
             strings = table.key_type == KeyType.STRING
             if strings and keys.dtype != object:
@@ -137,6 +142,18 @@ def open_file(where: str, options: ReadOptions, *, remove: bool, table: pb.Table
         source.close()
         raise
     return FileOfRows(source, remove)
+
+
+def _check_columns(where: str, keys: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Refuse a table of several columns, whose lines would be keys that no row has."""
+    if not where.lower().endswith(COLUMNS_ENDINGS) or keys.dtype != object or not len(keys):
+        return
+    for delimiter in _DELIMITERS:
+        if all(delimiter in key for key in keys):
+            raise InvalidInput(
+                f"{where}: its lines have several columns, such as {keys[0]!r:.80}; say which one has the keys, with"
+                " --id; a file whose lines are keys as they are is called .txt"
+            )
 
 
 def _check_key_type(where: str, *, strings: bool, table: pb.TableInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -13,6 +14,7 @@ from ringpull.deploy.commands.export import load_function
 from ringpull.deploy.commands.importing.schema_file import read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
+from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import out, print_json, print_line
 from ringpull.extras import needing
 
@@ -71,13 +73,14 @@ def compose(
         features = None if schema is None else read_schema_file(schema).schema
         number = max(versions(out_dir), default=0) + 1 if version is None else version
         tables: Any = {"user": user, "item": item, "user_table": user_table, "item_table": item_table}
-        report = composed(
-            out_dir, number, score=given, interests=interests, schema=features, name=name, quiet=True, **tables
-        )
+        with StopSignals():
+            report = composed(
+                out_dir, number, score=given, interests=interests, schema=features, name=name, quiet=True, **tables
+            )
     folder = str(out_dir / str(number))
     if not as_json:
         report.print(out)
-        print_line(f"composed {folder}; serve it with: ringpull serve {out_dir}")
+        print_line(f"composed {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
         return
     written = [{"table": each.name, "features": list(each.features), "rows": each.rows} for each in report.tables]
     print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": written})

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ringpull.deploy.commands.options import AsJson, Includes
+from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.live.stamp import stamps_in
 
@@ -29,7 +30,8 @@ def delta(
     from ringpull.inference.export.delta.versions import delta_of
 
     stamps = None if includes is None else stamps_in(includes)
-    report = delta_of(old, new, out_dir, includes=stamps, console=None if as_json else err)
+    with StopSignals():
+        report = delta_of(old, new, out_dir, includes=stamps, console=None if as_json else err)
     manifest = report.manifest
     follows = manifest.chain.follows
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -15,6 +16,7 @@ import typer
 
 from ringpull.deploy.commands.options import AsJson, Includes
 from ringpull.deploy.folders import as_folder
+from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
@@ -121,7 +123,8 @@ def export(
     given = {"tables": options, "max_diff": max_diff, "dense_precision": dense_precision}
     arguments |= {name: value for name, value in given.items() if value is not None}
     number = _next(out_dir) if version is None else version
-    report = _export(out_dir, number, follows, stamps, arguments | {"quiet": as_json})
+    with StopSignals():  # a job that is ended by SIGTERM leaves no half version behind, either
+        report = _export(out_dir, number, follows, stamps, arguments | {"quiet": as_json})
     _tell(report, number, out_dir / str(number), as_json=as_json)
 
 
@@ -170,7 +173,7 @@ def _export(
 
 def _tell(report: ExportReport, number: int, folder: Path, *, as_json: bool) -> None:
     if not as_json:
-        print_line(f"exported {folder}; serve it with: ringpull serve {folder.parent}")
+        print_line(f"exported {folder}; serve it with: ringpull serve {shlex.quote(str(folder.parent))}")
         return
     print_json(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,7 +116,7 @@ def _serve_command(
     exported = {
         f"{version.model}/{name}": table.replicas for version in chosen for name, table in version.tables.items()
     }
-    command = ["ringpull serve", *models, f"--shards {found.layout.shards}", f"--keep {keep}"]
+    command = ["ringpull serve", *map(shlex.quote, models), f"--shards {found.layout.shards}", f"--keep {keep}"]
     if any(is_url(version.folder) for version in chosen):
         command.append("--data-dir FOLDER")
     copies = replicas_options(found, exported)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,7 +15,7 @@ from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.push_journal import PushJournal
 from ringpull.deploy.pushed_file import open_file
 from ringpull.deploy.state import state_folder
-from ringpull.deploy.view.console import err, print_json, print_line
+from ringpull.deploy.view.console import err, print_json, print_line, say
 from ringpull.extras import needing
 from ringpull.inference.push_answer import PushAnswer
 from ringpull.ps.errors import CorruptData, Forbidden, InvalidInput, NotFound, UnmetCondition
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ringpull.inference.client.pusher import Pusher
     from ringpull.inference.proto import ringpull_pb2 as pb
     from ringpull.inference.wire.keyed_rows import KeyedRows
+
+MAX_WRITER: Final = 111
+"""Characters of a name: a writer's has 128 at most, and each file's is of this name, a colon and 16 digits."""
 
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 Table = Annotated[str, typer.Argument(help="Name of its table, one that takes pushes.")]
@@ -121,6 +124,8 @@ def push(
     from ringpull.inference.client.client import Client
 
     above(0).check("--timeout", timeout)
+    if writer is not None and not 0 < len(writer) <= MAX_WRITER:
+        raise InvalidInput(f"--writer has {len(writer)} characters; a name has 1 to {MAX_WRITER}")
     if remove and (vector or value):
         raise InvalidInput("--remove takes keys out: give no --vector and no --value")
     texts = {"id": id, "value": value, "format": format_, "id_type": id_type, "ids": ids, "query": query, "keys": keys}
@@ -261,7 +266,7 @@ def _bar(opened: FileOfRows | FileOfKeys, *, quiet: bool) -> Iterator[Callable[[
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    err.print(opened.described, highlight=False, markup=False)
+    say(opened.described)
     columns = (TextColumn("pushed"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("pushed", total=opened.rows)

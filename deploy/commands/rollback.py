@@ -29,6 +29,8 @@ def rollback(
     from ringpull.deploy.view.change_watch import change_fields, follow
     from ringpull.router.control.operations import Rollback
 
+    if "/" in model:  # as `publish` has it
+        raise InvalidInput(f"{model!r:.200}: write NAME VERSION, with a blank between them, or NAME alone")
     if version is not None and not 1 <= version <= MAX_VERSION:
         raise InvalidInput(f"version is {version}; it must be {RANGE}")
     with StopSignals(), connect(served.resolve_target(target)) as operations:

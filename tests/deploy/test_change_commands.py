@@ -71,6 +71,14 @@ def test_the_command_that_a_plan_ends_with_serves_what_was_planned(ringpull: Run
     assert ran.out.splitlines()[-1].startswith(f"ringpull serve {url} --shards 2 --keep 2 --data-dir FOLDER")
 
 
+def test_the_command_that_a_plan_ends_with_can_be_pasted(ringpull: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "my models" / "ranker"
+    write_features(write_version(folder, 1, {"item": 1}))
+    ran = ringpull("plan", folder, "--memory", "1GiB")
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(f"ringpull serve '{folder}' --shards 1")
+
+
 def test_plan_finds_the_fewest_shards(ringpull: Run, tmp_path: Path) -> None:
     write_features(write_version(tmp_path / "ranker", 1, {"item": 1}, rows=50_000))
     fields = json.loads(ringpull("plan", tmp_path / "ranker", "--memory", PROCESS_BYTES + 500_000, "--json").out)
@@ -183,6 +191,7 @@ def test_rollback(ringpull: Run, operations: FakeOperations) -> None:
     assert ringpull("rollback", "ranker", 2, *TARGET).status == 0
     assert operations.submitted == [Rollback(model="ranker"), Rollback(model="ranker", version=2)]
     assert "version is 0" in ringpull("rollback", "ranker", 0, *TARGET).err
+    assert "write NAME VERSION" in ringpull("rollback", "ranker/1", *TARGET).err
     assert "--keep is -1" in ringpull("publish", "ranker/1", "--keep", -1, *TARGET).err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import ExportError, InvalidInput, RingpullError
 from ringpull.router.control.chains import LONG_CHAIN, chain_length, due
 from ringpull.router.control.deployment_spec import initial_spec
+from tests.deploy.running import Run
 
 
 def run(*arguments: Any) -> Any:
@@ -53,6 +55,20 @@ def test_what_changed_is_written_and_told(models: Path) -> None:
     assert (told["follows"], told["version"]) == (2, 7)
     assert told["tables"][0] == {**told["tables"][0], "changed": 5, "new": 0, "gone": 2}
     assert Manifest.load(models / "m" / "7").table("user").rows == 100
+
+
+def test_a_delta_that_is_ended_by_sigterm_leaves_nothing_behind(
+    models: Path, ringpull: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever runs jobs ends them: a hidden folder would stay, of which nobody knows."""
+    monkeypatch.setattr(Manifest, "save", lambda manifest, folder: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the command does not look after SIGTERM"))
+    try:
+        ran = ringpull("delta", models / "m" / "1", models / "new" / "m" / "2", models / "m" / "2")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ran.status, ran.err.splitlines()[-1]) == (128 + signal.SIGTERM, "interrupted by SIGTERM")
+    assert [each.name for each in (models / "m").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(

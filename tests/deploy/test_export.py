@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from inspect import signature
@@ -17,9 +18,11 @@ from ringpull.deploy.commands.export import NAMES, OF_DELTAS, arguments_of, load
 from ringpull.inference.export.delta.export import export_delta
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.tables_alone import export_tables
+from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
+from tests.deploy.running import Run
 
 SOURCE = """
 import torch
@@ -77,6 +80,28 @@ def test_versions_count_up(source_folder: Path, monkeypatch: pytest.MonkeyPatch)
             "bfloat16": None,
         }
     assert (source_folder / "models" / "ranker" / "2" / "manifest.json").is_file()
+
+
+@pytest.mark.medium
+def test_an_export_that_is_ended_by_sigterm_leaves_nothing_behind_and_one_that_is_done_says_what_to_paste(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch, ringpull: Run
+) -> None:
+    """As whoever runs jobs ends them: a hidden folder of all tables would stay, of which nobody knows."""
+    monkeypatch.chdir(source_folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)  # of another test
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the command does not look after SIGTERM"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "save", lambda manifest, folder: signal.raise_signal(signal.SIGTERM))
+        try:
+            ran = ringpull("export", "my_model:trained", "my models/ranker", "--json")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert (ran.status, ran.err.splitlines()[-1]) == (128 + signal.SIGTERM, "interrupted by SIGTERM")
+    assert not (source_folder / "my models").exists()
+    ran = ringpull("export", "my_model:trained", "my models/ranker")
+    assert ran.out.splitlines()[-1] == "exported my models/ranker/1; serve it with: ringpull serve 'my models/ranker'"
+    sys.modules.pop("my_model")
 
 
 @pytest.mark.parametrize(

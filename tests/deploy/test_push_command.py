@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterator
@@ -14,11 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ringpull.deploy import push_journal
+from ringpull.deploy.push_journal import PushJournal
+from ringpull.deploy.pushed_file import open_file
 from ringpull.inference.client import lanes
 from ringpull.inference.head.frontends.writer.messages import decode_push
+from ringpull.inference.importers.tables.source import ReadOptions
 from ringpull.inference.proto import writer_pb2 as pb
+from ringpull.inference.proto.ringpull_pb2 import TableInfo
 from ringpull.inference.push_answer import PushAnswer
-from ringpull.ps.errors import Forbidden, Unavailable, UnmetCondition
+from ringpull.ps.errors import Forbidden, InvalidInput, Unavailable, UnmetCondition
 from tests.deploy.running import Run
 from tests.guarded import GuardedHead, guarded_head
 from tests.inference.pushes.fake_shards import FakeShards
@@ -92,6 +98,24 @@ def test_keys_are_taken_out(ringpull: Run, head: GuardedHead, shards: FakeShards
     )
     assert ran.status == 0, ran.err
     assert rows_of(shards) == {1: None, 2: None, 3: 3.0, 4: None}
+
+
+def test_lines_of_several_columns_are_no_keys_to_take_out(tmp_path: Path) -> None:
+    """Each line would be a key that no row has, and the command would say that it took them out."""
+    path = tmp_path / "gone.csv"
+    table = TableInfo(name="names", dim=1, key_type="string", live=True)
+    path.write_text("name,why\na,left\nb,left\n")
+    with pytest.raises(InvalidInput, match="several columns, such as 'name,why'; say which one has the keys"):
+        open_file(str(path), ReadOptions(), remove=True, table=table)
+    assert open_file(str(path), ReadOptions(id="name"), remove=True, table=table).described.endswith("strings")
+    path.write_text("name\na\n")  # nothing tells that this begins with a column's name, so it is shown
+    assert (
+        "gone.csv: 2 keys, strings, the first 'name'"
+        in open_file(str(path), ReadOptions(), remove=True, table=table).described
+    )
+    as_it_is = path.rename(tmp_path / "gone.txt")
+    as_it_is.write_text("a,b\n")
+    assert open_file(str(as_it_is), ReadOptions(), remove=True, table=table).rows == 1
 
 
 def test_a_push_that_was_cut_off_goes_on_and_repeats_nothing(
@@ -216,6 +240,59 @@ def test_under_a_name_a_file_is_pushed_once_and_another_file_too(
     assert "2 rows had been pushed before" in ran.err
 
 
+def test_a_state_folder_that_cannot_be_written_is_named_and_a_name_needs_none(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RINGPULL_STATE_DIR", str(tmp_path / "file" / "state"))
+    arguments = ("push", "ranker", "items", parquet(tmp_path, [1], [1]), "--target", head.target)
+    ran = ringpull(*arguments)
+    assert ran.status == 1
+    assert "cannot be written, where it is noted how far this push is: Not a directory; RINGPULL_STATE_DIR" in ran.err
+    assert shards.rows == {}
+    ran = ringpull(*arguments, "--writer", "nightly")
+    assert ran.status == 0, ran.err
+    assert rows_of(shards) == {1: 1.0}
+
+
+def test_a_push_goes_on_where_its_journal_cannot_be_written_any_more(
+    ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full costs no more than that blocks are sent again after a kill, and known by their numbers."""
+    from ringpull.inference.importers.tables import parquet as reader
+
+    monkeypatch.setattr(reader, "PIECE_BYTES", 400)  # 100 rows a block
+    monkeypatch.setattr(push_journal, "EVERY_S", 0.0)
+    write = Path.write_text
+
+    def full(path: Path, content: str, encoding: str | None = None) -> int:
+        if '"blocks": 0' not in content:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content, encoding)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    ran = ringpull(
+        "push", "ranker", "items", parquet(tmp_path, np.arange(2000), np.arange(2000)), "--target", head.target
+    )
+    assert ran.status == 0, ran.err
+    assert len(rows_of(shards)) == 2000
+
+
+def test_a_push_that_ends_takes_no_folder_from_one_that_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = ("127.0.0.1:8500", "ranker", "items")
+    first, second = PushJournal(tmp_path, into, ("monday",)), PushJournal(tmp_path, into, ("tuesday",))
+    first.begin()
+    make = Path.mkdir
+
+    def made(path: Path, *arguments: Any, **more: Any) -> None:
+        make(path, *arguments, **more)
+        first.end()
+
+    monkeypatch.setattr(Path, "mkdir", made)
+    second.begin()
+    second.end()
+
+
 def test_what_may_go_away_is_tried_again(ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path) -> None:
     tries = []
 
@@ -242,6 +319,8 @@ def test_what_may_go_away_is_tried_again(ringpull: Run, head: GuardedHead, shard
         (("items", "{rows}", "--remove", "--vector", "vector"), "--remove takes keys out: give no --vector"),
         (("items", "{keys}", "--remove"), "a file of keys alone has a key a line, or is a .npy"),
         (("items", "{rows}", "--timeout", "0"), "--timeout is 0"),
+        (("items", "{rows}", "--writer", ""), "--writer has 0 characters; a name has 1 to 111"),
+        (("items", "{rows}", "--writer", "x" * 112), "--writer has 112 characters; a name has 1 to 111"),
         (("items", "{rows}", "--id", "nobody"), "nobody"),
         (("items", "{nan}"), "must be a finite float32"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.folders import as_folder
+from ringpull.deploy.signals import StopSignals
 from ringpull.extras import needing
 
 
@@ -41,5 +42,6 @@ def run_import(
 
     number = max(versions(out_dir), default=0) + 1 if version is None else version
     columns = None if check is None else read_check_file(check)
-    report = import_estimator(model, out_dir, number, check_columns=columns, quiet=as_json)
+    with StopSignals():
+        report = import_estimator(model, out_dir, number, check_columns=columns, quiet=as_json)
     print_import(report, out_dir, as_json=as_json)

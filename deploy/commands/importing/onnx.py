@@ -15,6 +15,7 @@ from ringpull.deploy.commands.importing.report import print_guess, print_import
 from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
+from ringpull.deploy.signals import StopSignals
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
@@ -69,16 +70,17 @@ def onnx(
         return
     given = None if schema is None else read_schema_file(schema)
     number = max(versions(out_dir), default=0) + 1 if version is None else version
-    report = import_onnx(
-        file,
-        None if given is None else given.schema,
-        out_dir,
-        number,
-        max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
-        check_columns=None if check is None else read_check_file(check),
-        quiet=as_json,
-        **_more(given, argument or [], output or [], row_type or []),
-    )
+    with StopSignals():
+        report = import_onnx(
+            file,
+            None if given is None else given.schema,
+            out_dir,
+            number,
+            max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
+            check_columns=None if check is None else read_check_file(check),
+            quiet=as_json,
+            **_more(given, argument or [], output or [], row_type or []),
+        )
     print_import(report, out_dir, as_json=as_json)
 
 

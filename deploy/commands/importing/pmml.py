@@ -12,6 +12,7 @@ from ringpull.deploy.commands.importing.options import Check, MaxDenseBytes, Out
 from ringpull.deploy.commands.importing.report import print_import
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
+from ringpull.deploy.signals import StopSignals
 from ringpull.extras import needing
 
 
@@ -37,13 +38,14 @@ def pmml(
     from ringpull.inference.model.manifest import versions
 
     number = max(versions(out_dir), default=0) + 1 if version is None else version
-    report = import_pmml(
-        file,
-        out_dir,
-        number,
-        tables={table: TableOptions(row_type=wanted) for table, wanted in row_types_of(row_type or []).items()},
-        max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
-        check_file=check,
-        quiet=as_json,
-    )
+    with StopSignals():
+        report = import_pmml(
+            file,
+            out_dir,
+            number,
+            tables={table: TableOptions(row_type=wanted) for table, wanted in row_types_of(row_type or []).items()},
+            max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
+            check_file=check,
+            quiet=as_json,
+        )
     print_import(report, out_dir, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ def print_import(report: ExportReport, out_dir: Path, *, as_json: bool) -> None:
     """Print where a version was written, behind the report that the import printed itself; or all of it as JSON."""
     folder = out_dir / str(report.manifest.version)
     if not as_json:
-        print_line(f"imported {folder}; serve it with: ringpull serve {out_dir}")
+        print_line(f"imported {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
         return
     print_json(
         {

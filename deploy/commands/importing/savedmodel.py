@@ -16,6 +16,7 @@ from ringpull.deploy.commands.importing.schema_file import SchemaFile, read_sche
 from ringpull.deploy.commands.keys import lines_of
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
+from ringpull.deploy.signals import StopSignals
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
@@ -105,17 +106,18 @@ def savedmodel(
     for table, wanted in row_types_of(row_type or []).items():
         tables[table] = replace(tables.get(table, TableOptions()), row_type=wanted)
     number = max(versions(out_dir), default=0) + 1 if version is None else version
-    report = import_savedmodel(
-        folder,
-        out_dir,
-        number,
-        schema=None if given is None else given.schema,
-        tables=tables,
-        max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
-        check_columns=None if check is None else read_check_file(check),
-        quiet=as_json,
-        **asked,
-    )
+    with StopSignals():
+        report = import_savedmodel(
+            folder,
+            out_dir,
+            number,
+            schema=None if given is None else given.schema,
+            tables=tables,
+            max_dense_bytes=MAX_DENSE_BYTES if max_dense_bytes is None else max_dense_bytes,
+            check_columns=None if check is None else read_check_file(check),
+            quiet=as_json,
+            **asked,
+        )
     print_import(report, out_dir, as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,7 +189,7 @@ def table(
         described = {each: source.described for each, source in opened.items()}
     folder = str(out_dir / str(number))
     if not as_json:
-        print_line(f"imported {folder}; serve it with: ringpull serve {out_dir}")
+        print_line(f"imported {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
         return
     written = [
         {"table": each.name, "read": described[each.name], **{field: getattr(each, field) for field in _WRITTEN}}
