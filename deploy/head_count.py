@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from ringpull.deploy import allowance
 from ringpull.deploy.config import ServeConfig
 from ringpull.inference.head.tokens.entries import TokenEntry, parse_tokens
 from ringpull.inference.head.tokens.quotas import QuotaLimits
 from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, parse_manifest
+from ringpull.ps import allowance
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.text.byte_size import size
 from ringpull.ps.transfer.remote import RemoteFolder

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ringpull.deploy import allowance
 from ringpull.deploy import head_count as count_module
 from ringpull.deploy.cluster import cluster
 from ringpull.deploy.commands import serve as serve_module
 from ringpull.deploy.head_count import HEAD_BYTES, Circumstances, HeadCount, circumstances, gpu_here, head_count
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.model.manifest import Manifest
+from ringpull.ps import allowance
 
 GIB = 1 << 30
 TWO_CORES = Circumstances(cores=2, threads=1, memory_bytes=16 * GIB, head_bytes=GIB // 2)
