@@ -110,7 +110,7 @@ def circumstances(config: ServeConfig, *, gpu: bool) -> Circumstances:
     manifests = _manifests(config)
     return Circumstances(
         cores=allowance.cores(),
-        threads=head.dense_threads,
+        threads=head.dense_threads or 1,
         memory_bytes=allowance.memory_bytes(),
         head_bytes=HEAD_BYTES + COPIES * (1 + config.keep) * _program_bytes(manifests),
         gpu=gpu and head.device != "cpu" and any(map(_may_use_gpu, manifests)),

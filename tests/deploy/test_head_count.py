@@ -71,6 +71,8 @@ class TestCircumstances:
         found = circumstances(config, gpu=True)
         assert (found.cores, found.memory_bytes, found.threads) == (4.0, 8 * GIB, 2)
         assert (found.gpu, found.joined, found.quotas) == (True, False, False)
+        chosen = serve("--heads", "auto", "--dense-threads", "auto").config
+        assert circumstances(chosen, gpu=True).threads == 1, "more only where a core is idle"
         folder = Path(config.versions[0].folder)
         programs = sum(file.stat().st_size for file in folder.glob("dense*"))
         assert found.head_bytes == HEAD_BYTES + 4 * programs, "two copies of each of two versions"
