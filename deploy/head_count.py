@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from ringpull.deploy import allowance
 from ringpull.deploy.config import ServeConfig
 from ringpull.inference.head.tokens.entries import TokenEntry, parse_tokens
 from ringpull.inference.head.tokens.quotas import QuotaLimits
 from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, parse_manifest
+from ringpull.ps import allowance
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.text.byte_size import size
 from ringpull.ps.transfer.remote import RemoteFolder
@@ -110,7 +110,7 @@ def circumstances(config: ServeConfig, *, gpu: bool) -> Circumstances:
     manifests = _manifests(config)
     return Circumstances(
         cores=allowance.cores(),
-        threads=head.dense_threads,
+        threads=head.dense_threads or 1,
         memory_bytes=allowance.memory_bytes(),
         head_bytes=HEAD_BYTES + COPIES * (1 + config.keep) * _program_bytes(manifests),
         gpu=gpu and head.device != "cpu" and any(map(_may_use_gpu, manifests)),

@@ -184,6 +184,11 @@ class Admission:
         return self._shared.refused
 
     @property
+    def in_flight(self) -> int:
+        """Requests that were let in and have not left, but those that are set aside."""
+        return self._rate.count
+
+    @property
     def in_flight_bytes(self) -> int:
         """Bytes of the requests that were let in and have not left."""
         return self._shared.nbytes + self._shared.aside

@@ -50,6 +50,16 @@ def _precision(option: str, given: str) -> str:
     return given
 
 
+def _threads(option: str, given: str) -> int | None:
+    """Return the number of threads that an option gives; None: `auto`."""
+    if given == "auto":
+        return None
+    try:
+        return int(given)
+    except ValueError:
+        raise InvalidInput(f"{option} is {given!r}; it must be a number of 1 or more, or auto") from None
+
+
 def _auto(option: str, given: str) -> bool:
     if given not in ("auto", "off"):
         raise InvalidInput(f"{option} is {given!r}; it must be auto or off")
@@ -228,8 +238,20 @@ class HeadConfig:
         Option("Device of the dense program: cpu, cuda, cuda:1. Default: CUDA when there is one.", Group.COMPUTING),
     ] = None
     """Device of the dense program, as torch names it; None: CUDA when there is one, else the CPU."""
-    dense_threads: Annotated[int, at_least(1), Option("CPU threads of the dense program.", Group.COMPUTING)] = 1
-    """Threads of torch. More than one pays only where cores are idle: shards, the event loop and torch share them."""
+    dense_threads: Annotated[
+        int | None,
+        at_least(1),
+        Option(
+            "CPU threads of the dense program; auto: one, and two for a lone request where a core is idle.",
+            Group.COMPUTING,
+            metavar="NUMBER|auto",
+            default="1",
+            given_as=str,
+            parse=_threads,
+        ),
+    ] = 1
+    """Threads of the dense program; None: one, and two for a lone request where a core is idle. A larger number, for
+    every batch, pays only where cores always are idle: shards, the event loop and the program share them."""
 
     dense_precision: Annotated[
         Precision,
@@ -311,7 +333,7 @@ class HeadConfig:
     @property
     def dense_program(self) -> dict[str, Any]:
         """How dense programs are loaded: arguments of `LoadedVersion.load`."""
-        return {"device": self.device, "threads": self.dense_threads, "precision": self.dense_precision}
+        return {"device": self.device, "threads": self.dense_threads or 1, "precision": self.dense_precision}
 
     @property
     def http_limits(self) -> HttpLimits:

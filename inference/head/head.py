@@ -23,6 +23,7 @@ from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import NO_LABELS, Catalog, Labels, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.counts import DeploymentCounts, traffic_of
+from ringpull.inference.head.dense_threads import DenseThreads
 from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.operators import Operators
@@ -133,8 +134,6 @@ class Head:
         self._keeping = asyncio.create_task(self._lease.keep())
         self._rereading = None if self._tokens is None else asyncio.create_task(self._tokens.follow())
         self._started_s = time.monotonic()
-        # One thread: the dense program is the bottleneck it feeds, and its runtime brings threads of its own.
-        self._dense = ThreadPoolExecutor(1, "dense")
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._scripts = ScriptMaker()
@@ -143,6 +142,7 @@ class Head:
         self._tally = CallTally(self._router.counters, here=self._local.keys)
         watch = CallWatch(None if self._metrics is None else self._metrics.calls, tally=self._tally)
         self._predictor = Predictor(self._catalog, config, watch=watch, access=self._tokens)
+        self._dense = DenseThreads(config, self._predictor.has_one_call)
         self._counts = DeploymentCounts(self._tally, self._asker, operations, self.loaded)
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
@@ -301,7 +301,7 @@ class Head:
             await self._metrics.stop()
         await self._router.close()
         self._local.close()
-        self._dense.shutdown()
+        self._dense.close()
         self._asking.shutdown(wait=False)
         self._operators.close()
         self._counts.close()
@@ -320,7 +320,8 @@ class Head:
         # Newer versions appear where it was found, not where links have led to.
         source = f"{placed.found_in}/{placed.version}" if placed is not None and placed.found_in else folder
         files = await asyncio.to_thread(self._mirror.local, folder, identity)
-        options = {**self.config.dense_program, "like": [each.loaded for each in self._catalog.loaded()]}
+        options = {**self.config.dense_program, "parts": self._dense.parts}
+        options["like"] = [each.loaded for each in self._catalog.loaded()]
         if self._address is not None:  # else nobody waits, and it is there sooner without another process
             options["maker"] = self._scripts
         loaded = await asyncio.to_thread(LoadedVersion.load, files, source=source, identity=identity, **options)
@@ -331,7 +332,7 @@ class Head:
             ServedVersion,
             loaded,
             self._router,
-            self._dense,
+            self._dense.executor,
             max_batch_rows=self.config.max_batch_rows,
             max_pulls=self.config.max_pulls,
             batch_rows=None if self._metrics is None else self._metrics.calls.serves(key[0]).batch_rows,

@@ -92,6 +92,7 @@ class Predictor:
             max_in_flight_bytes=config.max_pushing_bytes,
         )
         """Admission of pushes, which wait for disks, and of which no prediction is to hear."""
+        self._admissions = (self.admission, self.admission.scans, self.pushing)
         self.receiving: Final = Receiving.of(config)
         self.receiving_at_door: Final = Receiving.of(config)
         """Calls that are received at the operators' door: of its own, so that no crowd at the port takes its places."""
@@ -147,6 +148,10 @@ class Predictor:
             call.close(error)
             raise
         return call
+
+    def has_one_call(self) -> bool:
+        """Return whether one call at most is in flight; for any thread."""
+        return sum(each.in_flight for each in self._admissions) < 2
 
     def admission_of(self, verb: Verb) -> Admission:
         """Return the admission that a call goes by."""

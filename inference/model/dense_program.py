@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.extras import needing
 from ringpull.inference.model.manifest import Manifest, ProgramInput, ProgramOutput
+from ringpull.inference.model.part_threads import PartThreads
 from ringpull.inference.model.script_maker import ScriptMaker
 
 Precision = Literal["as-exported", "float32", "bfloat16"]
@@ -45,6 +46,8 @@ class RuntimeFacts:
     """Part of it that computes: of onnxruntime its execution provider, of torch the device."""
     threads: int | None
     """CPU threads of the program; None: as many as the runtime takes by itself."""
+    max_threads: int = 0
+    """CPU threads of a batch that is all there is to do, on idle cores; 0: no more than any other has."""
     precision: str = ""
     """Type of floats between the program's products: "float32", "bfloat16"; empty: whatever types its graph has."""
     eager_because: str = ""
@@ -99,6 +102,7 @@ def load_program(
     threads: int | None = None,
     precision: Precision = "as-exported",
     maker: ScriptMaker | None = None,
+    parts: PartThreads | None = None,
 ) -> DenseProgram:
     """Load the dense program of a version onto `device`, by what its manifest says runs it.
 
@@ -107,6 +111,7 @@ def load_program(
         threads: CPU threads of the program; None: as many as the runtime takes by itself.
         precision: Precision of a program of torch; one of onnxruntime has the types of its graph.
         maker: Makes the script of a wide program of torch elsewhere, as requests wait here; None: nobody does.
+        parts: Threads that run parts of a batch on the CPU side by side; None: it has the thread that runs it.
 
     Raises:
         CorruptData: The file is damaged, is nothing that the runtime here runs, or its inputs or outputs are not those
@@ -119,11 +124,13 @@ def load_program(
         with needing("server", what):
             from ringpull.inference.model.onnx_program import OnnxProgram
 
-        return OnnxProgram.load(version_dir, manifest, device, threads=threads)
+        return OnnxProgram.load(version_dir, manifest, device, threads=threads, parts=parts)
     with needing("server", what):
         from ringpull.inference.model.torch_program import TorchProgram
 
-    return TorchProgram.load(version_dir, manifest, device, threads=threads, precision=precision, maker=maker)
+    return TorchProgram.load(
+        version_dir, manifest, device, threads=threads, precision=precision, maker=maker, parts=parts
+    )
 
 
 def described(entry: ProgramInput) -> str:

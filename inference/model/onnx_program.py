@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from ringpull.inference.model.onnx_inputs import GraphInput, as_float32, graph_i
 from ringpull.inference.model.onnx_packing import PackedInput, packed_graph
 from ringpull.inference.model.onnx_session import device_of, open_session
 from ringpull.inference.model.packed_inputs import check_shape, lookup_places, single_places
+from ringpull.inference.model.part_threads import PartThreads, run_parts
 from ringpull.inference.model.program_errors import last_words
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
@@ -59,17 +59,24 @@ class OnnxProgram:
         *,
         squeezes: bool,
         packed: Sequence[PackedInput] = (),
+        parts: PartThreads | None = None,
     ) -> None:
         """Use `OnnxProgram.load`.
 
         Args:
             inputs: Inputs of the graph as it is in its file.
             packed: Inputs that the session has in place of some of these.
+            parts: Threads that run parts of a batch side by side, on the CPU; None: there are none.
         """
         self.device, provider = device_of(session)
         self.outputs = manifest.outputs
+        self._parts = parts if self.device == "cpu" else None
         self.runtime: Final = RuntimeFacts(
-            name="onnxruntime", version=ort.__version__, provider=provider, threads=threads
+            name="onnxruntime",
+            version=ort.__version__,
+            provider=provider,
+            threads=threads,
+            max_threads=0 if self._parts is None else self._parts.max_threads,
         )
         self._session = session
         self._inputs = inputs
@@ -84,12 +91,19 @@ class OnnxProgram:
 
     @classmethod
     def load(
-        cls, version_dir: Path, manifest: Manifest, device: str | None = None, *, threads: int | None = None
+        cls,
+        version_dir: Path,
+        manifest: Manifest,
+        device: str | None = None,
+        *,
+        threads: int | None = None,
+        parts: PartThreads | None = None,
     ) -> OnnxProgram:
         """Load the program of a version onto `device` (default: CUDA where onnxruntime has it, else the CPU).
 
         Args:
             threads: CPU threads that onnxruntime computes with; None: as many as it takes by itself.
+            parts: Threads that run parts of a batch side by side, on the CPU; None: there are none.
 
         Raises:
             CorruptData: The file is damaged, is nothing that this onnxruntime runs, or its inputs or outputs are not
@@ -112,7 +126,7 @@ class OnnxProgram:
         except InvalidInput as exc:
             raise CorruptData(f"{file}: {exc}") from exc
         _check_inputs(file, session, inputs, manifest)
-        whole = cls(session, inputs, manifest, threads, squeezes=graph.squeezes)
+        whole = cls(session, inputs, manifest, threads, squeezes=graph.squeezes, parts=parts)
         if whole.device != "cpu":
             return whole
         try:
@@ -120,7 +134,7 @@ class OnnxProgram:
             if packed is None:
                 return whole
             session = open_session(packed.content, version_dir, graph.external, device, threads)
-            made = cls(session, inputs, manifest, threads, squeezes=graph.squeezes, packed=packed.inputs)
+            made = cls(session, inputs, manifest, threads, squeezes=graph.squeezes, packed=packed.inputs, parts=parts)
             return made if _agree(file, made, whole, manifest) else whole
         except Exception as exc:  # of any root; the graph runs as it is
             _LOG.warning("%s: its inputs are not packed: %s", file, last_words(exc))
@@ -144,14 +158,13 @@ class OnnxProgram:
         return found
 
     def _run(self, given: Mapping[str, NDArray[Any]], rows: int) -> list[NDArray[Any]]:
-        parts = -(-rows // CPU_ROWS) if self.device == "cpu" else 1
-        if parts == 1:
-            return self._session.run(self._names, given)  # type: ignore[no-any-return]
-        cuts = [rows * part // parts for part in range(parts + 1)]
-        found = [
-            self._session.run(self._names, {name: values[begin:end] for name, values in given.items()})
-            for begin, end in pairwise(cuts)
-        ]
+        def run(part: slice) -> list[NDArray[Any]]:
+            own = {name: values[part] for name, values in given.items()}
+            return self._session.run(self._names, own)  # type: ignore[no-any-return]
+
+        found = run_parts(run, rows, CPU_ROWS if self.device == "cpu" else rows, self._parts)
+        if len(found) == 1:
+            return found[0]
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def given(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[Any]]:

@@ -19,7 +19,6 @@ import warnings
 import weakref
 import zipfile
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +37,7 @@ from ringpull.inference.model.dense_program import Precision, ProgramTensor, Run
 from ringpull.inference.model.flat_inputs import FlatInputs
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.packed_inputs import check_shape, lookup_places, single_places
+from ringpull.inference.model.part_threads import PartThreads, run_parts
 from ringpull.inference.model.program_check import check_program, graph_bytes
 from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
 from ringpull.inference.model.script_maker import ScriptInput, ScriptMaker
@@ -54,6 +54,9 @@ MIN_ROWS: Final = 2
 CPU_ROWS: Final = 512
 """Largest number of rows of one run on the CPU."""
 
+_OF_THREAD: Final = threading.local()
+"""Threads that torch computes in, told by each thread that runs programs: `count`."""
+
 
 class TorchProgram:
     """A loaded exported program (`DenseProgram`). One thread at a time may call `run`."""
@@ -69,14 +72,13 @@ class TorchProgram:
         short: bool = False,
         eager_because: str = "",
         packed: Sequence[PackedRows] = (),
+        parts: PartThreads | None = None,
     ) -> None:
         """Use `TorchProgram.load`."""
         self.device = device
         self.writer: Final = writer
         """Version of torch that exported it; empty: not known."""
         self.outputs = manifest.outputs
-        self._pinned: int | None = None
-        """Thread that torch computes in with so many threads; it is told in each that runs the program."""
         self._inputs = manifest.inputs
         self._target = torch.device(device)
         self._run = run
@@ -85,11 +87,14 @@ class TorchProgram:
         self._single = single_places(len(manifest.inputs), packed)
         self.takes_flat: Final = bool(packed)
         """Whether `FlatInputs` cost it less than as many tensors."""
+        # Operator by operator, two threads would wait for each other's Python.
+        self._parts = None if device != "cpu" or eager_because else parts
         self.runtime: Final = RuntimeFacts(
             name="torch",
             version=str(torch.__version__),
             provider=device,
             threads=threads,
+            max_threads=0 if self._parts is None else self._parts.max_threads,
             precision="bfloat16" if short else "float32",
             eager_because=eager_because,
         )
@@ -108,6 +113,7 @@ class TorchProgram:
         threads: int | None = None,
         precision: Precision = "as-exported",
         maker: ScriptMaker | None = None,
+        parts: PartThreads | None = None,
     ) -> TorchProgram:
         """Load the program of a version onto `device` (default: CUDA when there is one, else the CPU).
 
@@ -115,6 +121,7 @@ class TorchProgram:
             threads: CPU threads that torch computes with; None: as many as it takes by itself.
             precision: Precision between its products.
             maker: Makes the script of a wide program for the CPU elsewhere, as requests wait here; None: nobody does.
+            parts: Threads that run parts of a batch side by side, of a script on the CPU; None: there are none.
 
         Raises:
             CorruptData: The file is damaged, is no program that this torch reads, or its inputs or outputs are not
@@ -153,7 +160,9 @@ class TorchProgram:
                     rows = [torch.empty((0, each.width), dtype=each.dtype, device="meta") for each in packed]
                     values = [*rows, *[values[place] for place in single_places(len(values), packed)]]
                 run, why = scripted(module, values, torch.device(device))
-            return cls(run, manifest, device, writer, threads, short=short, eager_because=why, packed=packed)
+            return cls(
+                run, manifest, device, writer, threads, short=short, eager_because=why, packed=packed, parts=parts
+            )
         except (MemoryError, torch.OutOfMemoryError, InvalidInput):  # which say nothing of the file
             raise
         except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
@@ -169,20 +178,24 @@ class TorchProgram:
             raise InvalidInput(
                 f"{len(inputs)} inputs of {rows} rows; the dense program takes {len(self._inputs)} of 1 or more"
             )
-        self._pin_threads()
-        parts = -(-rows // CPU_ROWS) if self.device == "cpu" else 1
+        max_rows = CPU_ROWS if self.device == "cpu" else rows
+        results = run_parts(lambda part: self._run_part(inputs, rows, part), rows, max_rows, self._parts)
         with torch.inference_mode():
-            results = [self._run(*self._tensors(inputs, rows, part)) for part in _parts(rows, parts)]
-            whole = results[0] if parts == 1 else [torch.cat(each) for each in zip(*results, strict=True)]
+            whole = results[0] if len(results) == 1 else [torch.cat(each) for each in zip(*results, strict=True)]
             return {
                 output.name: np.ascontiguousarray(result[:rows].to("cpu", torch.float32).numpy())
                 for output, result in zip(self.outputs, whole, strict=True)
             }
 
-    def _pin_threads(self) -> None:
-        if self.runtime.threads is not None and self._pinned != (thread := threading.get_ident()):
-            torch.set_num_threads(self.runtime.threads)
-            self._pinned = thread
+    def _run_part(self, inputs: Sequence[ProgramTensor], rows: int, part: slice) -> Sequence[Tensor]:
+        """Run it on a part of the rows; several threads may, side by side."""
+        threads = self.runtime.threads
+        if threads is not None and getattr(_OF_THREAD, "count", None) != threads:
+            torch.set_num_threads(threads)  # of this thread
+            _OF_THREAD.count = threads
+        with torch.inference_mode():
+            outputs: Sequence[Tensor] = self._run(*self._tensors(inputs, rows, part))
+            return outputs
 
     def _tensors(self, inputs: Sequence[ProgramTensor], rows: int, part: slice) -> list[Tensor]:
         """Return what the program is given for a part of the rows: no more is laid out than stays in the cache."""
@@ -225,13 +238,6 @@ class TorchProgram:
 
     def __repr__(self) -> str:
         return f"<TorchProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
-
-
-def _parts(rows: int, parts: int) -> list[slice]:
-    """Return the rows of each part, which differ by one row at most."""
-    least, more = divmod(rows, parts)
-    cuts = [least * part + min(part, more) for part in range(parts + 1)]
-    return [slice(begin, end) for begin, end in pairwise(cuts)]
 
 
 def write_script(version_dir: Path, manifest: Manifest, short: bool, path: str) -> list[ScriptInput]:

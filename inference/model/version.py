@@ -13,6 +13,7 @@ from pathlib import Path
 from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.model.dense_program import DenseProgram, Precision, load_program
 from ringpull.inference.model.manifest import FILE_NAME, Manifest, check_identity
+from ringpull.inference.model.part_threads import PartThreads
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.model.script_maker import ScriptMaker
 from ringpull.inference.schema.schema import Schema
@@ -47,6 +48,7 @@ class LoadedVersion:
         identity: str = "",
         like: Iterable[LoadedVersion] = (),
         maker: ScriptMaker | None = None,
+        parts: PartThreads | None = None,
     ) -> LoadedVersion:
         """Read and verify a version.
 
@@ -60,6 +62,7 @@ class LoadedVersion:
             like: Versions that were loaded with the same device, threads and precision: where one has the same dense
                 program, that is this one's.
             maker: Makes the script of a wide program of torch elsewhere, as requests wait here; None: nobody does.
+            parts: Threads that run parts of a batch on the CPU side by side; None: it has the thread that runs it.
 
         Raises:
             InvalidInput: There is no such folder, or no such device, or no instructions for bfloat16.
@@ -86,7 +89,9 @@ class LoadedVersion:
             raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
         program = next((each.program for each in like if _same_program(each.manifest, manifest)), None)
         if program is None:
-            program = load_program(version_dir, manifest, device, threads=threads, precision=precision, maker=maker)
+            program = load_program(
+                version_dir, manifest, device, threads=threads, precision=precision, maker=maker, parts=parts
+            )
         return cls(version_dir, manifest, schema, program, samples, source)
 
     @property

@@ -463,7 +463,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., lineage: _Optional[str] = ...) -> None: ...
 
 class Program(_message.Message):
-    __slots__ = ("runtime", "version", "provider", "device", "threads", "precision", "eager_because")
+    __slots__ = ("runtime", "version", "provider", "device", "threads", "precision", "eager_because", "max_threads")
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
@@ -471,6 +471,7 @@ class Program(_message.Message):
     THREADS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     EAGER_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    MAX_THREADS_FIELD_NUMBER: _ClassVar[int]
     runtime: str
     version: str
     provider: str
@@ -478,7 +479,8 @@ class Program(_message.Message):
     threads: int
     precision: str
     eager_because: str
-    def __init__(self, runtime: _Optional[str] = ..., version: _Optional[str] = ..., provider: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., precision: _Optional[str] = ..., eager_because: _Optional[str] = ...) -> None: ...
+    max_threads: int
+    def __init__(self, runtime: _Optional[str] = ..., version: _Optional[str] = ..., provider: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., precision: _Optional[str] = ..., eager_because: _Optional[str] = ..., max_threads: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

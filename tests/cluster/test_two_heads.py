@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ringpull.deploy import allowance
 from ringpull.deploy.head_count import HEAD_BYTES, Circumstances, head_count
+from ringpull.ps import allowance
 from ringpull.ps.errors import Unavailable
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.models import write_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, nan
 from typing import Any
 
@@ -73,3 +74,24 @@ def test_a_device_that_is_none_is_refused_before_anything_starts(device: str) ->
 
 def test_devices() -> None:
     assert [HeadConfig(device=device).device for device in ("cpu", "cuda:1", None)] == ["cpu", "cuda:1", None]
+
+
+def test_threads_of_the_dense_program(serve: Callable[..., Any]) -> None:
+    for given, expected in (("auto", None), (1, 1), (16, 16)):
+        assert serve("--dense-threads", given).config.head.dense_threads == expected
+    assert serve().config.head.dense_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("AUTO", "--dense-threads is 'AUTO'; it must be a number of 1 or more, or auto"),
+        ("1.5", "--dense-threads is '1.5'; it must be a number of 1 or more, or auto"),
+        ("", "--dense-threads is ''; it must be a number of 1 or more, or auto"),
+        ("0", "--dense-threads is 0; it must be 1 or more"),
+    ],
+)
+def test_threads_that_cannot_be_are_refused(serve: Callable[..., Any], given: str, message: str) -> None:
+    said = serve("--dense-threads", given)
+    assert said.config is None
+    assert message in said.err

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ringpull.deploy import allowance
 from ringpull.deploy import head_count as count_module
 from ringpull.deploy.cluster import cluster
 from ringpull.deploy.commands import serve as serve_module
 from ringpull.deploy.head_count import HEAD_BYTES, Circumstances, HeadCount, circumstances, gpu_here, head_count
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.model.manifest import Manifest
+from ringpull.ps import allowance
 
 GIB = 1 << 30
 TWO_CORES = Circumstances(cores=2, threads=1, memory_bytes=16 * GIB, head_bytes=GIB // 2)
@@ -71,6 +71,8 @@ class TestCircumstances:
         found = circumstances(config, gpu=True)
         assert (found.cores, found.memory_bytes, found.threads) == (4.0, 8 * GIB, 2)
         assert (found.gpu, found.joined, found.quotas) == (True, False, False)
+        chosen = serve("--heads", "auto", "--dense-threads", "auto").config
+        assert circumstances(chosen, gpu=True).threads == 1, "more only where a core is idle"
         folder = Path(config.versions[0].folder)
         programs = sum(file.stat().st_size for file in folder.glob("dense*"))
         assert found.head_bytes == HEAD_BYTES + 4 * programs, "two copies of each of two versions"

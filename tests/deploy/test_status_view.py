@@ -109,6 +109,15 @@ def test_a_model_shows_what_it_takes_and_gives() -> None:
     assert row_of(text, "vector") == ["float32 x 3: vector"]
 
 
+def test_a_model_shows_what_runs_it() -> None:
+    status = cluster()
+    program = pb.Program(runtime="torch", version="2.13.0+cpu", device="cpu", threads=1, precision="bfloat16")
+    status.models[0].program.CopyFrom(program)
+    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, bfloat16"
+    status.models[0].program.max_threads = 2
+    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, 1 or 2 threads, bfloat16"
+
+
 def test_many_features_are_a_few_names_and_a_number() -> None:
     features = [pb.FeatureInfo(name="price", dtype=pb.FLOAT32)]
     features += [pb.FeatureInfo(name=f"cat_{i}", dtype=pb.INT64) for i in range(26)]

@@ -14,6 +14,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
+from ringpull.ps import allowance
 from ringpull.ps.errors import CorruptData, StartupError, Unavailable
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import export_tiny
@@ -41,6 +42,22 @@ def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadProcess, no
     assert (status.epoch, status.requests, status.failed) == (4, 1, 1)
     assert [(shard.alive, bool(shard.error)) for shard in status.shards] == [(False, True)]
     assert "tiny/1" in repr(head)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("cores", "max_threads"), [(2.0, 2), (1.0, 0)])
+def test_head_tells_how_many_threads_a_lone_request_may_have(
+    nobody: ShardMap, version: Path, monkeypatch: pytest.MonkeyPatch, cores: float, max_threads: int
+):
+    monkeypatch.setattr(allowance, "cores", lambda: cores)
+    head = HeadProcess(HeadConfig(device="cpu", dense_threads=None))
+    try:
+        address = head.start(nobody, [str(version)])
+        with Client(f"{address.host}:{address.grpc_port}", timeout_s=60, retries=0) as client:
+            [model] = client.models()
+        assert (model.program.threads, model.program.max_threads) == (1, max_threads)
+    finally:
+        head.drain(timeout_s=0)
 
 
 @pytest.mark.medium

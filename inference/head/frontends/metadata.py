@@ -76,6 +76,7 @@ def _program(program: DenseProgram) -> pb.Program:
         threads=runtime.threads or 0,
         precision=runtime.precision,
         eager_because=runtime.eager_because,
+        max_threads=runtime.max_threads,
     )
 
 

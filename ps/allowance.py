@@ -1,5 +1,7 @@
 """Allowance of this process: the cores and the memory that it may use, by its affinity and its control groups.
 
+And what of the cores is idle at the moment, which is for who would use one for a millisecond.
+
 A container has fewer than its machine: a quota of processor time and a limit of memory, in its own control group or in
 one above it. Both kinds of the kernel's interface are read, one hierarchy (v2) and one for each controller (v1).
 """
@@ -26,6 +28,31 @@ def cores(root: Path = ROOT) -> float:
         with suppress(OSError, ValueError, ZeroDivisionError):
             found = min(found, _quota(group))
     return found
+
+
+def idle_cores(root: Path = ROOT) -> int:
+    """Return how many of the cores that this process may run on are idle for sure, right now.
+
+    The kernel counts the tasks that run or are ready to, on all cores of the machine, and who asks is one of them. What
+    is left of this process's cores has nothing to do, whoever is beside it. Where it has a few cores of a larger
+    machine, tasks on the others count too, and none is idle for sure while there are as many. It takes 10 us.
+
+    Args:
+        root: Folder that `proc` is in.
+
+    Returns:
+        0 where the system does not tell.
+    """
+    try:
+        file = os.open(root / "proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            running = int(os.read(file, 128).split()[3].partition(b"/")[0])
+        finally:
+            os.close(file)
+    except (OSError, ValueError, IndexError):
+        return 0
+    # Who asks is running: a system that counts nobody does not count.
+    return max(0, len(os.sched_getaffinity(0)) - running) if running > 0 else 0
 
 
 def memory_bytes(root: Path = ROOT) -> int:

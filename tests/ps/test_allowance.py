@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ringpull.deploy import allowance
+from ringpull.ps import allowance
 
 GIB = 1 << 30
 AVAILABLE = "MemTotal:       25165824 kB\nMemAvailable:   16777216 kB\n"
@@ -88,3 +88,26 @@ def test_memory(tmp_path: Path, groups: str | None, files: Mapping[str, str], gi
 def test_this_machine_has_some() -> None:
     assert 0 < allowance.cores() <= 8
     assert allowance.memory_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "idle"),
+    [
+        ("2.29 2.09 1.17 1/242 15665\n", 7),  # one runs, and that is who asks
+        ("0.00 0.00 0.00 8/242 15665\n", 0),
+        ("99.0 99.0 99.0 64/9000 15665\n", 0),  # more cores than are this process's
+        ("0.00 0.00 0.00 0/0 0\n", 0),  # a system that counts nobody
+        ("0.00 0.00\n", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+def test_idle_cores(tmp_path: Path, loadavg: str | None, idle: int) -> None:
+    (tmp_path / "proc").mkdir()
+    if loadavg is not None:
+        (tmp_path / "proc/loadavg").write_text(loadavg)
+    assert allowance.idle_cores(tmp_path) == idle
+
+
+def test_idle_cores_of_this_machine() -> None:
+    assert 0 <= allowance.idle_cores() < 8
