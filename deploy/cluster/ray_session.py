@@ -41,6 +41,13 @@ _RAY_FOLDER: Final = b"/ringpull-12345678/r"
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
+ANSWER_TIMEOUT_S: Final = 30.0
+"""Longest wait for the first byte of a Ray that is to be joined. One that hangs accepts connections all the same, and
+Ray itself would wait for it for minutes."""
+
+_HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""How a client of gRPC begins (RFC 9113, 3.4): the server answers with its settings, and one of TLS with an error."""
+
 CODE_ROOT: Final = Path(ringpull.__file__).resolve().parents[1]
 """Folder that contains the package, installed or checked out."""
 
@@ -173,14 +180,26 @@ def has_gpu() -> bool:
 
 
 def _check_listens(address: str) -> None:
-    """Fail at once if nothing listens there; Ray itself would keep trying for minutes."""
+    """Fail at once if nothing listens there, and soon if what does answers nothing; Ray would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise InvalidInput(f"--address {address!r}: write `auto`, or HOST:PORT of a Ray cluster")
     try:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        connection = socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S)
     except OSError as exc:
         raise NoRay(f"Ray at {address} cannot be joined: {exc.strerror or exc}") from exc
+    with connection:
+        connection.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            connection.sendall(_HTTP2)
+            connection.recv(1)
+        except TimeoutError as exc:
+            raise StartupError(
+                f"Ray at {address} cannot be joined: it accepts connections, and has answered nothing for"
+                f" {ANSWER_TIMEOUT_S:g} s: its control store (GCS) hangs; end that Ray, or wait until it answers again"
+            ) from exc
+        except OSError:
+            return  # It hung up, which is an answer: what it is, Ray says.
 
 
 def _new_folder() -> Path:
