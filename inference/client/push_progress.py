@@ -145,7 +145,7 @@ class PushProgress:
                 raise InvalidInput(f"writer: has {len(writer)} characters; a name has 1 to {MAX_NAME}")
         else:
             try:
-                whole("writer", writer, 0, (1 << _ID_BITS) - 1)
+                writer = whole("writer", writer, 0, (1 << _ID_BITS) - 1)
             except InvalidInput as exc:
                 raise InvalidInput(f"{exc}, of {_ID_BITS} random bits, or a name") from exc
         after = number_by_clock() if number is None else whole("number", number, 0, MAX_NUMBER)

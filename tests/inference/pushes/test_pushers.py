@@ -18,9 +18,11 @@ from ringpull.inference.client.lanes import Lanes
 from ringpull.inference.client.push_progress import NamelessWriters, PushProgress
 from ringpull.inference.client.pusher import AsyncPusher, Pusher
 from ringpull.inference.push_answer import PushAnswer, PushStamp
+from ringpull.inference.push_request import nameless_writer
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget
 from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber, Unavailable
+from ringpull.ps.wire.push_messages import NAMELESS
 from tests.inference.pushes.fake_shards import FakeShards, expected
 
 TARGET = PushTarget(model="ranker", table="")
@@ -276,6 +278,16 @@ def test_a_forked_process_pushes_as_another_writer(monkeypatch: pytest.MonkeyPat
             for call in (pusher.flush, pusher.close, lambda: pusher.push("user", [1], [[1.0, 2.0]])):
                 with pytest.raises(RingpullError, match="which was forked; make one of another name"):
                     call()
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint64])
+def test_writers_may_be_numbers_of_numpy(kind: type) -> None:
+    made = PushProgress(TARGET, kind(7), 0)
+    made.add("user", KeyedRows.of([1], VECTORS[:1]), None)
+    found = made.next()
+    assert found is not None
+    assert found[1].message().nameless == 7
+    assert nameless_writer(found[1].writer) == NAMELESS | 7
 
 
 @pytest.mark.parametrize("writer", [None, b"x", 1.5, -1, True])
