@@ -324,6 +324,24 @@ def test_keys_with_half_a_character_are_refused_and_nothing_is_handed_on(ahead: 
         assert pusher.flush().rows == ahead + 1
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_refused_by_their_place_before_any_goes_out(number: float) -> None:
+    """However many messages they would be cut into, of which the first are well."""
+    shards = FakeShards()
+    rows = np.ones((2_000, 2), np.float32)
+    rows[1_234, 1] = number
+    with Pusher(shards.send, progress(), None) as pusher:
+        with pytest.raises(InvalidInput, match="table user: row 1234, of key 6170, has a number that is NaN or infin"):
+            pusher.push("user", np.arange(2_000) * 5, rows)
+        with pytest.raises(InvalidInput, match="table texts: row 1, of key 'b', has a number that is NaN or infinite"):
+            pusher.push("texts", ["a", "b"], rows[1_233:1_235])
+        with pytest.raises(InvalidInput, match="table blobs: row 1, of key 8, has 1048577 bytes; the most is 1048576"):
+            pusher.push("blobs", [7, 8], [b"", b"x" * ((1 << 20) + 1)])
+        assert (pusher.number, pusher.flush().rows, shards.rows) == (0, 0, {})
+        pusher.push("user", [1], rows[:1])
+        assert pusher.flush().rows == 1
+
+
 async def test_keys_with_half_a_character_are_refused_in_asyncio() -> None:
     shards = FakeShards()
 
