@@ -241,12 +241,16 @@ class LiveShard:
         """Return the stamp of the last push: it and all before it are seen, and as durable as pushes are.
 
         Whoever asks reads all rows of a table next, so its files are looked at, and what is damaged is quarantined.
+
+        Raises:
+            LimitExceeded, Unavailable: The log cannot be written now.
         """
         if (found := self.tables.get(LiveName(model, lineage, table))) is not None:
             with suppress(CorruptData):
                 self.files.check(found, self._check_not_closing)
-        # Between two groups: what is shown and not on disk yet may vanish, and its stamp be another push's then.
-        return self._pushes.run(lambda: self._commits.last_stamp)
+        # Between two groups, and synced, also where that failed before: what is shown and not on disk yet may vanish,
+        # and its stamp be another push's then.
+        return self._pushes.run(self._commits.note)
 
     def fold_files(self, model: str, lineage: int, table: str) -> Sequence[Base]:
         """Return the files that pushed rows of a table may lie in."""
