@@ -158,7 +158,8 @@ class LiveShard:
         if self.tables.damage:
             return [f"pushed rows cannot be read, so live tables do not answer: {self.tables.damage}"]
         lost = [self._lost(name) for name in sorted(self.tables.missing)]
-        return [*lost, *self.files.warnings(), *self._strays, *self._due()]
+        hidden = self.tables.not_shown({(of[0], opened.lineage) for of, opened in self._shard.state.versions.items()})
+        return [*lost, *hidden, *self.files.warnings(), *self._strays, *self._due()]
 
     @property
     def log_bytes(self) -> int:

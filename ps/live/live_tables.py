@@ -228,3 +228,16 @@ class LiveTables:
     def answers(self, name: LiveName) -> bool:
         """Return whether a table can be answered for: all that was pushed to it is here."""
         return not self.damage and name not in self.missing
+
+    def not_shown(self, lineages: Collection[tuple[str, int]]) -> list[str]:
+        """Return a sentence for each table with pushed rows of which no version is served as one that takes pushes.
+
+        Args:
+            lineages: Models and lineages of which versions are open: rows of others are forgotten soon.
+        """
+        return [
+            f"{name}: {table.rows} rows that were pushed to this shard are kept and not shown, as the table is served"
+            f" without taking pushes now: serve with --live {name.model}/{name.table}"
+            for table in self.all()
+            if table.rows and not table.versions and ((name := table.name).model, name.lineage) in lineages
+        ]
