@@ -81,10 +81,9 @@ class LiveShard:
         self._settings = settings or LiveSettings()
         logs = folder is not None and self._settings.durability is not Durability.MEMORY
         self._folder = folder if logs else None
-        self._unread = None if logs or folder is None or not log_file_numbers(folder) else folder
-        """Folder of a log that is not read, as pushes are in memory now."""
         self._lock = None if self._folder is None else FolderLock(self._folder)
         self.tables, self._numbers = self._empty(), Numbers(self._settings.log_limit_bytes)
+        self.tables.unread = None if logs or folder is None or not log_file_numbers(folder) else folder
         self._log: Log | None = None
         self.replayed_rows = 0
         self._replay(deployment)
@@ -492,8 +491,8 @@ class LiveShard:
     def _lost(self, name: LiveName) -> str:
         kept = self._settings.durability is not Durability.MEMORY
         why = "are not in its log, which is gone" if kept else "went with its process (--push-durability memory)"
-        if self._unread is not None:
-            why = f"may be in the log in {self._unread}, which --push-durability memory does not read"
+        if self.tables.unread is not None:
+            why = f"may be in the log in {self.tables.unread}, which --push-durability memory does not read"
         return (
             f"{name}: rows that were pushed to this shard {why}; the table does not answer for its slots here until a"
             " new lineage is published: a full version that follows nothing, which is pushed to anew"

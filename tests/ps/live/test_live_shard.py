@@ -379,7 +379,9 @@ def test_a_log_that_is_not_read_as_pushes_are_in_memory_now_is_named(
     """It is not said that its rows are gone."""
     served().push(push_of([5], row(1)))
     shard = served(LiveSettings(durability=Durability.MEMORY))
-    shard.live.confirm([LiveName(MODEL, LINEAGE, "users")])
+    [told] = shard.live.warnings()
+    assert f"the log in {tmp_path / 'shard-0.live'} is not read with --push-durability memory" in told
+    shard.live.confirm([LiveName(MODEL, LINEAGE, "users")])  # which the coordinator remembers, perhaps
     [told] = shard.live.warnings()
     assert f"may be in the log in {tmp_path / 'shard-0.live'}, which --push-durability memory does not read" in told
     with pytest.raises(NotAnswered):
