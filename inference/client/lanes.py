@@ -90,8 +90,8 @@ class Lanes:
         self._places: dict[int, int] = {}
         """Place of each of these pushes, by its number."""
         self._numbers: deque[int] = deque()
-        """Numbers of these pushes, ascending, and of some behind the first that are acknowledged: the first key of a dict
-        is looked for anew each time, among all that were deleted before it."""
+        """Numbers of these pushes, ascending, and of some behind the first that are acknowledged. The first key of a
+        dict is looked for anew each time, among all that were deleted before it."""
         self._added = 0
         self._largest = after
         self.held_bytes = 0
