@@ -46,6 +46,7 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import LAST_POSITION
 from ringpull.ps.store.newer.segments import NO_LIMIT
 from ringpull.ps.store.table import Table
+from ringpull.ps.wire.loans import Loan
 from ringpull.ps.wire.push_messages import PushRequest
 
 FOLDS: Final = "folds"
@@ -122,6 +123,10 @@ class LiveShard:
     def push(self, request: PushRequest, deadline_s: float, answer: Done) -> None:
         """Apply a push, and call `answer` once it is as durable as pushes are here."""
         self._pushes.push(request, deadline_s, answer)
+
+    def borrow(self, loan: Loan) -> bool:
+        """Read the pushes of a connection from now on; False: no more are taken."""
+        return self._pushes.borrow(loan)
 
     @property
     def wanted(self) -> frozenset[LiveName]:

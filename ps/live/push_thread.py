@@ -1,5 +1,8 @@
 """Push thread: takes all pushes that wait, up to some MiB, and has them committed together. One per shard.
 
+They come from the event loop, or from connections that this has lent (`ringpull.ps.wire.loans`), which the thread reads
+and answers itself.
+
 Nobody waits for it but who pushes: look-ups have threads of their own. A push to a table that has none yet waits until
 the coordinator has saved that this shard is to have pushed rows: only then it knows not to give its slots to others.
 """
@@ -12,16 +15,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, NamedTuple
 
 from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ringpull.ps.live.commit import Commits, Target
 from ringpull.ps.live.push_tally import PushTally
 from ringpull.ps.live.record import LiveName
+from ringpull.ps.wire.loans import Loan, Loans
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 
 GROUP_BYTES: Final = 4 << 20
 """Bytes of pushes that are committed together; a larger one alone."""
+LEAST_OF_LOAN_BYTES: Final = 256 << 10
+"""Bytes of pushes up to which each connection on loan is read for a group, however large that is."""
 LOOK_S: Final = 0.05
 """Time between two looks at the deadlines of pushes that wait for the coordinator."""
 IDLE_S: Final = 1.0
@@ -41,10 +48,12 @@ class _Waiting(NamedTuple):
     deadline_s: float
     answer: Done
     received_s: float
+    loan: Loan | None = None
+    """Loan that it was read of."""
 
 
 class PushThread:
-    """Commits pushes. `push`, `confirm`, `run` and `close` may be called from any thread."""
+    """Commits pushes. `push`, `borrow`, `confirm`, `run` and `close` may be called from any thread."""
 
     def __init__(
         self, shard: int, commits: Commits, target: Target, *, aside: Callable[[], None] = lambda: None
@@ -57,7 +66,9 @@ class PushThread:
         """
         self.tally = PushTally()
         self._commits, self._target, self._aside = commits, target, aside
-        self._changed = threading.Condition()  # guards all below
+        self._loans = Loans()
+        self._changed = threading.Lock()  # guards all below
+        self._sleeps = False
         self._pushes: deque[_Waiting] = deque()
         self._held: list[_Waiting] = []
         self._tasks: deque[Callable[[], None]] = deque()
@@ -74,9 +85,18 @@ class PushThread:
         with self._changed:
             if not self._closing:
                 self._pushes.append(_Waiting(request, deadline_s, answer, time.monotonic()))
-                self._changed.notify()
+                self._wake()
                 return
         answer(Unavailable("the shard ends"))
+
+    def borrow(self, loan: Loan) -> bool:
+        """Read and answer the pushes of a connection from now on; False: the shard ends."""
+        with self._changed:
+            if self._closing:
+                return False
+            self._loans.add(loan)
+            self._wake()
+            return True
 
     @property
     def wanted(self) -> frozenset[LiveName]:
@@ -88,7 +108,7 @@ class PushThread:
         """Take in for which tables the coordinator has saved that this shard has, or is to have, pushed rows."""
         with self._changed:
             self._confirmed, self._has_news = frozenset(names), True
-            self._changed.notify()
+            self._wake()
 
     def run(self, task: Callable[[], int]) -> int:
         """Call a function between two groups, in the thread, and return what it returns.
@@ -110,7 +130,7 @@ class PushThread:
             if self._closing:
                 raise Unavailable("the shard ends")
             self._tasks.append(call)
-            self._changed.notify()
+            self._wake()
         done.wait()
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
@@ -123,10 +143,15 @@ class PushThread:
             waiting = [*self._pushes, *self._held]
             self._pushes.clear()
             self._held.clear()
-            self._changed.notify()
+            self._wake()
         for each in waiting:
             each.answer(Unavailable("the shard ends"))
         self._thread.join()
+
+    def _wake(self) -> None:
+        if self._sleeps:
+            self._sleeps = False
+            self._loans.wake()
 
     # -- in the thread ------------------------------------------------------------------------------------------------
 
@@ -139,8 +164,10 @@ class PushThread:
                 self._refuse(each, DeadlineExceeded("the push's time was up before it was applied"))
             if group:
                 self._commit(self._allowed(group, confirmed))
+            self._loans.send()
             with self._changed:
                 if self._closing and not self._tasks:
+                    self._loans.close()
                     return
             now = time.monotonic()
             self._owes_look = now < self._looked_s + BUSY_S
@@ -157,9 +184,14 @@ class PushThread:
 
         What is confirmed while the group is under way is not for it: a push must not go before one that is held.
         """
+        timeout_s = 0.0
         with self._changed:
-            if not (self._pushes or self._tasks or self._closing or self._has_news):
-                self._changed.wait(LOOK_S if self._held or self._owes_look else IDLE_S)
+            self._sleeps = not (self._pushes or self._tasks or self._closing or self._has_news)
+            if self._sleeps:
+                timeout_s = LOOK_S if self._held or self._owes_look else IDLE_S
+        ready = self._loans.wait(timeout_s)
+        with self._changed:
+            self._sleeps = False
             if self._has_news:
                 self._pushes.extendleft(reversed(self._held))
                 self._held, self._has_news = [], False
@@ -177,7 +209,18 @@ class PushThread:
                     continue
                 size += each.request.nbytes
                 group.append(each)
-            return group, tasks, expired, self._confirmed
+            confirmed = self._confirmed
+        for loan in ready:
+            jobs, now = loan.take(max(GROUP_BYTES - size, LEAST_OF_LOAN_BYTES)), time.monotonic()
+            for job, request in jobs:
+                answer: Done = partial(loan.answer, job)
+                each = _Waiting(request, job.deadline_s, answer, job.received_s, loan)
+                if job.deadline_s <= now:
+                    expired.append(each)
+                else:
+                    size += job.size
+                    group.append(each)
+        return group, tasks, expired, confirmed
 
     def _allowed(self, group: list[_Waiting], confirmed: frozenset[LiveName]) -> list[_Waiting]:
         """Return the pushes that may be committed; others are refused, or wait."""
@@ -187,6 +230,8 @@ class PushThread:
             if not each.request.positions.size or _name(each.request) in confirmed:
                 allowed.append(each)
                 continue
+            if each.loan is not None:
+                each.loan.end()  # What waits counts among what the event loop has in hand.
             try:
                 self._commits.mark(self._target(each.request))
             except RingpullError as error:

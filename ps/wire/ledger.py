@@ -61,7 +61,7 @@ class Patience:
 
 
 class Ledger:
-    """Bytes held over all connections of a server. Its event loop owns it; threads only call `made`."""
+    """Bytes held over all connections of a server. Its event loop owns it; threads call what says that they may."""
 
     def __init__(self, limit: int) -> None:
         self.limit: Final = limit
@@ -82,7 +82,7 @@ class Ledger:
         self._kept = limit // KEPT_SHARE
         self._replies_limit = max(SMALL_BYTES, self.for_parts)
         self._made = 0
-        self._making = threading.Lock()
+        self._noting = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Ledger {self.receiving} receiving, {self.requests} in flight, {self.replies} unread of {self.limit}>"
@@ -120,9 +120,22 @@ class Ledger:
 
     def made(self, reply: Replies, size: int) -> None:
         """Note a reply to a connection, before it is handed to that; from any thread."""
-        with self._making:
+        with self._noting:
             self._made += size
             reply.made += size
+
+    def take_part(self, more: int, own: int) -> bool:
+        """Give more bytes to a frame that has `own`, if they fit, and return whether they do; from any thread."""
+        with self._noting:
+            if not self.fits_part(more, own):
+                return False
+            self.receiving += more
+            return True
+
+    def let_go(self, size: int) -> None:
+        """Note that bytes of frames that were coming are not held as such any more; from any thread."""
+        with self._noting:
+            self.receiving -= size
 
 
 class Replies:

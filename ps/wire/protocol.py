@@ -82,11 +82,14 @@ class FrameProtocol(asyncio.BufferedProtocol):
                 else:
                     self.frame_refused(frame)
         except ConnectionLost as error:
-            self._poisoned = True
-            self._decoder.forget()
-            self.poisoned(error)
+            self._poison(error)
         finally:
             self._taking = False
+
+    def _poison(self, error: ConnectionLost) -> None:
+        self._poisoned = True
+        self._decoder.forget()
+        self.poisoned(error)
 
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Hand one frame to the transport; a connection that is gone drops it."""

@@ -11,18 +11,10 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from ringpull.ps.errors import (
-    ConnectionLost,
-    DeadlineExceeded,
-    LimitExceeded,
-    RequestCancelled,
-    RingpullError,
-    Stranger,
-    Unavailable,
-)
-from ringpull.ps.service_rate import Work
+from ringpull.ps.errors import ConnectionLost, LimitExceeded, RingpullError, Stranger, Unavailable
 from ringpull.ps.top_k_messages import TopKRequest
 from ringpull.ps.wire.codec import (
     CONNECTION_ID,
@@ -34,9 +26,11 @@ from ringpull.ps.wire.codec import (
 )
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REQUESTS, Frame, Kind, Limits, Prelude, Refusal
+from ringpull.ps.wire.job import Job, Pieces
 from ringpull.ps.wire.ledger import FREE_HEADER_BYTES, Replies, overhead
-from ringpull.ps.wire.messages import Request
+from ringpull.ps.wire.loans import LENT_FRAME_BYTES, Loan, NotLent, Returned
 from ringpull.ps.wire.protocol import FrameProtocol
+from ringpull.ps.wire.push_messages import PushRequest
 
 if TYPE_CHECKING:
     from ringpull.ps.wire.server import ShardServer
@@ -44,68 +38,14 @@ if TYPE_CHECKING:
 LINGER_S = 1.0
 """Time a poisoned connection is kept to let its reason arrive: closing at once with unread bytes would reset it."""
 
+LEND_WITHIN_S: Final = 0.05
+"""Time for which nothing more is read of a connection that is to be lent, while requests of it are under way."""
+
+LEND_AGAIN_S: Final = 0.5
+"""Time from one attempt to lend it to the next."""
+
 RESUMED: Final = 4
 """Parked requests that go on together when the peer reads again; each answer has another one follow."""
-
-Pieces = list[bytes | memoryview]
-
-
-class Job:
-    """Request that was taken."""
-
-    __slots__ = (
-        "cancelled",
-        "connection",
-        "deadline_s",
-        "overhead",
-        "received_s",
-        "request",
-        "request_id",
-        "size",
-        "work",
-    )
-
-    def __init__(
-        self,
-        connection: ServedConnection,
-        request_id: int,
-        request: Request,
-        received_s: float,
-        deadline_s: float,
-        size: int,
-        overhead: int,
-    ) -> None:
-        """Take a request in.
-
-        Args:
-            size: Bytes of its payload.
-            overhead: Memory that it takes besides.
-        """
-        self.connection = connection
-        self.request_id = request_id
-        self.request = request
-        self.received_s = received_s
-        self.deadline_s = deadline_s
-        self.size = size
-        self.overhead = overhead
-        self.cancelled = False
-        self.work: Work | None = None
-        """Work of a pull or a scan, as admission counts it; None for other verbs."""
-
-    def check_wanted(self) -> None:
-        """Check, from any thread, that somebody still waits for the answer.
-
-        Raises:
-            DeadlineExceeded: The time is up.
-            RequestCancelled: The caller has said that it does not wait.
-            ConnectionLost: The connection has ended.
-        """
-        if time.monotonic() >= self.deadline_s:
-            raise DeadlineExceeded("the request's time was up before all rows were looked at")
-        if self.cancelled:
-            raise RequestCancelled("the caller does not wait any more")
-        if self.connection.gone:
-            raise ConnectionLost("the caller is gone")
 
 
 class ServedConnection(FrameProtocol):
@@ -138,11 +78,29 @@ class ServedConnection(FrameProtocol):
         self._scans: dict[int, Job] = {}
         """Scans that wait or run, by their request ids."""
         self.replies: Final = Replies()
-        self.in_flight = 0
+        self._taken_in = 0
+        """Requests that were taken in and not answered, but for those read of a loan."""
+        self._loan: Loan | None = None
+        """While it is lent, and until that has come back."""
+        self._frames_of_loan = 0
+        """Pushes that had been read of the loan at the last look."""
+        self._only_pushes = True
+        """Whether it may be lent: nothing has come so far that is not read of a loan."""
+        self._to_lend: asyncio.TimerHandle | None = None
+        """While nothing more is read, so that it can be lent; ends that."""
+        self._lend_after_s = 0.0
+        """Time before which that is not tried again."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were taken in and not answered; from any thread."""
+        loan = self._loan
+        return self._taken_in + (0 if loan is None else loan.under_way)
 
     def drain(self) -> asyncio.Future[None]:
         """Read no further, close once all is answered; the future is done when the connection has ended."""
         self._draining = True
+        self._recall()
         self._pace()
         self._close_if_drained()
         return self._ended
@@ -159,7 +117,7 @@ class ServedConnection(FrameProtocol):
     def answered(self, job: Job, pieces: Pieces, sent_bytes: int) -> None:
         """Send the reply to a request."""
         self._forget_scan(job)
-        self.in_flight -= 1
+        self._taken_in -= 1
         self._in_flight_bytes -= job.size + job.overhead
         self.replies.handed += sent_bytes
         if not self._poisoned:
@@ -168,6 +126,8 @@ class ServedConnection(FrameProtocol):
             self._note_unsent()
         if self._parked:
             self._resume_one()
+        if self._only_pushes and isinstance(job.request, PushRequest):
+            self._lend_soon(job.request)
         self._pace()
         self._close_if_drained()
 
@@ -196,6 +156,9 @@ class ServedConnection(FrameProtocol):
     def _leave(self) -> None:
         """Hold nothing any more."""
         self._gone = self._poisoned = True
+        self._recall()
+        if self._to_lend is not None:
+            self._to_lend.cancel()
         self._server.left(self)
         self._release()
         self._decoder.forget()
@@ -215,6 +178,7 @@ class ServedConnection(FrameProtocol):
                 self._scans[frame.request_id].cancelled = True
             return
         request = decode_request(frame)
+        self._only_pushes = self._only_pushes and isinstance(request, PushRequest)
         now = self._asked_s = time.monotonic()
         size = sum(array.nbytes for array in frame.arrays)
         more = 0 if frame.header_bytes <= FREE_HEADER_BYTES else overhead(frame.header_bytes)
@@ -229,7 +193,7 @@ class ServedConnection(FrameProtocol):
             return
         if isinstance(request, TopKRequest):
             self._scans[frame.request_id] = job
-        self.in_flight += 1
+        self._taken_in += 1
         self._in_flight_bytes += size + more
         self._pace()
 
@@ -251,8 +215,10 @@ class ServedConnection(FrameProtocol):
     def give_up(self, error: RingpullError) -> None:
         """Take nothing more in, say why, and end."""
         self._poisoned = True
+        self._recall()
         self._decoder.forget()
         self.poisoned(error)
+        self._pace()  # It was not read here while it was lent.
 
     def poisoned(self, error: RingpullError) -> None:
         assert self._transport is not None
@@ -276,12 +242,86 @@ class ServedConnection(FrameProtocol):
             self._resume_one()
         self._pace()
 
+    # -- loans to the push thread -------------------------------------------------------------------------------------
+
+    def _lend_soon(self, push: PushRequest) -> None:
+        """Read no more until all is answered, to be lent then: it is one of a client that pushes and does nothing else.
+
+        What is under way may wait for the coordinator, so it is read again soon, whatever comes of it.
+        """
+        if not push.only_live or self._loan is not None or not self._server.lends:
+            return
+        if self._to_lend is None:
+            if (now := time.monotonic()) < self._lend_after_s:
+                return
+            self._lend_after_s = now + LEND_AGAIN_S
+            self._to_lend = self._loop.call_later(LEND_WITHIN_S, self._lend_later)
+        if not self._taken_in:
+            self._loop.call_soon(self._lend)  # The transport has sent the reply then.
+
+    def _lend(self) -> None:
+        transport = self._transport
+        if self._to_lend is None or self._taken_in or transport is None:
+            return
+        self._to_lend.cancel()
+        held = self._poisoned or self._draining or self._replies_stuck
+        if not (held or transport.is_closing() or transport.get_write_buffer_size()):
+            descriptor = transport.get_extra_info("socket").fileno()
+            self._loan = Loan(self, self._server, self._decoder, descriptor)
+            self._frames_of_loan = 0
+            if not self._server.lend(self._loan):
+                self._recall()
+        self._to_lend = None
+        self._pace()
+
+    def _lend_later(self) -> None:
+        """Read on, as it could not be lent."""
+        self._to_lend = None
+        self._pace()
+
+    def _recall(self) -> None:
+        """End the loan, unless the push thread has just done so."""
+        if self._loan is not None and (under_way := self._loan.recall()) is not None:
+            self._adopt(under_way)
+
+    def _adopt(self, under_way: Sequence[Job]) -> None:
+        self._loan = None
+        for job in under_way:
+            self._taken_in += 1
+            self._in_flight_bytes += job.size
+            self._server.adopt(job)
+
+    def returned(self, what: Returned) -> None:
+        """Go on with what the push thread has given back."""
+        if self._loan is what.loan:
+            self._adopt(what.under_way)
+        if what.unsent:
+            self._server.ledger.handed += len(what.unsent)
+            self.replies.handed += len(what.unsent)
+            if not self._poisoned:
+                self.send([what.unsent])
+        if what.unread is not None and not self._poisoned:
+            try:
+                if isinstance(what.unread, ConnectionLost):
+                    raise what.unread
+                self.frame_received(what.unread)
+            except ConnectionLost as error:
+                self._poison(error)
+        self._pace()
+        self._close_if_drained()
+
+    def read_of_loan(self, now: float) -> None:
+        """Note a push that was read of the loan; by the push thread."""
+        if self._frame_since_s:
+            self._release()
+        self._asked_s = now
+
     # -- pace ---------------------------------------------------------------------------------------------------------
 
     def _pace(self) -> None:
         """Read from the peer exactly while there is room for what it sends."""
-        full = self.in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes
-        held_back = full or self._draining
+        full = self._taken_in >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes
+        held_back = full or self._draining or self._loan is not None or self._to_lend is not None
         if self._replies_stuck:
             ledger = self._server.ledger
             held_back = held_back or self.replies.unread > ledger.unread_limit or ledger.replies_full
@@ -299,7 +339,7 @@ class ServedConnection(FrameProtocol):
             self._transport.pause_reading()
 
     def _close_if_drained(self) -> None:
-        if self._draining and self.in_flight == 0 and self._transport is not None:
+        if self._draining and not self._taken_in and self._loan is None and self._transport is not None:
             self._transport.close()
 
     # -- what it makes the shard hold ---------------------------------------------------------------------------------
@@ -308,6 +348,11 @@ class ServedConnection(FrameProtocol):
     def gone(self) -> bool:
         """Whether it has ended; from any thread."""
         return self._gone
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether it is on loan."""
+        return self._loan is not None
 
     @property
     def holds(self) -> bool:
@@ -340,6 +385,9 @@ class ServedConnection(FrameProtocol):
             return True
         if self._poisoned or self._draining:
             return False
+        if self._loan is not None:
+            self._look_at_loan(self._loan, now)
+            return False
         if not self._greeted:
             silent_s = now - self._joined_s
             if silent_s <= (patience.short_s if short else patience.hello_s):
@@ -359,22 +407,35 @@ class ServedConnection(FrameProtocol):
         self.give_up(LimitExceeded(f"a frame is not complete after {took_s:.1f} s; {arrived} bytes of it have arrived"))
         return True
 
+    def _look_at_loan(self, loan: Loan, now: float) -> None:
+        """End the loan of a peer that may be slow, which has its time from now, or that the push thread holds up."""
+        frames, self._frames_of_loan = self._frames_of_loan, loan.frames
+        if loan.is_held_up or (frames == loan.frames and self._decoder.mid_frame):
+            self._recall()
+            if self._loan is None:
+                self._frame_since_s = now if self._decoder.mid_frame else 0.0
+                self._pace()
+
     def _has_room(self, prelude: Prelude, more: int) -> bool:
         """See `ringpull.ps.wire.frames.Room`."""
         ledger = self._server.ledger
         self._frame_since_s = self._frame_since_s or time.monotonic()
-        if not ledger.fits_part(more, self._receiving):
+        if self._loan is not None:  # in the push thread
+            self._only_pushes = prelude.payload_bytes <= LENT_FRAME_BYTES
+            if not (self._only_pushes and ledger.take_part(more, self._receiving)):
+                raise NotLent
+        elif not ledger.take_part(more, self._receiving):
             self._server.make_room()
-            if self._poisoned or not ledger.fits_part(more, self._receiving):
+            if self._poisoned or not ledger.take_part(more, self._receiving):
                 return False
         self._receiving += more
-        ledger.receiving += more
         return True
 
     def _release(self) -> None:
         """Note that no frame is coming any more."""
-        self._server.ledger.receiving -= self._receiving
-        self._receiving = 0
+        if self._receiving:
+            self._server.ledger.let_go(self._receiving)
+            self._receiving = 0
         self._frame_since_s = 0.0
 
     @property
@@ -405,5 +466,5 @@ class ServedConnection(FrameProtocol):
 
     def _drop(self, job: Job) -> None:
         self._forget_scan(job)
-        self.in_flight -= 1
+        self._taken_in -= 1
         self._server.dropped(job)

@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from ringpull.ps.errors import (
     DeadlineExceeded,
@@ -37,7 +37,9 @@ from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.files_messages import FilesReply, FilesRequest
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
 from ringpull.ps.wire.handshakes import MAX_HANDSHAKES, Handshakes
+from ringpull.ps.wire.job import Answer, Job
 from ringpull.ps.wire.ledger import REQUEST_BYTES, Patience
+from ringpull.ps.wire.loans import Loan, Returned
 from ringpull.ps.wire.messages import (
     ANYONE,
     DescribeReply,
@@ -53,7 +55,7 @@ from ringpull.ps.wire.messages import (
 )
 from ringpull.ps.wire.newest_messages import NewestReply, NewestRequest
 from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES, PushReply, PushRequest
-from ringpull.ps.wire.served import Job, Pieces, ServedConnection
+from ringpull.ps.wire.served import ServedConnection
 from ringpull.ps.wire.tally import ServerTally
 
 MAX_IN_FLIGHT = 1024
@@ -80,6 +82,10 @@ class Pushes(Protocol):
 
     def push(self, request: PushRequest, deadline_s: float, answer: Callable[[PushReply | Exception], None]) -> None:
         """Apply a push and call `answer` once it is durable, from any thread; returns at once."""
+        ...
+
+    def borrow(self, loan: Loan) -> bool:
+        """Read a connection's pushes from now on, and answer them; False: it does not."""
         ...
 
 
@@ -135,18 +141,24 @@ class ShardServer:
         self._reply_limits = reply_limits
         self._server: asyncio.Server | None = None
         self._connections: set[ServedConnection] = set()
-        self._answered: deque[_Answer] = deque()
+        self._answered: deque[Answer | Returned] = deque()
         self._flush_scheduled = False
         self._closing = False
         self._address = ""
 
     def __repr__(self) -> str:
-        return f"<ShardServer {self._address} {len(self._connections)} connections, {self.in_flight} in flight>"
+        held = f"{len(self._connections)} connections, {self.lent} lent, {self.in_flight} in flight"
+        return f"<ShardServer {self._address} {held}>"
 
     @property
     def in_flight(self) -> int:
         """Requests taken in and not answered."""
         return sum(connection.in_flight for connection in tuple(self._connections))
+
+    @property
+    def lent(self) -> int:
+        """Connections that the thread reads which applies pushes."""
+        return sum(connection.is_lent for connection in tuple(self._connections))
 
     @property
     def pulls_in_flight(self) -> bool:
@@ -268,14 +280,27 @@ class ShardServer:
                 f"this shard is overloaded: it has pushes of {self._push_bytes} bytes in hand, and this one has"
                 f" {job.size}; {MAX_PUSH_BYTES} are the most (MAX_PUSH_BYTES): push less at a time, or try again"
             )
-        self._push_bytes += job.size
-        self.ledger.requests += job.overhead
-        self._requests += 1
+        self.adopt(job)
         answer = partial(self._finish, job, job.received_s)
         if self._pushes is None:
             answer(UnmetCondition("this shard takes no pushes"))
         else:
             self._pushes.push(request, job.deadline_s, answer)
+
+    def adopt(self, job: Job) -> None:
+        """Count a push among those in hand."""
+        self._push_bytes += job.size
+        self.ledger.requests += job.overhead
+        self._requests += 1
+
+    @property
+    def lends(self) -> bool:
+        """Whether connections that only push are lent to the thread that applies pushes: it speaks no TLS."""
+        return self._pushes is not None and self._handshakes is None and not self._closing
+
+    def lend(self, loan: Loan) -> bool:
+        """Lend a connection; return whether it was taken."""
+        return self._pushes is not None and self._pushes.borrow(loan)
 
     def _admit(self, job: Job) -> Work:
         request = job.request
@@ -370,33 +395,41 @@ class ShardServer:
         self._flush_scheduled = False
         while self._answered:
             answer = self._answered.popleft()
+            if isinstance(answer, Returned):
+                answer.loan.connection.returned(answer)
+                continue
             job, connection = answer.job, answer.job.connection
             if answer.reply is None:
                 if job.work is not None:
                     job.work = self._admission_of(job.request).park(job.work)
                 connection.park(job)
                 continue
-            # Before it is sent: who has the answer finds it counted. A tally must not raise: that would cost this
-            # answer, its place among the requests in flight, and time for those behind, which wait for another flush.
-            if self._tally is not None:
-                self._tally.answered(
-                    job.request,
-                    answer.reply,
-                    queue_s=answer.queue_s,
-                    took_s=answer.took_s,
-                    received_bytes=job.size,
-                    sent_bytes=answer.sent_bytes,
-                )
+            self.count(answer)
             self.ledger.handed += answer.sent_bytes
             connection.answered(job, answer.pieces, answer.sent_bytes)
             self._ended(job, served=isinstance(answer.reply, PullReply | TopKReply))
+
+    def count(self, answer: Answer) -> None:
+        """Count an answer, from any thread, before it is sent: who has it finds it counted. A tally must not raise.
+
+        That would cost this answer, its place among those in flight, and time for those behind: for another flush.
+        """
+        if self._tally is not None and answer.reply is not None:
+            self._tally.answered(
+                answer.job.request,
+                answer.reply,
+                queue_s=answer.queue_s,
+                took_s=answer.took_s,
+                received_bytes=answer.job.size,
+                sent_bytes=answer.sent_bytes,
+            )
 
     # -- in one of the threads ------------------------------------------------------------------------------------
 
     def _work(self, job: Job) -> None:
         began_s = time.monotonic()
         if job.connection.replies.unread > self.ledger.unread_limit and not isinstance(job.request, StatisticsRequest):
-            self._give(_Answer(job, [], None, 0.0, 0.0, 0))
+            self._give(Answer(job, [], None, 0.0, 0.0, 0))
             return
         outcome: Reply | Exception
         try:
@@ -407,6 +440,10 @@ class ShardServer:
 
     def _finish(self, job: Job, began_s: float, outcome: Reply | Exception) -> None:
         """Make the frame of an answer, and have the event loop send it."""
+        self.give(self.answer(job, began_s, outcome))
+
+    def answer(self, job: Job, began_s: float, outcome: Reply | Exception) -> Answer:
+        """Return the answer to a request, with its frame."""
         reply = error_reply(outcome) if isinstance(outcome, Exception) else outcome
         took_s = time.monotonic() - began_s
         try:
@@ -414,9 +451,15 @@ class ShardServer:
         except LimitExceeded as error:
             reply = error_reply(error)
             pieces = encode_reply(reply, job.request_id)
-        size = sum(map(len, pieces))
-        self.ledger.made(job.connection.replies, size)
-        self._give(_Answer(job, pieces, reply, began_s - job.received_s, took_s, size))
+        return Answer(job, pieces, reply, began_s - job.received_s, took_s, sum(map(len, pieces)))
+
+    def give(self, what: Answer | Returned) -> None:
+        """Have the event loop take an answer, or a loan back; from any thread."""
+        if isinstance(what, Answer):
+            self.ledger.made(what.job.connection.replies, what.sent_bytes)
+        elif what.unsent:
+            self.ledger.made(what.loan.connection.replies, len(what.unsent))
+        self._give(what)
 
     def _replies_full(self) -> Unavailable:
         return Unavailable(
@@ -424,8 +467,7 @@ class ShardServer:
             f" max_in_flight_bytes is {self.ledger.limit}"
         )
 
-    def _give(self, answer: _Answer) -> None:
-        """Have the event loop take an answer."""
+    def _give(self, answer: Answer | Returned) -> None:
         self._answered.append(answer)
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -456,15 +498,3 @@ class ShardServer:
                 return self._shard.newest(request)
             case PushRequest():
                 raise AssertionError("pushes are answered by the shard's own thread")
-
-
-class _Answer(NamedTuple):
-    """Answer on its way from a look-up thread to the event loop."""
-
-    job: Job
-    pieces: Pieces
-    reply: Reply | None
-    """None: nothing was looked up, because its caller does not read."""
-    queue_s: float
-    took_s: float
-    sent_bytes: int

@@ -1,10 +1,11 @@
 """The tally of a shard's server: counts and histograms of its requests since it was made.
 
-Owned by the server's event loop, which writes it once a request, when the answer leaves; any thread may read it.
+Written once a request, when the answer leaves, by the server's event loop or its push thread; any thread may read it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -58,6 +59,7 @@ class ServerTally:
         """Bytes of arrays of requests, by verb."""
         self.sent_bytes: Counter[str] = Counter()
         """Bytes of frames of replies, by verb."""
+        self._writing = threading.Lock()
 
     def answered(
         self, request: Request, reply: Reply, *, queue_s: float, took_s: float, received_bytes: int, sent_bytes: int
@@ -65,9 +67,10 @@ class ServerTally:
         """Count a request that was taken."""
         verb = VERBS[type(request)]
         code = reply.code if isinstance(reply, ErrorReply) else OK
-        self.requests[verb, code] += 1
-        self.received_bytes[verb] += received_bytes
-        self.sent_bytes[verb] += sent_bytes
+        with self._writing:
+            self.requests[verb, code] += 1
+            self.received_bytes[verb] += received_bytes
+            self.sent_bytes[verb] += sent_bytes
         if verb == "pull":
             self.queue_s.observe(queue_s)
             if code == OK:
@@ -76,9 +79,11 @@ class ServerTally:
     def refused(self, request: Request, reply: ErrorReply, *, received_bytes: int) -> None:
         """Count a request that was not taken: it waited for nothing."""
         verb = VERBS[type(request)]
-        self.requests[verb, reply.code] += 1
-        self.received_bytes[verb] += received_bytes
+        with self._writing:
+            self.requests[verb, reply.code] += 1
+            self.received_bytes[verb] += received_bytes
 
     def refused_unread(self, kind: Kind, reply: ErrorReply) -> None:
         """Count a request that was not taken before it had arrived."""
-        self.requests[_VERBS_OF_KINDS[kind], reply.code] += 1
+        with self._writing:
+            self.requests[_VERBS_OF_KINDS[kind], reply.code] += 1

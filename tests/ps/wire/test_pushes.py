@@ -11,6 +11,7 @@ import pytest
 from ringpull.ps.errors import StaleNumber, Unavailable, UnmetCondition
 from ringpull.ps.wire import server as server_module
 from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.loans import Loan
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
@@ -29,6 +30,9 @@ class HeldPushes:
 
     def push(self, request: PushRequest, deadline_s: float, answer: Callable[[PushReply | Exception], None]) -> None:
         self.held.append((request, answer))
+
+    def borrow(self, loan: Loan) -> bool:
+        return False
 
     def answer(self) -> None:
         for request, answer in self.held:
