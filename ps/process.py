@@ -152,7 +152,7 @@ class ShardProcess:
             hello=self._hello,
             streams=self._streams,
             scans=self._scans,
-            pushes=self._live,
+            pushes=self._live.pushes,
             admission_limits=admission,
             tally=tally,
             tls=self._tls,

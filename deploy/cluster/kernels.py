@@ -203,7 +203,7 @@ def _push_plainly() -> None:
 
 def _pushed(live: LiveShard, push: PushRequest) -> None:
     answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-    live.push(push, time.monotonic() + COMPILE_TIMEOUT_S, answers.put)
+    live.pushes.push(push, time.monotonic() + COMPILE_TIMEOUT_S, answers.put)
     while True:
         try:
             answer = answers.get(timeout=0.001)

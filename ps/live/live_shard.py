@@ -34,7 +34,7 @@ from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.log_file import log_file_numbers
 from ringpull.ps.live.numbers import Numbers
-from ringpull.ps.live.push_thread import Done, PushThread
+from ringpull.ps.live.push_thread import PushThread
 from ringpull.ps.live.record import LiveName, Record, RecordKind
 from ringpull.ps.live.replay import Replay
 from ringpull.ps.live.settings import Durability, LiveSettings
@@ -46,7 +46,6 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.store.newer.directory import LAST_POSITION
 from ringpull.ps.store.newer.segments import NO_LIMIT
 from ringpull.ps.store.table import Table
-from ringpull.ps.wire.loans import Loan
 from ringpull.ps.wire.push_messages import PushRequest
 
 FOLDS: Final = "folds"
@@ -112,26 +111,18 @@ class LiveShard:
             durability=self._settings.durability,
             log_limit_bytes=self._settings.log_limit_bytes,
         )
-        self._pushes = PushThread(tables.shard, self._commits, self._target, aside=self._aside)
+        self.pushes: Final = PushThread(tables.shard, self._commits, self._target, aside=self._aside)
         self._folding = self._new_folding()  # which has the thread of the log do what is for that
-        self.tally = self._pushes.tally
+        self.tally = self.pushes.tally
         self.tally.replayed_rows = self.replayed_rows
         tables.take_current(self)
 
     # -- pushes -------------------------------------------------------------------------------------------------------
 
-    def push(self, request: PushRequest, deadline_s: float, answer: Done) -> None:
-        """Apply a push, and call `answer` once it is as durable as pushes are here."""
-        self._pushes.push(request, deadline_s, answer)
-
-    def borrow(self, loan: Loan) -> bool:
-        """Read the pushes of a connection from now on; False: no more are taken."""
-        return self._pushes.borrow(loan)
-
     @property
     def wanted(self) -> frozenset[LiveName]:
         """Tables of which the coordinator has to save first that this shard has pushed rows."""
-        return self._pushes.wanted
+        return self.pushes.wanted
 
     @property
     def pushed(self) -> frozenset[LiveName]:
@@ -155,7 +146,7 @@ class LiveShard:
                 _LOG.warning("%s", self._lost(name))
         self._told = told
         self._stale_s = time.monotonic() + FORGET_AFTER_S
-        self._pushes.confirm(told - missing)
+        self.pushes.confirm(told - missing)
 
     def warnings(self) -> list[str]:
         """Return what an operator should know."""
@@ -178,7 +169,7 @@ class LiveShard:
     def close(self) -> None:
         """End what is under way. Idempotent."""
         self._closing.set()
-        self._pushes.close()
+        self.pushes.close()
         if self._rounds is not None:
             self._rounds.join()
         if self._folding is not None:
@@ -239,7 +230,7 @@ class LiveShard:
         if not self.tables.has_unlogged:
             return
         try:
-            self._pushes.run(self._commits.note)
+            self.pushes.run(self._commits.note)
         except (LimitExceeded, Unavailable) as exc:
             _LOG.warning("it is noted with the next push which versions were opened: %s", exc)
 
@@ -256,7 +247,7 @@ class LiveShard:
                 self.files.check(found, self._check_not_closing)
         # Between two groups, and synced, also where that failed before: what is shown and not on disk yet may vanish,
         # and its stamp be another push's then.
-        return self._pushes.run(self._commits.note)
+        return self.pushes.run(self._commits.note)
 
     def fold_files(self, model: str, lineage: int, table: str) -> Sequence[Base]:
         """Return the files that pushed rows of a table may lie in."""
@@ -327,7 +318,7 @@ class LiveShard:
             self.tables,
             self._log,
             self._numbers,
-            run=self._pushes.run,
+            run=self.pushes.run,
             renew=self._renew,
             log_limit_bytes=self._settings.log_limit_bytes,
             wanted=lambda: not self._closing.is_set(),

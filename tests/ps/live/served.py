@@ -42,7 +42,7 @@ class Served:
 
     def asked(self, push: PushRequest, deadline_s: float | None = None) -> queue.SimpleQueue[PushReply | Exception]:
         answers: queue.SimpleQueue[PushReply | Exception] = queue.SimpleQueue()
-        self.live.push(push, soon() if deadline_s is None else deadline_s, answers.put)
+        self.live.pushes.push(push, soon() if deadline_s is None else deadline_s, answers.put)
         return answers
 
     def push(self, push: PushRequest) -> PushReply:

@@ -166,7 +166,7 @@ def test_a_raw_frame_with_one_is_answered_with_why(served: Callable[..., Served]
 
     async def pushed(rows: NDArray[np.float32]) -> object:
         with ThreadPoolExecutor(1) as threads:
-            server = ShardServer(shard.shard, threads, pushes=shard.live)
+            server = ShardServer(shard.shard, threads, pushes=shard.live.pushes)
             connection = await Connection.connect(*await server.start())
             try:
                 return await connection.request(push_of(KEYS, rows), deadline_s=soon())

@@ -68,7 +68,7 @@ def test_rounds_in_vain_begin_no_row_of_short_log_files(served: Serve, monkeypat
         for _ in range(3):
             assert fold(shard) == 0
         assert log.files == [1, 2, 3]
-        shard.live._pushes.run(log.roll)  # as it grows by itself
+        shard.live.pushes.run(log.roll)  # as it grows by itself
         assert fold(shard) == 0
         assert log.files == [1, 2, 3, 4]
     assert fold(shard) == 1

@@ -128,7 +128,7 @@ def test_files_that_were_told_as_damaged_stay_told_while_they_cannot_be_looked_a
     if read:  # by the next start: the shard answers from it
         shard = served()
     else:
-        shard.live._pushes.run(folding_of(shard)._log.roll)
+        shard.live.pushes.run(folding_of(shard)._log.roll)
     flip(log, place_of(log, 1020))
     [told] = look(shard)
     assert f"{log}" in told

@@ -258,7 +258,7 @@ def test_a_log_that_nobody_reads_any_more_is_written_anew(served: Serve, log: Pa
     """Memory has its rows. The next start would find damage in the middle, and answer for nothing."""
     shard = served()
     push_all(shard)
-    shard.live._pushes.run(shard.live._log.roll)  # type: ignore[union-attr]
+    shard.live.pushes.run(shard.live._log.roll)  # type: ignore[union-attr]
     if what == "deleted":
         log.unlink()
     else:

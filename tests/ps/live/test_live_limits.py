@@ -40,7 +40,7 @@ def test_pushes_that_fail_unexpectedly_leave_no_number_behind(
     shard = served()
     shard.push(push_of([5], row(1)))
     first, second = push_of([5], row(2), writer=9, number=1), push_of([6], row(3), writer=8, number=1)
-    commits, real = shard.live._pushes._commits, LiveTable.write
+    commits, real = shard.live.pushes._commits, LiveTable.write
     calls = 0
 
     def write(table: LiveTable, rows: RawRows, stamp: int) -> UInt64Array:
@@ -175,7 +175,7 @@ def test_what_was_forgotten_does_not_come_back_with_a_restart(
     before = shard.rows([5, 6], as_exported=True).tolist()
     shard.shard.retire(MODEL, VERSION)
     shard.live.confirm([])
-    shard.live._pushes.run(lambda: int(shard.live._forget() is None))
+    shard.live.pushes.run(lambda: int(shard.live._forget() is None))
     shard.live.close()
     again = served()
     assert again.live.pushed == frozenset()
@@ -215,11 +215,11 @@ def test_a_log_of_another_number_of_shards_is_told(served: Callable[..., Served]
     owned = shard.shard.owned(MODEL, "users")
     assert owned is not None
     foreign = int((owned[positions_of(np.arange(200, dtype=np.uint64)) >> np.uint64(48)] == 0).sum())
-    shard.live._pushes.run(lambda: 0)
+    shard.live.pushes.run(lambda: 0)
     while not shard.live.warnings():
         time.sleep(0.001)
     assert f"{foreign} rows that were pushed to this shard are of slots that another one" in shard.live.warnings()[0]
     shard.shard.assign(EPOCH + 2, [RING], [(MODEL, VERSION)])
-    shard.live._pushes.run(lambda: 0)
+    shard.live.pushes.run(lambda: 0)
     while shard.live.warnings():
         time.sleep(0.001)
