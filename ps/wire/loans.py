@@ -178,11 +178,8 @@ class Loan:
                 content = b"".join(piece for each in answers for piece in each.pieces)
                 try:
                     sent = self._socket.send(content)
-                except BlockingIOError:
+                except OSError:  # Its peer reads slowly, or the connection has ended: the transport finds out.
                     sent = 0
-                except OSError:
-                    self._give_back()
-                    return
                 if sent < len(content):
                     self._give_back(unsent=content[sent:])
                 return
@@ -261,10 +258,14 @@ class Loans:
         """When the thread looked last; infinite: it does nothing else."""
 
     def add(self, loan: Loan) -> None:
-        """Take a loan; the thread is to be woken."""
+        """Take a loan; the thread is to be woken.
+
+        Raises:
+            OSError: The kernel cannot tell when something arrives of it.
+        """
+        self._poll.register(loan.fileno(), select.EPOLLIN)  # First, as it may fail.
         loan.begin(self)
         self._of[loan.fileno()] = loan
-        self._poll.register(loan.fileno(), select.EPOLLIN)
         self.unread.append(loan)
 
     def forget(self, loan: Loan) -> None:
@@ -277,17 +278,15 @@ class Loans:
         self.looked_s = float("inf")
         events = self._poll.poll(0 if self.unread else timeout_s)
         self.looked_s = time.monotonic()
-        ready = []
+        ready: dict[Loan, None] = {}
         while self.unread:
-            ready.append(self.unread.popleft())
+            ready[self.unread.popleft()] = None
         for descriptor, _ in events:
             if descriptor == self._wakes:
                 os.eventfd_read(self._wakes)
-            elif (loan := self._of.get(descriptor)) is not None and loan not in ready:
-                ready.append(loan)
-        if len(ready) > 1:
-            ready.sort(key=lambda each: each.served_s)
-        return ready
+            elif (loan := self._of.get(descriptor)) is not None:
+                ready[loan] = None
+        return list(ready) if len(ready) < 2 else sorted(ready, key=lambda each: each.served_s)
 
     def wake(self) -> None:
         """Have the thread go on that waits."""

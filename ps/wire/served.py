@@ -267,9 +267,13 @@ class ServedConnection(FrameProtocol):
         held = self._poisoned or self._draining or self._replies_stuck
         if not (held or transport.is_closing() or transport.get_write_buffer_size()):
             descriptor = transport.get_extra_info("socket").fileno()
-            self._loan = Loan(self, self._server, self._decoder, descriptor)
             self._frames_of_loan = 0
-            if not self._server.lend(self._loan):
+            try:
+                self._loan = Loan(self, self._server, self._decoder, descriptor)
+                lent = self._server.lend(self._loan)
+            except OSError:  # No descriptor is left, or no memory of the kernel's.
+                lent = False
+            if not lent:
                 self._recall()
         self._to_lend = None
         self._pace()
