@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.errors import ConnectionLost, LimitExceeded, RingpullError, Stranger, Unavailable
@@ -223,8 +224,11 @@ class ServedConnection(FrameProtocol):
     def poisoned(self, error: RingpullError) -> None:
         assert self._transport is not None
         self._release()
+        if self._transport.is_closing():
+            return
         self._transport.writelines(encode_reply(error_reply(error), CONNECTION_ID))
-        self._transport.write_eof()
+        with suppress(OSError):  # Its peer is gone; answers to others may be next, where a loan comes back.
+            self._transport.write_eof()
         self._loop.call_later(LINGER_S, self.abort)
 
     def pause_writing(self) -> None:

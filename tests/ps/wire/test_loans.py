@@ -424,6 +424,32 @@ async def test_replies_that_cannot_be_sent_from_the_thread_are_sent_by_the_event
         assert [*await peer.replies(2)] == [2, 3]
 
 
+async def test_who_sent_nonsense_and_is_gone_is_forgotten() -> None:
+    class Reset:
+        """Transport of which the kernel learns that its peer is gone just before it is shut down."""
+
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._transport, name)
+
+        def write_eof(self) -> None:
+            raise OSError(errno.ENOTCONN, "not connected")
+
+    async with serving() as here:
+        peer = await here.peer()
+        (connection,) = here.server._connections
+        assert connection._transport is not None
+        connection._transport = Reset(connection._transport)  # type: ignore[assignment]
+        other = await here.connection()
+        peer.send(b"no frame at all, which is told so".ljust(64))
+        await until(lambda: connection._poisoned)
+        peer.writer.transport.abort()
+        await until(lambda: here.server.connections == 1)
+        assert isinstance(await other.request(push_of(2), deadline_s=soon()), PushReply)
+
+
 async def test_however_many_are_lent_a_group_is_not_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_thread, "MOST_OF_LOANS_BYTES", 200_000)
     async with serving() as here:
