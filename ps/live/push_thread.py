@@ -94,9 +94,9 @@ class PushThread:
         answer(Unavailable("the shard ends"))
 
     def borrow(self, loan: Loan) -> bool:
-        """Read and answer the pushes of a connection from now on; False: the shard ends."""
+        """Read and answer the pushes of a connection from now on; False: the shard ends, or there are too many."""
         with self._changed:
-            if self._closing:
+            if self._closing or self._loans.full:
                 return False
             self._loans.add(loan)
             self._wake()

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ringpull.ps.descriptors import MAX_OPEN, part_of_descriptors
 from ringpull.ps.errors import ConnectionLost
 from ringpull.ps.wire.codec import decode_request
 from ringpull.ps.wire.frames import Decoder, Frame, Kind
@@ -41,6 +42,8 @@ PUSHES_AT_ONCE: Final = 1024
 """Pushes that are read of one loan for one group."""
 BUSY_AFTER_S: Final = 0.5
 """Time after which a push thread that does not look at its loans holds them up."""
+PART_OF_DESCRIPTORS: Final = 1 / 4
+"""Part of the process's descriptors that loans may have, one each besides their connections': files need some, too."""
 
 
 class NotLent(Exception):
@@ -250,6 +253,7 @@ class Loans:
         self._wakes = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wakes, select.EPOLLIN)
         self._of: dict[int, Loan] = {}
+        self._most = part_of_descriptors(PART_OF_DESCRIPTORS, MAX_OPEN)
         self.unread: deque[Loan] = deque()
         """Those of which something may have arrived that no socket tells of."""
         self.owing: list[Loan] = []
@@ -267,6 +271,11 @@ class Loans:
         loan.begin(self)
         self._of[loan.fileno()] = loan
         self.unread.append(loan)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may be added."""
+        return len(self._of) >= self._most
 
     def forget(self, loan: Loan) -> None:
         """Forget a loan that has ended, before its socket is closed."""

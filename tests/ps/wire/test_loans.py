@@ -410,6 +410,17 @@ async def test_who_cannot_be_lent_for_want_of_descriptors_is_served_on(monkeypat
         assert here.server.lent == 0
 
 
+async def test_loans_leave_descriptors_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loans, "part_of_descriptors", lambda part, at_most: 1)
+    async with serving() as here:
+        await here.peer()
+        connection = await Connection.connect(*here.address)
+        here.connections.append(connection)
+        for number in range(1, 4):
+            assert isinstance(await connection.request(push_of(number), deadline_s=soon()), PushReply)
+        assert here.server.lent == 1
+
+
 async def test_replies_that_cannot_be_sent_from_the_thread_are_sent_by_the_event_loop() -> None:
     class NoBuffers(socket.socket):
         def send(self, *_: object) -> int:
