@@ -22,6 +22,7 @@ from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ringpull.ps.live.commit import Commits, Target
 from ringpull.ps.live.push_tally import PushTally
 from ringpull.ps.live.record import LiveName
+from ringpull.ps.wire.ledger import REQUEST_BYTES
 from ringpull.ps.wire.loans import Loan, Loans
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 
@@ -29,6 +30,9 @@ GROUP_BYTES: Final = 4 << 20
 """Bytes of pushes that are committed together; a larger one alone."""
 LEAST_OF_LOAN_BYTES: Final = 256 << 10
 """Bytes of pushes up to which each connection on loan is read for a group, however large that is."""
+MOST_OF_LOANS_BYTES: Final = 16 << 20
+"""Bytes of pushes, and memory of them besides, from which on no further connection on loan is read for a group: a
+thousand of them would make it hundreds of MiB that nothing counts, and everybody's pushes wait for it."""
 LOOK_S: Final = 0.05
 """Time between two looks at the deadlines of pushes that wait for the coordinator."""
 IDLE_S: Final = 1.0
@@ -90,9 +94,9 @@ class PushThread:
         answer(Unavailable("the shard ends"))
 
     def borrow(self, loan: Loan) -> bool:
-        """Read and answer the pushes of a connection from now on; False: the shard ends."""
+        """Read and answer the pushes of a connection from now on; False: the shard ends, or there are too many."""
         with self._changed:
-            if self._closing:
+            if self._closing or self._loans.full:
                 return False
             self._loans.add(loan)
             self._wake()
@@ -210,9 +214,14 @@ class PushThread:
                 size += each.request.nbytes
                 group.append(each)
             confirmed = self._confirmed
-        for loan in ready:
+        read = 0
+        for place, loan in enumerate(ready):
+            if read >= MOST_OF_LOANS_BYTES:
+                self._loans.unread.extend(ready[place:])  # They come first then, as they wait longest.
+                break
             jobs, now = loan.take(max(GROUP_BYTES - size, LEAST_OF_LOAN_BYTES)), time.monotonic()
             for job, request in jobs:
+                read += job.size + REQUEST_BYTES
                 answer: Done = partial(loan.answer, job)
                 each = _Waiting(request, job.deadline_s, answer, job.received_s, loan)
                 if job.deadline_s <= now:

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ringpull.ps.descriptors import MAX_OPEN, part_of_descriptors
 from ringpull.ps.errors import ConnectionLost
 from ringpull.ps.wire.codec import decode_request
 from ringpull.ps.wire.frames import Decoder, Frame, Kind
@@ -41,6 +42,8 @@ PUSHES_AT_ONCE: Final = 1024
 """Pushes that are read of one loan for one group."""
 BUSY_AFTER_S: Final = 0.5
 """Time after which a push thread that does not look at its loans holds them up."""
+PART_OF_DESCRIPTORS: Final = 1 / 4
+"""Part of the process's descriptors that loans may have, one each besides their connections': files need some, too."""
 
 
 class NotLent(Exception):
@@ -178,11 +181,8 @@ class Loan:
                 content = b"".join(piece for each in answers for piece in each.pieces)
                 try:
                     sent = self._socket.send(content)
-                except BlockingIOError:
+                except OSError:  # Its peer reads slowly, or the connection has ended: the transport finds out.
                     sent = 0
-                except OSError:
-                    self._give_back()
-                    return
                 if sent < len(content):
                     self._give_back(unsent=content[sent:])
                 return
@@ -253,6 +253,7 @@ class Loans:
         self._wakes = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wakes, select.EPOLLIN)
         self._of: dict[int, Loan] = {}
+        self._most = part_of_descriptors(PART_OF_DESCRIPTORS, MAX_OPEN)
         self.unread: deque[Loan] = deque()
         """Those of which something may have arrived that no socket tells of."""
         self.owing: list[Loan] = []
@@ -261,11 +262,20 @@ class Loans:
         """When the thread looked last; infinite: it does nothing else."""
 
     def add(self, loan: Loan) -> None:
-        """Take a loan; the thread is to be woken."""
+        """Take a loan; the thread is to be woken.
+
+        Raises:
+            OSError: The kernel cannot tell when something arrives of it.
+        """
+        self._poll.register(loan.fileno(), select.EPOLLIN)  # First, as it may fail.
         loan.begin(self)
         self._of[loan.fileno()] = loan
-        self._poll.register(loan.fileno(), select.EPOLLIN)
         self.unread.append(loan)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may be added."""
+        return len(self._of) >= self._most
 
     def forget(self, loan: Loan) -> None:
         """Forget a loan that has ended, before its socket is closed."""
@@ -277,17 +287,15 @@ class Loans:
         self.looked_s = float("inf")
         events = self._poll.poll(0 if self.unread else timeout_s)
         self.looked_s = time.monotonic()
-        ready = []
+        ready: dict[Loan, None] = {}
         while self.unread:
-            ready.append(self.unread.popleft())
+            ready[self.unread.popleft()] = None
         for descriptor, _ in events:
             if descriptor == self._wakes:
                 os.eventfd_read(self._wakes)
-            elif (loan := self._of.get(descriptor)) is not None and loan not in ready:
-                ready.append(loan)
-        if len(ready) > 1:
-            ready.sort(key=lambda each: each.served_s)
-        return ready
+            elif (loan := self._of.get(descriptor)) is not None:
+                ready[loan] = None
+        return list(ready) if len(ready) < 2 else sorted(ready, key=lambda each: each.served_s)
 
     def wake(self) -> None:
         """Have the thread go on that waits."""

@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.errors import ConnectionLost, LimitExceeded, RingpullError, Stranger, Unavailable
@@ -223,8 +224,11 @@ class ServedConnection(FrameProtocol):
     def poisoned(self, error: RingpullError) -> None:
         assert self._transport is not None
         self._release()
+        if self._transport.is_closing():
+            return
         self._transport.writelines(encode_reply(error_reply(error), CONNECTION_ID))
-        self._transport.write_eof()
+        with suppress(OSError):  # Its peer is gone; answers to others may be next, where a loan comes back.
+            self._transport.write_eof()
         self._loop.call_later(LINGER_S, self.abort)
 
     def pause_writing(self) -> None:
@@ -267,9 +271,13 @@ class ServedConnection(FrameProtocol):
         held = self._poisoned or self._draining or self._replies_stuck
         if not (held or transport.is_closing() or transport.get_write_buffer_size()):
             descriptor = transport.get_extra_info("socket").fileno()
-            self._loan = Loan(self, self._server, self._decoder, descriptor)
             self._frames_of_loan = 0
-            if not self._server.lend(self._loan):
+            try:
+                self._loan = Loan(self, self._server, self._decoder, descriptor)
+                lent = self._server.lend(self._loan)
+            except OSError:  # No descriptor is left, or no memory of the kernel's.
+                lent = False
+            if not lent:
                 self._recall()
         self._to_lend = None
         self._pace()

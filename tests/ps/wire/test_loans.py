@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from ringpull.ps.errors import Unavailable
+from ringpull.ps.live import push_thread
 from ringpull.ps.live.push_thread import PushThread
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.pull_messages import PullReply
@@ -58,10 +60,13 @@ class Commits:
         self.gate, self.waits = threading.Event(), threading.Event()
         self.gate.set()
         self.marked = threading.Event()
+        self.sizes: list[int] = []
+        """Bytes of each group."""
 
     def commit(self, requests: Sequence[PushRequest]) -> list[PushReply]:
         self.waits.set()
         self.gate.wait()
+        self.sizes.append(sum(each.nbytes for each in requests))
         self.applied += [(each.writer, each.number) for each in requests]
         return [PushReply(each.number, len(each.positions), 0, 0) for each in requests]
 
@@ -390,3 +395,84 @@ async def test_whatever_comes_each_push_is_applied_once_in_order_and_answered() 
             assert [each for of, each in here.commits.applied if of == writer] == list(range(1, number + 1))
 
         await asyncio.gather(*(pushes(writer) for writer in range(1, 9)))
+
+
+async def test_who_cannot_be_lent_for_want_of_descriptors_is_served_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "none left")
+
+    async with serving() as here:
+        monkeypatch.setattr(loans.os, "dup", none_left)
+        connection = await Connection.connect(*here.address)
+        here.connections.append(connection)
+        for number in range(1, 4):
+            assert isinstance(await connection.request(push_of(number), deadline_s=soon()), PushReply)
+        assert here.server.lent == 0
+
+
+async def test_loans_leave_descriptors_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loans, "part_of_descriptors", lambda part, at_most: 1)
+    async with serving() as here:
+        await here.peer()
+        connection = await Connection.connect(*here.address)
+        here.connections.append(connection)
+        for number in range(1, 4):
+            assert isinstance(await connection.request(push_of(number), deadline_s=soon()), PushReply)
+        assert here.server.lent == 1
+
+
+async def test_replies_that_cannot_be_sent_from_the_thread_are_sent_by_the_event_loop() -> None:
+    class NoBuffers(socket.socket):
+        def send(self, *_: object) -> int:
+            raise OSError(errno.ENOBUFS, "no buffers")
+
+    async with serving() as here:
+        peer = await here.peer()
+        (loan,) = (connection._loan for connection in here.server._connections)
+        assert loan is not None
+        loan._socket = NoBuffers(fileno=loan._socket.detach())
+        peer.send(frame_of(push_of(2)) + frame_of(push_of(3)))
+        assert [*await peer.replies(2)] == [2, 3]
+
+
+async def test_who_sent_nonsense_and_is_gone_is_forgotten() -> None:
+    class Reset:
+        """Transport of which the kernel learns that its peer is gone just before it is shut down."""
+
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._transport, name)
+
+        def write_eof(self) -> None:
+            raise OSError(errno.ENOTCONN, "not connected")
+
+    async with serving() as here:
+        peer = await here.peer()
+        (connection,) = here.server._connections
+        assert connection._transport is not None
+        connection._transport = Reset(connection._transport)  # type: ignore[assignment]
+        other = await here.connection()
+        peer.send(b"no frame at all, which is told so".ljust(64))
+        await until(lambda: connection._poisoned)
+        peer.writer.transport.abort()
+        await until(lambda: here.server.connections == 1)
+        assert isinstance(await other.request(push_of(2), deadline_s=soon()), PushReply)
+
+
+async def test_however_many_are_lent_a_group_is_not_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_thread, "MOST_OF_LOANS_BYTES", 200_000)
+    async with serving() as here:
+        first, *others = [await here.peer() for _ in range(10)]
+        here.commits.gate.clear()
+        here.commits.waits.clear()
+        first.send(frame_of(push_of(2)))
+        await asyncio.to_thread(here.commits.waits.wait)
+        for peer in others:  # so that all wait in the kernel when the thread looks again
+            peer.send(frame_of(push_of(2, 5_000)))
+        here.commits.gate.set()
+        for peer in others:
+            assert [*await peer.replies(1)] == [2]
+        assert max(here.commits.sizes) <= 200_000 + 5_000 * 16
+        assert here.server.lent == 10
