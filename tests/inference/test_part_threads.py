@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -226,6 +228,22 @@ def test_a_number_is_what_it_says_and_auto_goes_by_the_cores(
     dense = DenseThreads(config, lambda: True)
     assert (0 if dense.parts is None else dense.parts.max_threads) == expected
     assert config.dense_program["threads"] == (given or 1)
+    dense.close()
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(8.0, 2), (3.0, 2), (2.0, 1)])
+def test_heads_of_one_quota_share_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: float, threads: int
+) -> None:
+    """One more of them runs, on a machine whose other cores are idle, but not for them."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/loadavg").write_text("2.29 2.09 1.17 2/900 15665\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(allowance, "cores", lambda: quota)
+    monkeypatch.setattr(allowance, "idle_cores", partial(allowance.idle_cores, root=tmp_path))
+    dense = DenseThreads(HeadConfig(dense_threads=None), lambda: True)
+    assert dense.parts is not None
+    assert dense.parts.threads_for(128) == threads
     dense.close()
 
 
