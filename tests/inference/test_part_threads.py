@@ -98,6 +98,24 @@ def test_parts_are_all_rows_once_and_of_one_size(rows: int, count: int) -> None:
     assert all(before.stop == after.start for before, after in pairwise(parts))
 
 
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        (64, [32, 32]),
+        (65, [32, 33]),
+        (96, [64, 32]),
+        (127, [64, 63]),
+        (128, [64, 64]),
+        (500, [256, 244]),
+        (513, [256, 257]),  # as they are in one thread
+        (1_111, [370, 370, 371]),
+    ],
+)
+def test_parts_for_two_threads_begin_where_kernels_begin_anew(threads: Made, rows: int, parts: list[int]) -> None:
+    """So that they give the bits of one thread, on processors whose kernels take no more rows at a time."""
+    assert run_parts(lambda part: part.stop - part.start, rows, 512, threads()) == parts
+
+
 def test_two_threads_compute_at_the_same_time(threads: Made) -> None:
     both = threading.Barrier(2)
     ran = run_parts(lambda part: (both.wait(), threading.get_ident())[1], 128, 512, threads())
