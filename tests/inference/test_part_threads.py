@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -52,6 +53,17 @@ def threads() -> Iterator[Made]:
     yield make
     for each in made:
         each.close()
+
+
+@contextmanager
+def without_a_turn(threads: PartThreads) -> Iterator[None]:
+    """Keep a helper from helping."""
+    free = threading.Event()
+    threads._helpers.submit(free.wait)
+    try:
+        yield
+    finally:
+        free.set()
 
 
 @pytest.mark.parametrize(
@@ -130,11 +142,10 @@ def test_otherwise_all_is_computed_here(threads: Made, made: dict[str, int]) -> 
 
 
 def test_nobody_waits_for_a_helper_that_gets_no_turn(threads: Made) -> None:
-    busy, free = threads(), threading.Event()
-    busy._helpers.submit(free.wait)
-    ran = busy.run(lambda part: (part.start, threading.get_ident()), parts_of(128, 4), 2)
+    busy = threads()
+    with without_a_turn(busy):
+        ran = busy.run(lambda part: (part.start, threading.get_ident()), parts_of(128, 4), 2)
     assert ran == [(start, threading.get_ident()) for start in (0, 32, 64, 96)]
-    free.set()
 
 
 def test_the_first_part_that_fails_is_raised_when_no_part_runs_any_more(threads: Made) -> None:
@@ -152,16 +163,13 @@ def test_the_first_part_that_fails_is_raised_when_no_part_runs_any_more(threads:
 
 def test_after_a_part_that_failed_none_is_begun(threads: Made) -> None:
     helped, begun = threads(), []
-    free = threading.Event()
-    helped._helpers.submit(free.wait)
 
     def fail(part: slice) -> None:
         begun.append(part.start)
         raise ValueError("no part")
 
-    with pytest.raises(ValueError, match="no part"):
+    with without_a_turn(helped), pytest.raises(ValueError, match="no part"):
         helped.run(fail, parts_of(128, 4), 2)
-    free.set()
     assert begun == [0]
 
 
