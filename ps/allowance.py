@@ -30,14 +30,15 @@ def cores(root: Path = ROOT) -> float:
     return found
 
 
-def idle_cores(root: Path = ROOT) -> int:
-    """Return how many of the cores that this process may run on are idle for sure, right now.
+def idle_cores(allowed: float, root: Path = ROOT) -> int:
+    """Return how many of the cores that this process may keep busy are idle for sure, right now.
 
     The kernel counts the tasks that run or are ready to, on all cores of the machine, and who asks is one of them. What
     is left of this process's cores has nothing to do, whoever is beside it. Where it has a few cores of a larger
     machine, tasks on the others count too, and none is idle for sure while there are as many. It takes 10 us.
 
     Args:
+        allowed: What `cores` returned, which takes longer: cores may be idle that a quota leaves no time for.
         root: Folder that `proc` is in.
 
     Returns:
@@ -52,7 +53,7 @@ def idle_cores(root: Path = ROOT) -> int:
     except (OSError, ValueError, IndexError):
         return 0
     # Who asks is running: a system that counts nobody does not count.
-    return max(0, len(os.sched_getaffinity(0)) - running) if running > 0 else 0
+    return max(0, min(len(os.sched_getaffinity(0)), int(allowed)) - running) if running > 0 else 0
 
 
 def memory_bytes(root: Path = ROOT) -> int:

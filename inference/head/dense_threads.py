@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from ringpull.inference.head.config import HeadConfig
@@ -26,8 +27,10 @@ class DenseThreads:
         """
         # One thread: the dense program is the bottleneck it feeds, and its runtime may bring threads of its own.
         self.executor: Final = ThreadPoolExecutor(1, "dense")
-        threads = min(MAX_THREADS, int(allowance.cores())) if config.dense_threads is None else 1
-        self.parts: Final = PartThreads(threads, alone=alone, idle_cores=allowance.idle_cores) if threads > 1 else None
+        cores = allowance.cores()
+        threads = min(MAX_THREADS, int(cores)) if config.dense_threads is None else 1
+        idle = partial(allowance.idle_cores, cores)
+        self.parts: Final = PartThreads(threads, alone=alone, idle_cores=idle) if threads > 1 else None
         """Threads that take parts of a batch; None: nobody helps."""
 
     def __repr__(self) -> str:

@@ -24,7 +24,8 @@ MAX_THREADS: Final = 2
 """Most threads of one batch; more were never measured."""
 
 MIN_PART_ROWS: Final = 32
-"""Fewest rows of a part: waking a helper takes as long as some rows."""
+"""Fewest rows of a part, but for the last: waking a helper takes as long as some rows. And the rows that kernels take
+at a time, or a multiple of them: parts that begin at multiples of these give the bits that the whole would give."""
 
 
 def run_parts(compute: Callable[[slice], T], rows: int, max_rows: int, threads: PartThreads | None = None) -> list[T]:
@@ -35,15 +36,23 @@ def run_parts(compute: Callable[[slice], T], rows: int, max_rows: int, threads: 
         threads: Threads that may compute parts; None: this one alone.
     """
     count = 1 if threads is None else threads.threads_for(rows)
-    parts = parts_of(rows, max(count, -(-rows // max_rows)))
+    needed = -(-rows // max_rows)
+    # The same cuts as without helpers, where there are enough of them.
+    parts = parts_of(rows, needed) if count <= needed else parts_of(rows, count, MIN_PART_ROWS)
     if threads is None or count == 1:
         return [compute(part) for part in parts]
     return threads.run(compute, parts, count)
 
 
-def parts_of(rows: int, count: int) -> list[slice]:
-    """Return the rows of each part, which differ by one row at most."""
-    return [slice(*cut) for cut in pairwise(rows * part // count for part in range(count + 1))]
+def parts_of(rows: int, count: int, step: int = 1) -> list[slice]:
+    """Return the rows of each part, about as many in each.
+
+    Args:
+        count: Number of parts; for each of them there are `step` rows or more.
+        step: A part begins at the nearest multiple of it.
+    """
+    cuts = [(rows * part + count * (step // 2)) // (count * step) * step for part in range(count)]
+    return [slice(*cut) for cut in pairwise([*cuts, rows])]
 
 
 class PartThreads:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +55,17 @@ def threads() -> Iterator[Made]:
         each.close()
 
 
+@contextmanager
+def without_a_turn(threads: PartThreads) -> Iterator[None]:
+    """Keep a helper from helping."""
+    free = threading.Event()
+    threads._helpers.submit(free.wait)
+    try:
+        yield
+    finally:
+        free.set()
+
+
 @pytest.mark.parametrize(
     ("count", "rows", "alone", "idle", "expected"),
     [
@@ -96,6 +110,24 @@ def test_parts_are_all_rows_once_and_of_one_size(rows: int, count: int) -> None:
     assert all(before.stop == after.start for before, after in pairwise(parts))
 
 
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        (64, [32, 32]),
+        (65, [32, 33]),
+        (96, [64, 32]),
+        (127, [64, 63]),
+        (128, [64, 64]),
+        (500, [256, 244]),
+        (513, [256, 257]),  # as they are in one thread
+        (1_111, [370, 370, 371]),
+    ],
+)
+def test_parts_for_two_threads_begin_where_kernels_begin_anew(threads: Made, rows: int, parts: list[int]) -> None:
+    """So that they give the bits of one thread, on processors whose kernels take no more rows at a time."""
+    assert run_parts(lambda part: part.stop - part.start, rows, 512, threads()) == parts
+
+
 def test_two_threads_compute_at_the_same_time(threads: Made) -> None:
     both = threading.Barrier(2)
     ran = run_parts(lambda part: (both.wait(), threading.get_ident())[1], 128, 512, threads())
@@ -110,11 +142,10 @@ def test_otherwise_all_is_computed_here(threads: Made, made: dict[str, int]) -> 
 
 
 def test_nobody_waits_for_a_helper_that_gets_no_turn(threads: Made) -> None:
-    busy, free = threads(), threading.Event()
-    busy._helpers.submit(free.wait)
-    ran = busy.run(lambda part: (part.start, threading.get_ident()), parts_of(128, 4), 2)
+    busy = threads()
+    with without_a_turn(busy):
+        ran = busy.run(lambda part: (part.start, threading.get_ident()), parts_of(128, 4), 2)
     assert ran == [(start, threading.get_ident()) for start in (0, 32, 64, 96)]
-    free.set()
 
 
 def test_the_first_part_that_fails_is_raised_when_no_part_runs_any_more(threads: Made) -> None:
@@ -132,16 +163,13 @@ def test_the_first_part_that_fails_is_raised_when_no_part_runs_any_more(threads:
 
 def test_after_a_part_that_failed_none_is_begun(threads: Made) -> None:
     helped, begun = threads(), []
-    free = threading.Event()
-    helped._helpers.submit(free.wait)
 
     def fail(part: slice) -> None:
         begun.append(part.start)
         raise ValueError("no part")
 
-    with pytest.raises(ValueError, match="no part"):
+    with without_a_turn(helped), pytest.raises(ValueError, match="no part"):
         helped.run(fail, parts_of(128, 4), 2)
-    free.set()
     assert begun == [0]
 
 
@@ -226,6 +254,22 @@ def test_a_number_is_what_it_says_and_auto_goes_by_the_cores(
     dense = DenseThreads(config, lambda: True)
     assert (0 if dense.parts is None else dense.parts.max_threads) == expected
     assert config.dense_program["threads"] == (given or 1)
+    dense.close()
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(8.0, 2), (3.0, 2), (2.0, 1)])
+def test_heads_of_one_quota_share_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: float, threads: int
+) -> None:
+    """One more of them runs, on a machine whose other cores are idle, but not for them."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/loadavg").write_text("2.29 2.09 1.17 2/900 15665\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(allowance, "cores", lambda: quota)
+    monkeypatch.setattr(allowance, "idle_cores", partial(allowance.idle_cores, root=tmp_path))
+    dense = DenseThreads(HeadConfig(dense_threads=None), lambda: True)
+    assert dense.parts is not None
+    assert dense.parts.threads_for(128) == threads
     dense.close()
 
 

@@ -106,8 +106,15 @@ def test_idle_cores(tmp_path: Path, loadavg: str | None, idle: int) -> None:
     (tmp_path / "proc").mkdir()
     if loadavg is not None:
         (tmp_path / "proc/loadavg").write_text(loadavg)
-    assert allowance.idle_cores(tmp_path) == idle
+    assert allowance.idle_cores(8.0, tmp_path) == idle
+
+
+@pytest.mark.parametrize(("allowed", "idle"), [(64.0, 6), (4.0, 2), (3.9, 1), (2.0, 0), (0.5, 0)])
+def test_a_core_that_a_quota_leaves_no_time_for_is_not_idle(tmp_path: Path, allowed: float, idle: int) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/loadavg").write_text("2.29 2.09 1.17 2/242 15665\n")
+    assert allowance.idle_cores(allowed, tmp_path) == idle
 
 
 def test_idle_cores_of_this_machine() -> None:
-    assert 0 <= allowance.idle_cores() < 8
+    assert 0 <= allowance.idle_cores(8.0) < 8
