@@ -147,7 +147,23 @@ def stored(request: PushRequest, spec: TableSpec) -> NDArray[np.uint8] | BytesRo
     rows = request.rows
     if rows is None or not len(rows):
         return np.empty((0, spec.row_bytes), np.uint8) if spec.dim else BytesRows.of([])
-    return rows if isinstance(rows, BytesRows) else encode(rows, spec)
+    if isinstance(rows, BytesRows):
+        return rows
+    try:
+        return encode(rows, spec)
+    except InvalidInput as exc:
+        row, key = next(
+            (row, int(key)) for row, key in enumerate(request.keys) if not _can_be_stored(rows[row : row + 1], spec)
+        )
+        raise InvalidInput(f"vectors: row {row}, of key {key}: {exc}") from exc
+
+
+def _can_be_stored(rows: Float32Array, spec: TableSpec) -> bool:
+    try:
+        encode(rows, spec)
+    except InvalidInput:
+        return False
+    return True
 
 
 def rows_to_push(request: PushRequest, spec: TableSpec, lineage: str) -> PushedRows:

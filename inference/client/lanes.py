@@ -89,6 +89,9 @@ class Lanes:
         """Parts of each push that are not acknowledged, by its number."""
         self._places: dict[int, int] = {}
         """Place of each of these pushes, by its number."""
+        self._numbers: deque[int] = deque()
+        """Numbers of these pushes, ascending, and of some behind the first that are acknowledged. The first key of a
+        dict is looked for anew each time, among all that were deleted before it."""
         self._added = 0
         self._largest = after
         self.held_bytes = 0
@@ -110,7 +113,7 @@ class Lanes:
     @property
     def acknowledged(self) -> int:
         """Number up to which every push is acknowledged."""
-        return next(iter(self._open)) - 1 if self._open else self._largest
+        return self._numbers[0] - 1 if self._numbers else self._largest
 
     def add(self, table: str, keyed: KeyedRows, number: int) -> None:
         """Take a push.
@@ -129,6 +132,7 @@ class Lanes:
         self.held_bytes += keyed.nbytes
         self._open[number] = 1
         self._places[number] = self._added
+        self._numbers.append(number)
         self._waiting.append(Part(table, keyed, number, self._added, PIECES - 1))
         self._added += 1
 
@@ -160,6 +164,8 @@ class Lanes:
             self._open[number] -= 1
             if not self._open[number]:
                 del self._open[number], self._places[number]
+        while self._numbers and self._numbers[0] not in self._open:
+            self._numbers.popleft()
 
     def _out(self, parts: list[Part], lanes: tuple[int, ...]) -> Outgoing:
         for lane in lanes:
@@ -197,7 +203,7 @@ class Lanes:
 
     def _in_span(self, part: Part) -> bool:
         """Return whether a part may go out: places of pushes rise, so the first open one is the lowest."""
-        return part.place < next(iter(self._places.values())) + SPAN
+        return part.place < self._places[self._numbers[0]] + SPAN
 
     def _deal(self) -> None:
         """Deal what waits to the lanes, cut into pieces."""

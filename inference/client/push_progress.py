@@ -145,7 +145,7 @@ class PushProgress:
                 raise InvalidInput(f"writer: has {len(writer)} characters; a name has 1 to {MAX_NAME}")
         else:
             try:
-                whole("writer", writer, 0, (1 << _ID_BITS) - 1)
+                writer = whole("writer", writer, 0, (1 << _ID_BITS) - 1)
             except InvalidInput as exc:
                 raise InvalidInput(f"{exc}, of {_ID_BITS} random bits, or a name") from exc
         after = number_by_clock() if number is None else whole("number", number, 0, MAX_NUMBER)
@@ -165,12 +165,14 @@ class PushProgress:
         """Take a push, and return its number.
 
         Raises:
-            InvalidInput: Its number is not above that of the push before, or a key is no text.
+            InvalidInput: Its number is not above that of the push before, a key is no text, or a row is none that any
+                table takes.
             RingpullError: One before has failed.
         """
         self.check()
         replace(self._target, table=table)  # which checks its name
         keyed.check_texts()
+        keyed.check_rows(table)
         chosen = self.lanes.number + 1 if number is None else whole("number", number, 1, MAX_NUMBER)
         self.lanes.add(table, keyed, chosen)
         if self._earlier is not None and len(keyed):

@@ -132,7 +132,10 @@ class Pusher:
     def _pump(self) -> None:
         while (found := self._progress.next()) is not None:
             self._out += 1
-            self._senders.submit(self._carry, *found)
+            try:
+                self._senders.submit(self._carry, *found)
+            except RuntimeError:  # The main thread has ended: executors take nothing more, and others push on.
+                threading.Thread(target=self._carry, args=found, name="push").start()
 
     def _carry(self, outgoing: Outgoing, push: SinglePush) -> None:
         ended: PushAnswer | RingpullError
@@ -272,7 +275,9 @@ class AsyncPusher:
 
     async def _end(self, why: str) -> None:
         self._progress.error = self._progress.error or RingpullError(why)
-        out = list(self._out)
+        out, self._out = self._out, set()  # Whoever waits, now or later, waits for none of them any more.
         for task in out:
             task.cancel()
         await asyncio.gather(*out, return_exceptions=True)
+        async with self._changed:
+            self._changed.notify_all()

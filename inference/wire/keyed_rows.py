@@ -13,9 +13,11 @@ from ringpull.inference.wire.lookup_codec import read_keys
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, as_keys, check_texts, keys_of_strings, positions_without_compiler
-from ringpull.ps.spec import Float32Array
+from ringpull.ps.spec import MAX_BYTES_ROW, Float32Array
 
 _KEY_BYTES = 8
+_NUMBERS_AT_ONCE = 1 << 20
+"""Numbers that are looked at at a time: there may be gigabytes of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +100,35 @@ class KeyedRows:
         """
         if self.keys.dtype.kind in "UO":
             check_texts("keys", self.keys.tolist())
+
+    def check_rows(self, table: str) -> None:
+        """Check what is known of rows without their table: heads would see it of those of one message only.
+
+        Raises:
+            InvalidInput: A number is not finite, or a row of bytes is too long; the message says which row.
+        """
+        rows = self.rows
+        if isinstance(rows, BytesRows):
+            lengths = np.diff(rows.offsets)
+            if lengths.max(initial=0) > MAX_BYTES_ROW:
+                row = int(lengths.argmax())
+                raise InvalidInput(
+                    f"bytes: table {table}: row {row}, of key {self._shown(row)}, has {int(lengths[row])} bytes; the"
+                    f" most is {MAX_BYTES_ROW}"
+                )
+        elif rows is not None and rows.size:
+            at_once = max(1, _NUMBERS_AT_ONCE // rows.shape[1])
+            for begin in range(0, len(rows), at_once):
+                finite = np.isfinite(rows[begin : begin + at_once])
+                if not finite.all():
+                    row = begin + int(finite.all(axis=1).argmin())
+                    raise InvalidInput(
+                        f"vectors: table {table}: row {row}, of key {self._shown(row)}, has a number that is NaN or"
+                        " infinite"
+                    )
+
+    def _shown(self, row: int) -> str:
+        return f"{self.keys[row].item() if self.keys.dtype.kind in 'iu' else str(self.keys[row])!r:.80}"
 
     def at(self, places: NDArray[np.int64] | slice) -> KeyedRows:
         """Return those at some places, in that order."""

@@ -81,10 +81,9 @@ class LiveShard:
         self._settings = settings or LiveSettings()
         logs = folder is not None and self._settings.durability is not Durability.MEMORY
         self._folder = folder if logs else None
-        self._unread = None if logs or folder is None or not log_file_numbers(folder) else folder
-        """Folder of a log that is not read, as pushes are in memory now."""
         self._lock = None if self._folder is None else FolderLock(self._folder)
         self.tables, self._numbers = self._empty(), Numbers(self._settings.log_limit_bytes)
+        self.tables.unread = None if logs or folder is None or not log_file_numbers(folder) else folder
         self._log: Log | None = None
         self.replayed_rows = 0
         self._replay(deployment)
@@ -158,7 +157,8 @@ class LiveShard:
         if self.tables.damage:
             return [f"pushed rows cannot be read, so live tables do not answer: {self.tables.damage}"]
         lost = [self._lost(name) for name in sorted(self.tables.missing)]
-        return [*lost, *self.files.warnings(), *self._strays, *self._due()]
+        hidden = self.tables.not_shown({(of[0], opened.lineage) for of, opened in self._shard.state.versions.items()})
+        return [*lost, *hidden, *self.files.warnings(), *self._strays, *self._due()]
 
     @property
     def log_bytes(self) -> int:
@@ -242,12 +242,16 @@ class LiveShard:
         """Return the stamp of the last push: it and all before it are seen, and as durable as pushes are.
 
         Whoever asks reads all rows of a table next, so its files are looked at, and what is damaged is quarantined.
+
+        Raises:
+            LimitExceeded, Unavailable: The log cannot be written now.
         """
         if (found := self.tables.get(LiveName(model, lineage, table))) is not None:
             with suppress(CorruptData):
                 self.files.check(found, self._check_not_closing)
-        # Between two groups: what is shown and not on disk yet may vanish, and its stamp be another push's then.
-        return self._pushes.run(lambda: self._commits.last_stamp)
+        # Between two groups, and synced, also where that failed before: what is shown and not on disk yet may vanish,
+        # and its stamp be another push's then.
+        return self._pushes.run(self._commits.note)
 
     def fold_files(self, model: str, lineage: int, table: str) -> Sequence[Base]:
         """Return the files that pushed rows of a table may lie in."""
@@ -487,8 +491,8 @@ class LiveShard:
     def _lost(self, name: LiveName) -> str:
         kept = self._settings.durability is not Durability.MEMORY
         why = "are not in its log, which is gone" if kept else "went with its process (--push-durability memory)"
-        if self._unread is not None:
-            why = f"may be in the log in {self._unread}, which --push-durability memory does not read"
+        if self.tables.unread is not None:
+            why = f"may be in the log in {self.tables.unread}, which --push-durability memory does not read"
         return (
             f"{name}: rows that were pushed to this shard {why}; the table does not answer for its slots here until a"
             " new lineage is published: a full version that follows nothing, which is pushed to anew"

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from ringpull.ps.errors import CorruptData
@@ -43,6 +44,8 @@ class LiveTables:
         """Why pushed rows cannot be read; empty: they can. Then no live table of this shard answers."""
         self.missing: frozenset[LiveName] = frozenset()
         """Tables that had pushed rows, of which there is no log here."""
+        self.unread: Path | None = None
+        """Folder of a log that is not read, as pushes are in memory now; None: there is none."""
         self.logged: set[LiveName] = set()
         """Tables that the log names, whether they have rows or are to have some."""
         self.quarantined: dict[LiveName, frozenset[int]] = {}
@@ -225,3 +228,22 @@ class LiveTables:
     def answers(self, name: LiveName) -> bool:
         """Return whether a table can be answered for: all that was pushed to it is here."""
         return not self.damage and name not in self.missing
+
+    def not_shown(self, lineages: Collection[tuple[str, int]]) -> list[str]:
+        """Return a sentence for each table with pushed rows of which no version is served as one that takes pushes, or
+        for the log that is not read, unless those are named that miss rows of it.
+
+        Args:
+            lineages: Models and lineages of which versions are open: rows of others are forgotten soon.
+        """
+        if self.unread is not None and not self.missing:
+            return [
+                f"the log in {self.unread} is not read with --push-durability memory: rows that were pushed to this"
+                " shard before are kept there and not shown"
+            ]
+        return [
+            f"{name}: {table.rows} rows that were pushed to this shard are kept and not shown, as the table is served"
+            f" without taking pushes now: serve with --live {name.model}/{name.table}"
+            for table in self.all()
+            if table.rows and not table.versions and ((name := table.name).model, name.lineage) in lineages
+        ]

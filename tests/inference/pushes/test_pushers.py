@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread
 import os
 import threading
 from typing import Any
@@ -17,9 +18,11 @@ from ringpull.inference.client.lanes import Lanes
 from ringpull.inference.client.push_progress import NamelessWriters, PushProgress
 from ringpull.inference.client.pusher import AsyncPusher, Pusher
 from ringpull.inference.push_answer import PushAnswer, PushStamp
+from ringpull.inference.push_request import nameless_writer
 from ringpull.inference.wire.keyed_rows import KeyedRows
 from ringpull.inference.wire.push_codec import PushTarget
 from ringpull.ps.errors import InvalidInput, RingpullError, StaleNumber, Unavailable
+from ringpull.ps.wire.push_messages import NAMELESS
 from tests.inference.pushes.fake_shards import FakeShards, expected
 
 TARGET = PushTarget(model="ranker", table="")
@@ -224,6 +227,43 @@ async def test_what_is_closed_may_be_closed_again() -> None:
         pusher.push("user", [1], [[1.0, 2.0]])
 
 
+async def test_nobody_waits_for_a_pusher_that_was_left_by_an_error() -> None:
+    """Neither who waits for room or for acknowledgements then, nor who asks later: what was out is given up."""
+    sent = asyncio.Event()
+
+    async def send(message: Any, timeout_s: float | None) -> PushAnswer:
+        sent.set()
+        return await asyncio.get_running_loop().create_future()
+
+    pusher, waiting = AsyncPusher(send, progress(), None, max_held_bytes=1), []
+
+    async def left() -> None:
+        async with pusher:
+            await pusher.push("user", [1], [[1.0, 2.0]])
+            waiting.append(asyncio.ensure_future(pusher.flush()))
+            waiting.append(asyncio.ensure_future(pusher.push("user", [2], [[1.0, 2.0]])))
+            await sent.wait()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await left()
+    waiting += [asyncio.ensure_future(call()) for call in (pusher.flush, pusher.close)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [task.done() and str(task.exception()) for task in waiting] == ["the pusher was left by an error: "] * 4
+
+
+def test_threads_push_on_when_the_main_one_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter waits for them, and executors take nothing more from then on."""
+    shards = FakeShards()
+    with Pusher(shards.send, progress(), None) as pusher:
+        pusher.push("user", [1], [[1.0, 2.0]])
+        assert pusher.flush().rows == 1
+        monkeypatch.setattr(concurrent.futures.thread, "_shutdown", True)
+        pusher.push("user", [2], [[1.0, 2.0]])
+        assert pusher.flush().rows == 1
+
+
 def test_a_forked_process_pushes_as_another_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the numbers of its parent its pushes would be taken for the parent's, sent again, and not be applied."""
     shards, writers = FakeShards(), NamelessWriters()
@@ -238,6 +278,16 @@ def test_a_forked_process_pushes_as_another_writer(monkeypatch: pytest.MonkeyPat
             for call in (pusher.flush, pusher.close, lambda: pusher.push("user", [1], [[1.0, 2.0]])):
                 with pytest.raises(RingpullError, match="which was forked; make one of another name"):
                     call()
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint64])
+def test_writers_may_be_numbers_of_numpy(kind: type) -> None:
+    made = PushProgress(TARGET, kind(7), 0)
+    made.add("user", KeyedRows.of([1], VECTORS[:1]), None)
+    found = made.next()
+    assert found is not None
+    assert found[1].message().nameless == 7
+    assert nameless_writer(found[1].writer) == NAMELESS | 7
 
 
 @pytest.mark.parametrize("writer", [None, b"x", 1.5, -1, True])
@@ -272,6 +322,24 @@ def test_keys_with_half_a_character_are_refused_and_nothing_is_handed_on(ahead: 
         gate.set()
         pusher.push("texts", ["ok"], [[1.0, 2.0]])
         assert pusher.flush().rows == ahead + 1
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_refused_by_their_place_before_any_goes_out(number: float) -> None:
+    """However many messages they would be cut into, of which the first are well."""
+    shards = FakeShards()
+    rows = np.ones((2_000, 2), np.float32)
+    rows[1_234, 1] = number
+    with Pusher(shards.send, progress(), None) as pusher:
+        with pytest.raises(InvalidInput, match="table user: row 1234, of key 6170, has a number that is NaN or infin"):
+            pusher.push("user", np.arange(2_000) * 5, rows)
+        with pytest.raises(InvalidInput, match="table texts: row 1, of key 'b', has a number that is NaN or infinite"):
+            pusher.push("texts", ["a", "b"], rows[1_233:1_235])
+        with pytest.raises(InvalidInput, match="table blobs: row 1, of key 8, has 1048577 bytes; the most is 1048576"):
+            pusher.push("blobs", [7, 8], [b"", b"x" * ((1 << 20) + 1)])
+        assert (pusher.number, pusher.flush().rows, shards.rows) == (0, 0, {})
+        pusher.push("user", [1], rows[:1])
+        assert pusher.flush().rows == 1
 
 
 async def test_keys_with_half_a_character_are_refused_in_asyncio() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import CorruptData, NotAnswered
+from ringpull.ps.errors import CorruptData, NotAnswered, Unavailable
 from ringpull.ps.live import live_shard
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.live.settings import Durability, LiveSettings
@@ -136,6 +138,25 @@ def test_damaged_folds_and_rows_that_are_missing_are_not_passed_on(
     served.live.confirm([LiveName(MODEL, LINEAGE, "users")])
     with pytest.raises(NotAnswered, match="rows pushed to them are missing"):
         served.shard.newest(ALL)
+
+
+def test_no_stamp_is_told_of_a_push_that_may_vanish(
+    start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be that of another push after a crash, which a version with that stamp would hide."""
+    served = start()
+    served.push(push_of([5], row(1)))
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdatasync", failing)
+        with pytest.raises(Unavailable, match="broken"):
+            served.push(push_of([5], row(2)))
+        with pytest.raises(Unavailable, match="broken"):
+            stamp_of(served)
+    assert stamp_of(served) == served.live.tables.all()[0].last_stamp
 
 
 def test_it_is_told_when_a_table_has_so_many_pushed_rows_that_compaction_is_due(

@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,26 @@ def test_without_a_data_folder_only_memory_takes_pushes(served: Callable[..., Se
         served(folder=None).push(push_of([5], row(1)))
     shard = served(LiveSettings(durability=Durability.MEMORY), folder=None)
     shard.push(push_of([5], row(1)))
+    assert shard.rows([5]).tolist() == [[1] * DIM]
+
+
+def test_rows_of_a_table_that_takes_no_pushes_any_more_are_named(served: Callable[..., Served]) -> None:
+    """Whoever serves it without `--live` sees it as it was exported, and is told that there is more."""
+    shard = served()
+    shard.push(push_of([5, 6], np.stack([row(1)[0], row(2)[0]])))
+    assert shard.live.warnings() == []
+    plain = replace(placed(shard.table.folder), live=frozenset())
+    shard.shard.retire(MODEL, VERSION)
+    shard.live.keep({})
+    assert shard.live.warnings() == []
+    shard.open(plain)
+    assert shard.rows([5]).tolist() != [[1] * DIM]
+    [told] = shard.live.warnings()
+    assert "2 rows that were pushed to this shard are kept and not shown" in told
+    assert f"--live {MODEL}/users" in told
+    shard.shard.retire(MODEL, VERSION)
+    shard.open(placed(shard.table.folder))
+    assert shard.live.warnings() == []
     assert shard.rows([5]).tolist() == [[1] * DIM]
 
 
@@ -358,7 +379,9 @@ def test_a_log_that_is_not_read_as_pushes_are_in_memory_now_is_named(
     """It is not said that its rows are gone."""
     served().push(push_of([5], row(1)))
     shard = served(LiveSettings(durability=Durability.MEMORY))
-    shard.live.confirm([LiveName(MODEL, LINEAGE, "users")])
+    [told] = shard.live.warnings()
+    assert f"the log in {tmp_path / 'shard-0.live'} is not read with --push-durability memory" in told
+    shard.live.confirm([LiveName(MODEL, LINEAGE, "users")])  # which the coordinator remembers, perhaps
     [told] = shard.live.warnings()
     assert f"may be in the log in {tmp_path / 'shard-0.live'}, which --push-durability memory does not read" in told
     with pytest.raises(NotAnswered):
