@@ -14,6 +14,7 @@ from ringpull.ps.live.record import NOT_OPENED, OF_VERSION, UNSERVED, LiveName, 
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.live.stamp import EPOCH_SHIFT
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.refusals import NotOpened
 from ringpull.ps.store.base import Base
 from tests.ps.live.pushing import EPOCH, LINEAGE, RING, placed, push_of
 from tests.ps.live.rolled import Delta, Rolled, identity, pushed_once
@@ -148,6 +149,11 @@ def test_a_process_is_told_which_publish_brings_a_version(tmp_path: Path) -> Non
         return process._shard.state.versions[MODEL, VERSION].publish
 
     assert [prepared(each) for each in (2, 2, 3)] == [2, 2, 3]
+    broken = replace(placed(tmp_path / "none"), version=VERSION + 1, publish=4)
+    with pytest.raises(NotOpened):
+        process.prepare([replace(placed(table.folder), publish=4), broken])
+    assert process._shard.state.versions[MODEL, VERSION].publish == 4
+    assert prepared(3) == 3
     process.assign(EPOCH, [RING], [(MODEL, VERSION)])
     assert [prepared(each) for each in (0, 4)] == [3, 3], "it is to be served, and was opened by then"
     process.stop()
