@@ -239,13 +239,14 @@ class ShardProcess:
             self._last_prepare = job
         try:
             with frequent_switches():
+                # First: others that cannot be opened are no matter to those that are open already.
+                for placement in filter(self._shard.holds, placements):
+                    self._shard.bring(placement)
                 if self._copies is None:
                     self._open_all(placements, job)
                 else:
                     self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
-                for placement in placements:
-                    self._shard.bring(placement)
                 freeze_loaded()
         except BaseException as exc:
             if isinstance(exc, RingpullError) and not isinstance(exc, Cancelled):

@@ -132,12 +132,27 @@ class Pusher:
     def _pump(self) -> None:
         while (found := self._progress.next()) is not None:
             self._out += 1
-            try:
-                self._senders.submit(self._carry, *found)
-            except RuntimeError:  # The main thread has ended: executors take nothing more, and others push on.
-                threading.Thread(target=self._carry, args=found, name="push").start()
+            self._hand_to_sender([found])
 
-    def _carry(self, outgoing: Outgoing, push: SinglePush) -> None:
+    def _hand_to_sender(self, one: list[tuple[Outgoing, SinglePush]]) -> None:
+        """Have a thread carry the one message of a list, which whoever carries it takes out."""
+        try:
+            self._senders.submit(self._carry, one)
+        except RuntimeError:
+            # The main thread has ended: executors take nothing more, and others push on. Or there is no thread more, in
+            # which case the executor may have the message all the same.
+            try:
+                threading.Thread(target=self._carry, args=(one,), name="push").start()
+            except RuntimeError as exc:  # nor is there one for this, as in Python 3.12 once the main thread has ended
+                if (taken := _take(one)) is not None:
+                    self._out -= 1
+                    self._progress.ended(taken[0], RingpullError(f"no thread could be started to push: {exc}"))
+                    self._changed.notify_all()
+
+    def _carry(self, one: list[tuple[Outgoing, SinglePush]]) -> None:
+        if (taken := _take(one)) is None:
+            return
+        outgoing, push = taken
         ended: PushAnswer | RingpullError
         try:
             ended = self._send(push, self._timeout_s)
@@ -167,6 +182,14 @@ class Pusher:
             self._progress.error = self._progress.error or RingpullError(why)
             self._changed.notify_all()
         self._senders.shutdown()
+
+
+def _take(one: list[tuple[Outgoing, SinglePush]]) -> tuple[Outgoing, SinglePush] | None:
+    """Take the one message out of a list; None: another thread has taken it."""
+    try:
+        return one.pop()
+    except IndexError:
+        return None
 
 
 class AsyncPusher:
@@ -278,6 +301,6 @@ class AsyncPusher:
         out, self._out = self._out, set()  # Whoever waits, now or later, waits for none of them any more.
         for task in out:
             task.cancel()
-        await asyncio.gather(*out, return_exceptions=True)
-        async with self._changed:
+        async with self._changed:  # First: waiting for the tasks may be cancelled, too.
             self._changed.notify_all()
+        await asyncio.gather(*out, return_exceptions=True)

@@ -38,6 +38,7 @@ from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
 from ringpull.ps.live.record import (
     OF_VERSION,
+    SERVED,
     UNSERVED,
     LiveName,
     Record,
@@ -337,7 +338,7 @@ class Folding:
                 for identity, stamp in table.opened_before.items():
                     records.append(Record(RecordKind.DELTA, table.name, table.row_bytes, stamp, identity))
                 for key, opened in table.opened.items():
-                    said = UNSERVED if key in table.unserved else OF_VERSION
+                    said = OF_VERSION if opened.publish == SERVED else UNSERVED
                     records.append(delta_record(table.name, table.row_bytes, key, *opened, said))
             self._log.append(records)
             self._tables.were_logged()

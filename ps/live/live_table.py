@@ -115,6 +115,8 @@ class LiveTable:
         """First opening of each delta that names no stamp."""
         self.opened_before: dict[int, int] = {}
         """The same as an earlier build wrote it: the stamp, by the identity of the delta's rows alone."""
+        self.unserved: frozenset[DeltaKey] = frozenset()
+        """Those of open versions that no version has which was served. Replaced whole: it is read without the lock."""
         self._versions: dict[int, _Open] = {}
         self._replaced: set[int] = set()
         """Versions with a directory that no table may have yet."""
@@ -152,11 +154,6 @@ class LiveTable:
         """Versions that are open."""
         return self._versions.keys()
 
-    @property
-    def unserved(self) -> Collection[DeltaKey]:
-        """Keys of the deltas that were opened, and that no version has which was served."""
-        return {key for key, first in self.opened.items() if first.publish != SERVED}
-
     def open_version(
         self,
         version: int,
@@ -192,6 +189,7 @@ class LiveTable:
         self._replaced.add(version)
         parts = () if directory is None else tuple((each.changed, each.gone) for each in deltas)
         self._versions[version] = _Open(directory, parts, tuple(mapped), frozenset(each.key for each in deltas))
+        self._find_unserved()
         return news
 
     def _directory_of(self, deltas: Sequence[OpenDelta], base_includes: int, mapped: list[int]) -> Directory:
@@ -253,6 +251,7 @@ class LiveTable:
         keys = [each.keys for version, each in self._versions.items() if version in versions]
         news = frozenset[DeltaKey]().union(*keys).intersection(self.unserved)
         self.opened |= {key: self.opened[key]._replace(publish=SERVED) for key in news}
+        self.unserved -= news
         return list(news)
 
     def close_version(self, version: int) -> None:
@@ -262,6 +261,11 @@ class LiveTable:
         self._changed |= closed is not None
         for number in closed.segments if closed else ():
             self.segments.drop(number)
+        self._find_unserved()
+
+    def _find_unserved(self) -> None:
+        keys = {key for each in self._versions.values() for key in each.keys}
+        self.unserved = frozenset(key for key in keys & self.opened.keys() if self.opened[key].publish != SERVED)
 
     def newer(self, version: int) -> Newer:
         """Return what is newer than the base of an open version, as it is now and will be until the next growth."""

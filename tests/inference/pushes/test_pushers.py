@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread
 import os
 import threading
 from typing import Any
@@ -225,43 +224,6 @@ async def test_what_is_closed_may_be_closed_again() -> None:
     assert shards.rows == expected(("user", [1, 2], [[1.0, 2.0], [1.0, 2.0]]))
     with pytest.raises(RingpullError, match="is closed"):
         pusher.push("user", [1], [[1.0, 2.0]])
-
-
-async def test_nobody_waits_for_a_pusher_that_was_left_by_an_error() -> None:
-    """Neither who waits for room or for acknowledgements then, nor who asks later: what was out is given up."""
-    sent = asyncio.Event()
-
-    async def send(message: Any, timeout_s: float | None) -> PushAnswer:
-        sent.set()
-        return await asyncio.get_running_loop().create_future()
-
-    pusher, waiting = AsyncPusher(send, progress(), None, max_held_bytes=1), []
-
-    async def left() -> None:
-        async with pusher:
-            await pusher.push("user", [1], [[1.0, 2.0]])
-            waiting.append(asyncio.ensure_future(pusher.flush()))
-            waiting.append(asyncio.ensure_future(pusher.push("user", [2], [[1.0, 2.0]])))
-            await sent.wait()
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        await left()
-    waiting += [asyncio.ensure_future(call()) for call in (pusher.flush, pusher.close)]
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert [task.done() and str(task.exception()) for task in waiting] == ["the pusher was left by an error: "] * 4
-
-
-def test_threads_push_on_when_the_main_one_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter waits for them, and executors take nothing more from then on."""
-    shards = FakeShards()
-    with Pusher(shards.send, progress(), None) as pusher:
-        pusher.push("user", [1], [[1.0, 2.0]])
-        assert pusher.flush().rows == 1
-        monkeypatch.setattr(concurrent.futures.thread, "_shutdown", True)
-        pusher.push("user", [2], [[1.0, 2.0]])
-        assert pusher.flush().rows == 1
 
 
 def test_a_forked_process_pushes_as_another_writer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from ringpull.ps.live.record import NOT_OPENED, OF_VERSION, UNSERVED, LiveName, 
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.live.stamp import EPOCH_SHIFT
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.refusals import NotOpened
 from ringpull.ps.store.base import Base
 from tests.ps.live.pushing import EPOCH, LINEAGE, RING, placed, push_of
 from tests.ps.live.rolled import Delta, Rolled, identity, pushed_once
@@ -121,6 +122,24 @@ def test_a_version_that_is_still_open_from_a_publish_that_was_given_up_counts_as
     rolled.live.close()
 
 
+def test_nobody_looks_again_and_again_for_what_a_publish_that_was_given_up_has_opened(tmp_path: Path) -> None:
+    """Each look between two pushes would cost more with each one; and they are looked at while others are opened."""
+    rolled = pushed_once(tmp_path)
+    [table] = rolled.live.tables.all()
+    for number in (2, 3):
+        rolled.place(number, {number: Delta({7: 2.0}, (), None)}, identity(number))
+        rolled.open(number, publish=number)
+        assert {key.version for key in table.unserved} == {number}
+        rolled.assign([1])
+        assert not table.unserved
+    assert {key.version: first.publish for key, first in table.opened.items()} == {2: 2, 3: 3}
+    rolled.open(3, publish=4)
+    rolled.assign([1, 3])
+    rolled.live._take_served()
+    assert not table.unserved
+    rolled.live.close()
+
+
 def test_a_process_is_told_which_publish_brings_a_version(tmp_path: Path) -> None:
     table = write_table(tmp_path / "users", rows=100, dim=4)
     process = ShardProcess(0, data_dir=tmp_path / "data", metrics=False)
@@ -130,6 +149,11 @@ def test_a_process_is_told_which_publish_brings_a_version(tmp_path: Path) -> Non
         return process._shard.state.versions[MODEL, VERSION].publish
 
     assert [prepared(each) for each in (2, 2, 3)] == [2, 2, 3]
+    broken = replace(placed(tmp_path / "none"), version=VERSION + 1, publish=4)
+    with pytest.raises(NotOpened):
+        process.prepare([replace(placed(table.folder), publish=4), broken])
+    assert process._shard.state.versions[MODEL, VERSION].publish == 4
+    assert prepared(3) == 3
     process.assign(EPOCH, [RING], [(MODEL, VERSION)])
     assert [prepared(each) for each in (0, 4)] == [3, 3], "it is to be served, and was opened by then"
     process.stop()
