@@ -69,12 +69,12 @@ def without_a_turn(threads: PartThreads) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("count", "rows", "alone", "idle", "expected"),
     [
-        (2, 128, True, 1, 2),
-        (2, 128, True, 8, 2),
-        (2, 128, True, 0, 1),  # somebody else has the cores
-        (2, 128, False, 8, 1),  # another request of this head is to have them
+        (2, 256, True, 1, 2),
+        (2, 256, True, 8, 2),
+        (2, 256, True, 0, 1),  # somebody else has the cores
+        (2, 256, False, 8, 1),  # another request of this head is to have them
         (2, 1, True, 8, 1),
-        (2, 2 * MIN_PART_ROWS - 1, True, 8, 1),  # a wake-up takes as long
+        (2, 2 * MIN_PART_ROWS - 1, True, 8, 1),  # halves would take as long as the whole
         (2, 2 * MIN_PART_ROWS, True, 8, 2),
         (2, 16_384, True, 8, 2),
         (4, 16_384, True, 8, 4),
@@ -96,7 +96,7 @@ def test_a_small_batch_costs_no_look_at_the_cores() -> None:
     never = PartThreads(2, alone=lambda: True, idle_cores=asked)
     assert never.threads_for(1) == 1
     others = PartThreads(2, alone=lambda: False, idle_cores=asked)
-    assert others.threads_for(128) == 1
+    assert others.threads_for(256) == 1
     never.close()
     others.close()
 
@@ -113,11 +113,11 @@ def test_parts_are_all_rows_once_and_of_one_size(rows: int, count: int) -> None:
 @pytest.mark.parametrize(
     ("rows", "parts"),
     [
-        (64, [32, 32]),
-        (65, [32, 33]),
-        (96, [64, 32]),
-        (127, [64, 63]),
-        (128, [64, 64]),
+        (255, [255]),
+        (256, [128, 128]),
+        (257, [128, 129]),
+        (288, [160, 128]),
+        (319, [160, 159]),
         (500, [256, 244]),
         (513, [256, 257]),  # as they are in one thread
         (1_111, [370, 370, 371]),
@@ -130,7 +130,7 @@ def test_parts_for_two_threads_begin_where_kernels_begin_anew(threads: Made, row
 
 def test_two_threads_compute_at_the_same_time(threads: Made) -> None:
     both = threading.Barrier(2)
-    ran = run_parts(lambda part: (both.wait(), threading.get_ident())[1], 128, 512, threads())
+    ran = run_parts(lambda part: (both.wait(), threading.get_ident())[1], 256, 512, threads())
     assert len(ran) == len(set(ran)) == 2
     assert threading.get_ident() in ran
 
@@ -157,8 +157,8 @@ def test_the_first_part_that_fails_is_raised_when_no_part_runs_any_more(threads:
         raise ValueError(part.start)
 
     with pytest.raises(ValueError, match=r"^0$"):
-        run_parts(fail, 128, 512, threads())
-    assert sorted(ended) == [0, 64]
+        run_parts(fail, 256, 512, threads())
+    assert sorted(ended) == [0, 128]
 
 
 def test_after_a_part_that_failed_none_is_begun(threads: Made) -> None:
@@ -200,7 +200,7 @@ def inputs_of(widths: list[int], rows: int) -> list[ProgramTensor]:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("rows", [1, 63, 64, 65, 128, 1_111])
+@pytest.mark.parametrize("rows", [1, 128, 255, 256, 300, 1_111])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_scores_of_torch_are_those_of_one_thread(
     of_torch: Path, threads: Made, rows: int, precision: Precision
@@ -214,7 +214,7 @@ def test_scores_of_torch_are_those_of_one_thread(
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("rows", [1, 63, 64, 65, 128, 1_111])
+@pytest.mark.parametrize("rows", [1, 128, 255, 256, 300, 1_111])
 def test_scores_of_onnxruntime_are_as_in_one_thread(tmp_path: Path, threads: Made, rows: int) -> None:
     version = onnx_models.write(tmp_path / "ranker").path
     manifest = Manifest.load(version)
@@ -269,7 +269,7 @@ def test_heads_of_one_quota_share_it(
     monkeypatch.setattr(allowance, "idle_cores", partial(allowance.idle_cores, root=tmp_path))
     dense = DenseThreads(HeadConfig(dense_threads=None), lambda: True)
     assert dense.parts is not None
-    assert dense.parts.threads_for(128) == threads
+    assert dense.parts.threads_for(256) == threads
     dense.close()
 
 
