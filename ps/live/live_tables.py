@@ -238,8 +238,8 @@ class LiveTables:
         """
         if self.unread is not None and not self.missing:
             return [
-                f"the log in {self.unread} is not read with --push-durability memory: rows that were pushed to this"
-                " shard before are kept there and not shown"
+                f"the log in {self.unread} is not read with --push-durability memory: what was pushed to this shard"
+                " before, if anything was, is kept there and not shown"
             ]
         return [
             f"{name}: {table.rows} rows that were pushed to this shard are kept and not shown, as the table is served"

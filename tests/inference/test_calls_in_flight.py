@@ -78,8 +78,10 @@ async def is_refused(channel: grpc.aio.Channel) -> None:
 async def test_overdue_bodies_over_http_let_no_more_calls_of_grpc_in(
     served: Served, http: HttpServed, channel: grpc.aio.Channel, receiving: Receiving
 ) -> None:
-    writers = [(await http.raw(POST + b"half"))[1] for _ in range(2 * MOST)]
-    await until(lambda: receiving.overdue == 2 * MOST)
+    writers = []
+    for _ in range(2 * MOST):  # One after the other: until they are overdue they have a place, as any call.
+        writers.append((await http.raw(POST + b"half"))[1])
+        await until(lambda: receiving.overdue == len(writers))
     calls = await in_flight(channel, receiving, MOST)
     await is_refused(channel)
     served.router.gate.set()
