@@ -110,13 +110,18 @@ def _with_ranks(ring: Ring, ranks: int) -> Ring:
 
 
 def _placements_of(
-    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None, **options: Hashable
+    shard: int,
+    specs: Sequence[DeploymentSpec],
+    sources: StreamSources | None,
+    *,
+    publishes: Mapping[tuple[str, int], int],
+    **options: Hashable,
 ) -> tuple[VersionPlacement, ...]:
     live = None if sources is None else (_part(sources.spec), tuple(sources.live.items()))
-    key = ("placements", shard, tuple(map(_part, specs)), live, tuple(options.items()))
+    key = ("placements", shard, tuple(map(_part, specs)), live, tuple(publishes.items()), tuple(options.items()))
     found = _kept.get(key)
     if found is None:
-        found = _kept[key] = (None, placements_of(shard, specs, sources, **options))
+        found = _kept[key] = (None, placements_of(shard, specs, sources, publishes=publishes, **options))
     return found[1]  # type: ignore[no-any-return]
 
 
