@@ -434,8 +434,9 @@ class ShardTables:
             tables[table] = ServedTable(made, made, every, None, 0, 0, counts, grown)
         opened = OpenVersion(identity, {}) if before is None else replace(before, identity=identity)
         if placed is not None:
-            opened = replace(opened, lineage=placed.lineage, live=placed.live, includes=placed.includes)
-            opened = replace(opened, publish=placed.publish)
+            opened = replace(
+                opened, lineage=placed.lineage, live=placed.live, includes=placed.includes, publish=placed.publish
+            )
         now = {table: self._now(model, version, opened, table, each) for table, each in tables.items()}
         self._put(model, version, now, opened)
 

@@ -37,9 +37,6 @@ from ringpull.ps.live.live_tables import LiveTables
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.numbers import Numbers
 from ringpull.ps.live.record import (
-    OF_VERSION,
-    SERVED,
-    UNSERVED,
     LiveName,
     Record,
     RecordKind,
@@ -331,15 +328,13 @@ class Folding:
                 )
         with self._tables.lock:
             records.append(stamps_record(self._tables.given.runs, self._log.last_stamp))
-            # These first, as what follows is newer. Files that stay say of some deltas that they were opened, which
-            # have been taken back since: nothing else says so.
+            # These first, as what follows is newer.
             records.extend(self._tables.unlogged)
             for table in names.values():
                 for identity, stamp in table.opened_before.items():
                     records.append(Record(RecordKind.DELTA, table.name, table.row_bytes, stamp, identity))
                 for key, opened in table.opened.items():
-                    said = OF_VERSION if opened.publish == SERVED else UNSERVED
-                    records.append(delta_record(table.name, table.row_bytes, key, *opened, said))
+                    records.append(delta_record(table.name, table.row_bytes, key, *opened))
             self._log.append(records)
             self._tables.were_logged()
         self._log.sync()

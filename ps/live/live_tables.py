@@ -15,16 +15,7 @@ from typing import Final
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
-from ringpull.ps.live.record import (
-    OF_VERSION,
-    SERVED,
-    UNSERVED,
-    DeltaKey,
-    LiveName,
-    Record,
-    delta_record,
-    stamps_record,
-)
+from ringpull.ps.live.record import DeltaKey, LiveName, Record, delta_record, stamps_record
 from ringpull.ps.live.settings import NEWER_MEMORY_BYTES
 from ringpull.ps.live.stamp import NO_STAMP, GivenStamps
 from ringpull.ps.store.newer.budget import Budget
@@ -221,9 +212,7 @@ class LiveTables:
     def _note(self, table: LiveTable, keys: Collection[DeltaKey]) -> None:
         """Have it in the log when deltas were first opened."""
         for key in keys:
-            first = table.opened[key]
-            number = OF_VERSION if first.publish == SERVED else UNSERVED
-            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *first, number))
+            self._unlogged.append(delta_record(table.name, table.row_bytes, key, *table.opened[key]))
 
     def answers(self, name: LiveName) -> bool:
         """Return whether a table can be answered for: all that was pushed to it is here."""

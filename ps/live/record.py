@@ -86,7 +86,7 @@ OF_VERSION, NOT_OPENED, OF_STAMPS, UNSERVED = 1, 2, 3, 4
 """Numbers of DELTA records; 0: by an earlier build."""
 
 SERVED, UNNAMED = 0, 1
-"""In place of the number of a publish: there is none any more; it is not known."""
+"""Values in place of the number of a publish: there is none any more; it is not known."""
 
 
 class LiveName(NamedTuple):
@@ -138,17 +138,15 @@ class DeltaKey(NamedTuple):
     """Identity of the keys that went; 0: there are none."""
 
 
-def delta_record(
-    name: LiveName, row_bytes: int, key: DeltaKey, stamp: int, made: int, publish: int, number: int
-) -> Record:
+def delta_record(name: LiveName, row_bytes: int, key: DeltaKey, stamp: int, made: int, publish: int) -> Record:
     """Return the record that says after which push a delta was first opened.
 
     Args:
         made: Identity of the version that brought it; 0: not known.
         publish: Publish that opened it, while no version that has it was served; `SERVED`: one was.
-        number: `UNSERVED` while none was, then `OF_VERSION`.
     """
-    said = np.array([key.version, key.gone, made, *([] if publish == SERVED else [publish])], np.uint64)
+    number, more = (OF_VERSION, []) if publish == SERVED else (UNSERVED, [publish])
+    said = np.array([key.version, key.gone, made, *more], np.uint64)
     return Record(RecordKind.DELTA, name, row_bytes, stamp, key.changed, number, said)
 
 
