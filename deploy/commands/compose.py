@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -15,7 +14,7 @@ from ringpull.deploy.commands.importing.schema_file import read_schema_file
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.signals import StopSignals
-from ringpull.deploy.view.console import out, print_json, print_line
+from ringpull.deploy.view.console import out, print_json, print_written
 from ringpull.extras import needing
 
 
@@ -77,10 +76,10 @@ def compose(
             report = composed(
                 out_dir, number, score=given, interests=interests, schema=features, name=name, quiet=True, **tables
             )
-    folder = str(out_dir / str(number))
+    folder = out_dir / str(number)
     if not as_json:
         report.print(out)
-        print_line(f"composed {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
+        print_written("composed", folder)
         return
     written = [{"table": each.name, "features": list(each.features), "rows": each.rows} for each in report.tables]
-    print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": written})
+    print_json({"model": report.manifest.model, "version": number, "folder": str(folder), "tables": written})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -17,7 +16,7 @@ import typer
 from ringpull.deploy.commands.options import AsJson, Includes
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.signals import StopSignals
-from ringpull.deploy.view.console import print_json, print_line
+from ringpull.deploy.view.console import print_json, print_written
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.ps.live.stamp import stamps_in
@@ -173,7 +172,7 @@ def _export(
 
 def _tell(report: ExportReport, number: int, folder: Path, *, as_json: bool) -> None:
     if not as_json:
-        print_line(f"exported {folder}; serve it with: ringpull serve {shlex.quote(str(folder.parent))}")
+        print_written("exported", folder)
         return
     print_json(
         {

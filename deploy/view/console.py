@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from rich.console import Console
@@ -51,6 +53,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return value
+
+
+def print_written(done: str, folder: Path) -> None:
+    """Print what was done, such as `exported`, where the version is, and the command that serves it, for a shell."""
+    print_line(f"{done} {folder}; serve it with: ringpull serve {shlex.quote(str(folder.parent))}")
 
 
 def warn(text: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from ringpull.deploy.view.console import print_json, print_line
+from ringpull.deploy.view.console import print_json, print_line, print_written
 
 if TYPE_CHECKING:
     from ringpull.inference.export.report import ExportReport
@@ -27,7 +26,7 @@ def print_import(report: ExportReport, out_dir: Path, *, as_json: bool) -> None:
     """Print where a version was written, behind the report that the import printed itself; or all of it as JSON."""
     folder = out_dir / str(report.manifest.version)
     if not as_json:
-        print_line(f"imported {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
+        print_written("imported", folder)
         return
     print_json(
         {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from ringpull.deploy.commands.importing.options import OutDir, Version
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.view.console import print_json, print_line
+from ringpull.deploy.view.console import print_json, print_written
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import ALL, NAME_PATTERN, VECTOR_TYPES, KeyType, OnUnavailable
@@ -187,15 +186,15 @@ def table(
         number = max(versions(out_dir), default=0) + 1 if version is None else version
         report = import_tables(opened, out_dir, number, name=name, options=options, quiet=as_json)
         described = {each: source.described for each, source in opened.items()}
-    folder = str(out_dir / str(number))
+    folder = out_dir / str(number)
     if not as_json:
-        print_line(f"imported {folder}; serve it with: ringpull serve {shlex.quote(str(out_dir))}")
+        print_written("imported", folder)
         return
     written = [
         {"table": each.name, "read": described[each.name], **{field: getattr(each, field) for field in _WRITTEN}}
         for each in report.tables
     ]
-    print_json({"model": report.manifest.model, "version": number, "folder": folder, "tables": written})
+    print_json({"model": report.manifest.model, "version": number, "folder": str(folder), "tables": written})
 
 
 def _given_sources(sources: Sequence[str] | None, out_dir: Path) -> Sequence[str]:
