@@ -96,7 +96,7 @@ class Loan:
         self.frames = 0
         """Pushes that were read."""
         self.served_s = 0.0
-        """When it was read last: those that wait longest come first."""
+        """Time at which it was read last: those that wait longest come first."""
 
     # -- in the push thread -------------------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class Loans:
         self.owing: list[Loan] = []
         """Those with answers that were not sent."""
         self.looked_s = time.monotonic()
-        """When the thread looked last; infinite: it does nothing else."""
+        """Time at which the thread looked last; infinite: it does nothing else."""
 
     def add(self, loan: Loan) -> None:
         """Take a loan; the thread is to be woken.

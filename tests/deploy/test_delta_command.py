@@ -60,7 +60,7 @@ def test_what_changed_is_written_and_told(models: Path) -> None:
 def test_a_delta_that_is_ended_by_sigterm_leaves_nothing_behind(
     models: Path, ringpull: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As whoever runs jobs ends them: a hidden folder would stay, of which nobody knows."""
+    """SIGTERM is how whoever runs jobs ends them: a hidden folder would stay, of which nobody knows."""
     monkeypatch.setattr(Manifest, "save", lambda manifest, folder: signal.raise_signal(signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the command does not look after SIGTERM"))
     try:

@@ -86,7 +86,7 @@ def test_versions_count_up(source_folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_export_that_is_ended_by_sigterm_leaves_nothing_behind_and_one_that_is_done_says_what_to_paste(
     source_folder: Path, monkeypatch: pytest.MonkeyPatch, ringpull: Run
 ) -> None:
-    """As whoever runs jobs ends them: a hidden folder of all tables would stay, of which nobody knows."""
+    """SIGTERM is how whoever runs jobs ends them: a hidden folder of all tables would stay, of which nobody knows."""
     monkeypatch.chdir(source_folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_model", raising=False)  # of another test

@@ -124,7 +124,7 @@ def test_parts_are_all_rows_once_and_of_one_size(rows: int, count: int) -> None:
     ],
 )
 def test_parts_for_two_threads_begin_where_kernels_begin_anew(threads: Made, rows: int, parts: list[int]) -> None:
-    """So that they give the bits of one thread, on processors whose kernels take no more rows at a time."""
+    """Parts give the bits of one thread so, on processors whose kernels take no more rows at a time."""
     assert run_parts(lambda part: part.stop - part.start, rows, 512, threads()) == parts
 
 

@@ -115,7 +115,7 @@ def test_a_message_goes_once_where_no_thread_more_can_be_started(
 
 
 def test_nobody_waits_for_a_message_that_no_thread_carries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from Python 3.12 on, where threads push when the main one has ended."""
+    """Python 3.12 and later starts none, where threads push when the main one has ended."""
     pusher = Pusher(FakeShards().send, progress(), None)
 
     def failing(*work: Any) -> None:

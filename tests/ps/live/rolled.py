@@ -32,7 +32,7 @@ class Delta:
     rows: Mapping[int, float]
     gone: tuple[int, ...]
     includes: int | None
-    """As the version says it; None: it says none."""
+    """Stamp that the version says; None: it says none."""
     meant: int | None = None
     """Pushes, by how many there were, that it goes before; None: those until its version was first opened."""
 
