@@ -7,7 +7,7 @@ folder without a manifest is not complete, and is ignored. URLs are those that f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -57,14 +57,18 @@ FLIPS: Final = 5
 
 
 def choose_versions(
-    folders: Iterable[str | Path], replicas: Sequence[str] = (), live: Sequence[str] = ()
+    folders: Iterable[str | Path],
+    replicas: Sequence[str] = (),
+    live: Sequence[str] = (),
+    choose: Callable[[str | Path], PlacedVersion] | None = None,
 ) -> tuple[PlacedVersion, ...]:
-    """Return the highest complete version below each model folder.
+    """Return the version to serve below each model folder.
 
     Args:
         folders: Model folders or their URLs, in the order given by the user.
         replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: overrides the number that was exported.
         live: `TABLE` or `MODEL/TABLE` each, which takes pushes as well as those that were exported so.
+        choose: Returns the version for a folder; None: `newest_version`.
 
     Raises:
         InvalidInput: A folder is not a model's, two models or two tables have one name, or `replicas` or `live` names
@@ -72,7 +76,7 @@ def choose_versions(
         CorruptData: A manifest is damaged.
         Unavailable: A URL cannot be read now.
     """
-    chosen = tuple(newest_version(folder) for folder in folders)
+    chosen = tuple(map(choose or newest_version, folders))
     names = [version.model for version in chosen]
     for name in names:
         if names.count(name) > 1:
@@ -122,6 +126,19 @@ def newest_version(model_dir: str | Path, known: Sequence[PlacedVersion] = ()) -
     if not complete:
         raise InvalidInput(_none_complete(where, numbered(RemoteFolder(where))))
     return _place_at(version_at(where, complete[-1]), known)
+
+
+def version_below(model_dir: str, number: int) -> PlacedVersion:
+    """Return one complete version of a model, given its folder or URL.
+
+    Raises:
+        NotFound: It is not there, or not complete.
+        InvalidInput: The folder has that number twice, or it follows a version that is not there.
+        CorruptData: Its manifest is damaged.
+        OtherContent: It follows a version that is another one by now.
+        Unavailable: It cannot be read now.
+    """
+    return _place_at(version_at(model_dir, number))
 
 
 def absolute(folder: str | Path) -> str:

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from ringpull.ps.tls import check_tls
 
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
+    from ringpull.router.control.deployment_spec import PlacedVersion
 
 CHECK_INTERVAL_S: Final = 1.0
 """Interval at which a foreground `serve` looks whether its heads live, and whether somebody leads."""
@@ -46,7 +47,7 @@ Models = Annotated[
     typer.Argument(
         metavar="MODEL_DIR",
         help="Folders NAME/ with NAME/VERSION/ in them, or their URLs (s3://bucket/NAME, any that fsspec knows);"
-        " the highest complete version is served.",
+        " the highest complete version is served, or with a --state-dir the one that was live.",
     ),
 ]
 Replicas = Annotated[
@@ -97,7 +98,9 @@ def serve(
         config = built(
             ServeConfig,
             given,
-            versions=choose_versions(_folders(models or (), head), replicas or (), live or ()),
+            versions=choose_versions(
+                _folders(models or (), head), replicas or (), live or (), _chooser(state, head, told=background)
+            ),
             asked_live=bool(live),
             head=head,
             state_dir=state.folder,
@@ -111,6 +114,23 @@ def serve(
                 _leave_on_ray(config, state)
             else:
                 _serve_here(config, signals, state)
+
+
+def _chooser(state: _State, head: HeadConfig, *, told: bool) -> Callable[[str | Path], PlacedVersion] | None:
+    """Return what chooses the version to serve: what was live, where a state is there; None: the highest.
+
+    Args:
+        told: Whether somebody else tells which it is, and why.
+    """
+    if state.made is not None:
+        return None
+    from ringpull.deploy.live_before import LiveBefore
+    from ringpull.router.control.state_files import open_files
+    from ringpull.router.control.state_store import StateStore
+
+    left = StateStore(open_files(state.folder)).left_behind()
+    quiet: Callable[[str], None] = lambda _: None  # noqa: E731
+    return LiveBefore(left, watched=head.watch_s > 0, say=quiet if told else say, warn=quiet if told else warn).choose
 
 
 def _folders(given: Sequence[str], head: HeadConfig) -> list[str]:

@@ -115,14 +115,16 @@ class CoordinatorState:
     pushed: Mapping[int, tuple[PushedTable, ...]] = field(default_factory=dict, metadata=left_out())
     """Tables that have pushed rows, or may have, by shard: see `pushed_tables`."""
     before: DeploymentSpec | None = field(default=None, metadata=left_out())
-    """Spec of the deployment that left these pushed rows behind, until one serves here."""
+    """Spec of the deployment before on the same folder, which left these pushed rows behind, until one serves here."""
 
     @property
     def left_behind(self) -> CoordinatorState:
-        """What the next deployment on the same folder has to know: where there are pushed rows."""
-        if not self.pushed:
-            return CoordinatorState()
-        return CoordinatorState(pushed=self.pushed, before=self.before if self.spec is None else self.spec)
+        """What the next deployment on the same folder has to know: what was live, and where there are pushed rows."""
+        change = self.change
+        served = self.spec if change is None or change.phase.reversible else change.target
+        served = self.before if served is None else served
+        highest = replace(self, spec=served).highest_live
+        return CoordinatorState(pushed=self.pushed, before=served, went_live=tuple(sorted(highest.items())))
 
     @property
     def highest_live(self) -> dict[str, int]:

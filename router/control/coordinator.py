@@ -55,6 +55,7 @@ from ringpull.router.control.events import (
     member_of,
 )
 from ringpull.router.control.head_steps import UNSEEN, for_head
+from ringpull.router.control.live_before import not_gone_on_with, pinned_as_before
 from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.missing_versions import (
     asked_for,
@@ -189,11 +190,11 @@ class Coordinator:
             id=state.last_id + 1,
             kind=event.kind,
             subject=event.subject,
-            target=as_before(state, event.target),
+            target=pinned_as_before(state, as_before(state, event.target)),
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
             trust_files=event.trust_files,
-            forgets=event.forgets,
+            forgets=(*event.forgets, *not_gone_on_with(state, event.target)),
         )
         # A shard of the target that is being stopped is started again once it has stopped.
         leaving = state.leaving - set(change.target.shards)

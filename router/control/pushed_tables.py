@@ -91,8 +91,9 @@ def as_before(state: CoordinatorState, target: DeploymentSpec) -> DeploymentSpec
     if _moves(before, target, names):
         raise UnmetCondition(
             f"rows were pushed to {_tables(names)} by the deployment before, of {len(before.shards)} shards, and lie"
-            f" where its shards had them: serve with --shards {len(before.shards)} and one copy of these tables; or a"
-            " full version that follows nothing; or with another --state-dir, to do without what is not found then"
+            f" where its shards had them: serve with --shards {len(before.shards)} and one copy of these tables, and"
+            " publish a full version that follows nothing to have others; or serve with another --state-dir, to do"
+            " without what is not found then"
         )
     return target
 

@@ -115,6 +115,16 @@ class StateStore:
         """
         return self._owner(self._names())
 
+    def left_behind(self) -> CoordinatorState:
+        """Return what the deployment that had the folder last leaves to the next one; changes nothing.
+
+        Raises:
+            StartupError: The folder cannot be read.
+            CorruptData: No state in it can be read.
+        """
+        saved, _ = self._newest()
+        return CoordinatorState() if saved is None else saved.state.left_behind
+
     def claim(self, owner: Owner, *, must_exist: bool = True) -> Reign:
         """Begin the next term of a deployment that has the folder.
 
@@ -220,7 +230,7 @@ class StateStore:
         return saved, newest
 
     def _handed_over(self, saved: SavedState, owner: Owner) -> SavedState:
-        """Return what another deployment begins with: no epoch is used twice, and pushed rows are looked for."""
+        """Return what another deployment begins with: it knows of pushed rows and what was live; no epoch is used twice."""
         left, warning = saved.state.left_behind, saved.warning
         released = f"released-{saved.deployment}"
         if left.pushed and released in self._names() and self._content(released) == WITHOUT_ROWS:
@@ -228,7 +238,7 @@ class StateStore:
                 sorted({f"{each.model}/{each.table}" for names in left.pushed.values() for each in names})
             )
             gone = f"rows that were pushed to {tables} went when the deployment before was stopped: they were in memory"
-            left, warning = CoordinatorState(), f"{gone} (--push-durability memory); the rows are as exported"
+            left, warning = replace(left, pushed={}), f"{gone} (--push-durability memory); the rows are as exported"
         state = replace(left, epoch=saved.epochs_to)
         return replace(saved, deployment=owner.deployment, state=state, warning=warning)
 

@@ -28,6 +28,32 @@ def assert_answers(target: str) -> None:
     assert answer.outputs["score"].tolist() == pytest.approx([score(7, ["drama"])])
 
 
+def test_what_was_live_is_served_again(
+    tmp_path: Path, serve: Callable[..., Serving], ringpull: RingpullRun, status_of: StatusOf
+) -> None:
+    """Also by `serve` after `serve`, where nobody publishes in between, and with a watch."""
+    model, state = write_model(tmp_path / "ranker", 1), ("--state-dir", tmp_path / "state")
+    serving = serve(model, *state)
+    write_model(model, 2)
+    for words in (("publish", "ranker/2"), ("rollback", "ranker")):
+        ran = ringpull(*words, "--target", serving.ready["grpc"])
+        assert ran.returncode == 0, ran.stderr
+    assert serving.end() == 0
+
+    for watch in ((), ("--watch", 0.1)):
+        serving = serve(model, *state, *watch)
+        assert "ranker/1 was live, and is served again; 2 is in its folder" in serving.log.read_text()
+        assert "`ringpull publish ranker/2` makes live" in serving.log.read_text()
+        assert [each["version"] for each in status_of(serving.ready["grpc"])["models"]] == [1]
+        if not watch:
+            assert serving.end() == 0
+    # Whoever watches goes on above what had ever been live.
+    write_model(model, 3)
+    until("3 is live", lambda: 3 in [each["version"] for each in status_of(serving.ready["grpc"])["models"]])
+    assert 2 not in [each["version"] for each in status_of(serving.ready["grpc"])["models"]]
+    assert serving.end() == 0
+
+
 def test_a_folder_has_one_deployment_after_the_other(
     model: Path, tmp_path: Path, serve: Callable[..., Serving], ringpull: RingpullRun, status_of: StatusOf
 ) -> None:

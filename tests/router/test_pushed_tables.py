@@ -216,7 +216,7 @@ def test_the_next_deployment_knows_who_had_pushed_rows_and_tells_them() -> None:
     assert (deployment.saved.before, deployment.saved.pushed) == (None, left.pushed)
     deployment = Deployment(of(OTHER, 1), state=left)
     assert deployment.saved.pushed == {}  # of no lineage that is open
-    assert Deployment().saved.left_behind == CoordinatorState()
+    assert Deployment().saved.left_behind.pushed == {}
 
 
 def test_its_shards_are_those_that_have_the_rows() -> None:
