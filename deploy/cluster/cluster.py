@@ -282,12 +282,12 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
     """
     with RaySession(address):
         from ringpull.deploy.cluster.calls import RemoteProcess
-        from ringpull.deploy.cluster.members import actors_in_time, end
+        from ringpull.deploy.cluster.members import actors_in_time, end, in_time
 
         named = actors_in_time(name)
         coordinator, leads = RemoteProcess(coordinator_name(name), timeout_s=RELEASE_TIMEOUT_S), True
-        with suppress(Unavailable, StartupError):
-            coordinator.stop()  # It would make anew what is ended.
+        with suppress(Unavailable, StartupError):  # It would make anew what is ended.
+            in_time(coordinator.stop, "that the coordinator stops", FIND_S + RELEASE_TIMEOUT_S)
             leads = False
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
         # Listed once more, because the coordinator may have started a shard meanwhile.
@@ -297,7 +297,7 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
             end({full_name: handle for full_name, handle in named.items() if full_name != coordinator_name(name)})
             # By the coordinator, since the folder may be one of its machine, and only now that nothing else is left.
             with suppress(Unavailable, StartupError):
-                coordinator.release()
+                in_time(coordinator.release, "that it lets the folder go", FIND_S + RELEASE_TIMEOUT_S)
         end(named)
         return len(named), control_store.address()
 

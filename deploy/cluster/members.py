@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from threading import Thread
 from typing import Any, Final, TypeVar
 
 import ray
@@ -21,6 +19,7 @@ from ringpull.deploy.cluster.actor_spec import NAMESPACE, ActorSpec
 from ringpull.deploy.cluster.actors import HeadActor, ShardActor
 from ringpull.deploy.cluster.calls import find, result
 from ringpull.ps.errors import RingpullError, StartupError, Unavailable
+from ringpull.ps.thread_call import Hangs, begun, outcome
 
 T = TypeVar("T")
 
@@ -131,7 +130,7 @@ def actors_in_time(deployment: str, timeout_s: float | None = None) -> dict[str,
 
 
 def in_time(ask: Callable[[], T], what: str, timeout_s: float) -> T:
-    """Return what is asked of Ray's control store.
+    """Return what is asked of Ray's control store, or of an actor that is found by it.
 
     Where that accepts connections and answers nothing, Ray blocks, and no limit of its own ends that. A thread can be
     left to it.
@@ -142,21 +141,16 @@ def in_time(ask: Callable[[], T], what: str, timeout_s: float) -> T:
     Raises:
         Unavailable: It is gone, fails, or has not answered in time.
     """
-    answer: Future[T] = Future()
 
-    def run() -> None:
-        try:
-            control_store.check()
-            answer.set_result(ask())
-        except BaseException as exc:
-            answer.set_exception(exc)
+    def checked() -> T:
+        control_store.check()
+        return ask()
 
-    Thread(target=run, name="control store", daemon=True).start()
     try:
-        return answer.result(timeout_s)
+        return outcome(begun(checked, name="control store"), timeout_s)
     except RingpullError:
         raise
-    except TimeoutError as exc:
+    except Hangs as exc:
         raise Unavailable(
             f"Ray's control store (GCS) has not said within {timeout_s:g} s {what}: it hangs; end that Ray, or wait"
             " until it answers again"

@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -23,6 +21,7 @@ import fsspec
 from ringpull.ps.errors import InvalidInput, StartupError
 from ringpull.ps.private_files import FILE_MODE, make_private_folder, open_private
 from ringpull.ps.store.file_errors import read_file
+from ringpull.ps.thread_call import Hangs, begun, outcome
 
 T = TypeVar("T")
 
@@ -250,20 +249,10 @@ class PatientFiles:
     def _answer(self, work: Callable[[], T]) -> T:
         if self._hanging is not None and not self._hanging.done():
             raise StartupError(f"{self!r} has not answered for over {self._answer_s:g} s")
-        answer: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(work())
-            except BaseException as exc:
-                answer.set_exception(exc)
-
-        threading.Thread(target=run, name="state files", daemon=True).start()
+        answer = begun(work, name="state files")
         try:
-            return answer.result(self._answer_s)
-        except FutureTimeoutError:
-            if answer.done():  # its own error, by chance of that kind
-                raise
+            return outcome(answer, self._answer_s)
+        except Hangs:
             self._hanging = answer
             raise StartupError(f"{self!r} has not answered for {self._answer_s:g} s") from None
 

@@ -230,7 +230,7 @@ class StateStore:
         return saved, newest
 
     def _handed_over(self, saved: SavedState, owner: Owner) -> SavedState:
-        """Return what another deployment begins with: it knows of pushed rows and what was live; no epoch is used twice."""
+        """Return what another deployment begins with: it knows of pushed rows, what was live, and epochs."""
         left, warning = saved.state.left_behind, saved.warning
         released = f"released-{saved.deployment}"
         if left.pushed and released in self._names() and self._content(released) == WITHOUT_ROWS:

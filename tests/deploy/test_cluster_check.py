@@ -136,6 +136,27 @@ def test_a_stop_does_not_wait_for_ever_for_a_joined_ray_that_hangs(
         stop_joined("127.0.0.1:6379", "ringpull", drain_timeout_s=1.0)
 
 
+def test_nor_for_one_that_hangs_once_it_has_said_which_actors_there_are(
+    monkeypatch: pytest.MonkeyPatch, hangs: Callable[..., Any]
+) -> None:
+    """Whoever asks the coordinator to stop, and later to release the folder, first asks where it is."""
+    asked: list[str] = []
+    monkeypatch.setattr(cluster_module, "FIND_S", 0.05)
+    monkeypatch.setattr(cluster_module, "RELEASE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(members, "actors_of", lambda name: {})
+    monkeypatch.setattr(calls, "find", lambda name: (asked.append(name), hangs()))
+    monkeypatch.setattr(control_store, "is_there", lambda: True)
+    monkeypatch.setattr(control_store, "address", lambda: "127.0.0.1:6379")
+    assert stop_joined("127.0.0.1:6379", "ringpull", drain_timeout_s=1.0) == (0, "127.0.0.1:6379")
+    assert asked == ["ringpull/coordinator"]
+
+
+def test_a_timeout_of_what_is_asked_is_none_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_store, "check", lambda: None)
+    with pytest.raises(Unavailable, match="does not say which actors: TimeoutError: of its own"):
+        members.in_time(raising(TimeoutError("of its own")), "which actors", PATIENCE_S)
+
+
 def test_nor_for_one_that_hangs_once_actors_were_killed(
     monkeypatch: pytest.MonkeyPatch, hangs: Callable[..., Any]
 ) -> None:
