@@ -105,6 +105,26 @@ def test_a_publish_goes_on_where_the_shard_was_killed_meanwhile(tmp_path: Path, 
     rolled.live.close()
 
 
+def test_a_publish_that_was_given_up_after_it_was_assigned_hides_no_push(tmp_path: Path) -> None:
+    """On shards that had been told to serve the version it counts as opened then: no push since is hidden."""
+    rolled = pushed_once(tmp_path)
+    rolled.place(2, {2: Delta({7: 2.0, 8: 2.0}, (), None)}, identity(2))
+    rolled.open(2, publish=2)
+    rolled.assign([1, 2])
+    rolled.assign([1])
+    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    for restarts in range(2):
+        if restarts:
+            rolled.live.close()
+            rolled.begin()
+            rolled.open(1)
+            rolled.assign([1])
+        rolled.open(2, publish=3 + restarts)
+        rolled.assign([1, 2])
+        assert (rolled.shown(2)[7], rolled.shown(2)[8]) == (5, 2)
+    rolled.live.close()
+
+
 def test_a_version_that_is_still_open_from_a_publish_that_was_given_up_counts_as_opened_now(tmp_path: Path) -> None:
     """Other shards have closed it meanwhile, and open it anew."""
     rolled = pushed_once(tmp_path)
