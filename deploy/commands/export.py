@@ -178,6 +178,7 @@ def _tell(report: ExportReport, number: int, folder: Path, *, as_json: bool) -> 
         {
             "model": report.manifest.model,
             "version": number,
+            "follows": None if report.manifest.chain.follows is None else report.manifest.chain.follows.version,
             "folder": str(folder),
             "cost": None if report.cost is None else asdict(report.cost),
             "bfloat16": None if report.manifest.bfloat16 is None else asdict(report.manifest.bfloat16),

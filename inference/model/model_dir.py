@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import xxhash
 
@@ -15,6 +16,9 @@ from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES
 from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.text.version_number import version_number
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
+
+SHOWN: Final = 5
+"""Versions that are named, the highest, where one that is asked for is not there."""
 
 
 def complete_versions(folder: str) -> Iterator[int]:
@@ -51,7 +55,11 @@ def version_at(folder: str, number: int) -> str:
     files = RemoteFolder(folder)
     names = [name for name in _numbered(files).get(number, ()) if files.exists(f"{name}/{FILE_NAME}")]
     if not names:
-        raise NotFound(f"{files.where(str(number))} is no complete version: there is no {FILE_NAME} in it")
+        known = _numbered(files)
+        if number in known:
+            raise NotFound(f"{files.where(str(number))} is no complete version: there is no {FILE_NAME} in it")
+        there = f"; it has {', '.join(map(str, sorted(known)[-SHOWN:]))}" if known else ""
+        raise NotFound(f"{files.where(str(number))} is no complete version: {files.url} has no such version{there}")
     return _only(files, number, names)
 
 

@@ -75,6 +75,7 @@ def test_versions_count_up(source_folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert json.loads(done.stdout) == {
             "model": "ranker",
             "version": number,
+            "follows": None,
             "folder": f"models/ranker/{number}",
             "cost": None,
             "bfloat16": None,

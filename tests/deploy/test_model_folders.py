@@ -15,9 +15,10 @@ from ringpull.deploy.model_folders import (
     find_versions,
     models_below,
     parse_replicas,
+    version_below,
 )
 from ringpull.inference.export.tables_alone import export_tables
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound
 from ringpull.router.control.changes import published
 from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
 from ringpull.router.control.operations import ModelSource
@@ -85,6 +86,16 @@ def test_half_written_versions_are_named(tmp_path: Path) -> None:
     (tmp_path / "ranker" / "4").mkdir(parents=True)
     with pytest.raises(InvalidInput, match=r"no complete version.*4 without manifest\.json"):
         choose_versions([tmp_path / "ranker"])
+
+
+def test_a_version_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    for number in (1, 4):
+        write_version(tmp_path / "ranker", number)
+    (tmp_path / "ranker" / "6").mkdir()
+    with pytest.raises(NotFound, match=r"ranker/3 is no complete version: .* has no such version; it has 1, 4, 6$"):
+        version_below(str(tmp_path / "ranker"), 3)
+    with pytest.raises(NotFound, match=r"ranker/6 is no complete version: there is no manifest\.json in it$"):
+        version_below(str(tmp_path / "ranker"), 6)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
