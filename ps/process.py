@@ -17,6 +17,7 @@ import os
 import secrets
 import threading
 from collections.abc import Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,7 +25,7 @@ import uvloop
 
 from ringpull.ps.checked_rows import CheckedRows
 from ringpull.ps.damage import Damage
-from ringpull.ps.errors import NotFound, RingpullError
+from ringpull.ps.errors import NotFound, RingpullError, Unavailable
 from ringpull.ps.garbage import freeze_loaded
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.live.live_shard import LiveShard
@@ -282,8 +283,12 @@ class ShardProcess:
         """
         if epoch >= self._shard.epoch:
             self._live.confirm([LiveName(*name) for name in pushed])
+        first = self._shard.epoch == 0
         with frequent_switches():
             news = self._shard.assign(epoch, served_ranges, versions, live)
+        if news and first:  # Whoever brings the deployment up asks for warnings soon.
+            with suppress(Unavailable):
+                self._live.pushes.run(self._live.look_for_strays)
         if news:
             _LOG.info("shard assigned", extra={"epoch": epoch, "versions": _named(versions)})
             with self._control:

@@ -28,6 +28,7 @@ from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, coordinator_name, gpus_wanted
 from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
+from ringpull.deploy.cluster.shard_warnings import shard_warnings
 from ringpull.deploy.cluster.state_folder import OwnedStateFolder, owner_of
 from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.head_count import circumstances, gpu_here, head_count
@@ -59,7 +60,6 @@ FIND_S: Final = 5.0
 HEAD_GONE_S: Final = 60.0
 """Time without an answer after which heads count as gone. Ray restarts a dead one within seconds, though it then has to
 load its versions again; a loaded one answers within milliseconds."""
-
 
 FREE_PORTS: Final = range(20_000, 32_000)
 """Range that unspecified ports are chosen from: below the ephemeral ports of the kernel (ip(7)), or an outgoing
@@ -164,6 +164,8 @@ class Cluster:
                 actors = _make_actors(config, begun.owner, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
                 addresses = _go_live(config, actors, say)
+            for warning in shard_warnings(actors.shards):
+                warn(warning)
             return cls(
                 config,
                 actors,
@@ -263,10 +265,8 @@ def _await(calls: Iterable[Any], timeout_s: float) -> None:
 
     until_s = time.monotonic() + timeout_s
     for call in calls:
-        try:
+        with suppress(RingpullError, TimeoutError):
             result(call, timeout_s=max(0.0, until_s - time.monotonic()))
-        except (RingpullError, TimeoutError):
-            continue
 
 
 def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int, str]:

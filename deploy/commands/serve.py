@@ -151,7 +151,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
     from ringpull.deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
-    _warn_and_check(config)
+    _warn_and_check(config, keeps_state=state.made is None)
     with Cluster.bring_up(config, progress, state.note) as cluster:
         signals.hold()
         record = _record(config, cluster, made_folder=state.made, **served.by_this_process(state.lock))
@@ -170,19 +170,24 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
             served.forget(record)
 
 
-def _warn_and_check(config: ServeConfig) -> None:
-    """Warn of what others can reach, and look at the audit log, before anything is started.
+def _warn_and_check(config: ServeConfig, *, keeps_state: bool) -> None:
+    """Warn of what others can reach and what is not served, and look at the audit log, before anything is started.
+
+    Args:
+        keeps_state: Whether the state of the deployment before is there, by which other shards are refused.
 
     Raises:
         StartupError: The audit log cannot be written.
     """
     from ringpull.deploy import doors
+    from ringpull.deploy.other_logs import other_logs
     from ringpull.inference.head import audit_file
 
     for warning in (
         *doors.warnings(config),
         *doors.warnings_of_shards(config),
         *doors.warnings_of_live_tables(config),
+        *([] if keeps_state else other_logs(config)),
     ):
         warn(warning)
     if config.head.audit_log is not None and config.private:  # Elsewhere it is a file of each head's node.
@@ -201,7 +206,7 @@ def _leave_on_ray(config: ServeConfig, state: _State) -> None:
     """Bring up on a joined Ray, and leave: the actors live there. Whoever stops the deployment removes its state."""
     from ringpull.deploy.cluster.cluster import Cluster
 
-    _warn_and_check(config)
+    _warn_and_check(config, keeps_state=state.made is None)
     with Cluster.bring_up(config, Progress(err)) as cluster:
         record = _record(config, cluster, made_folder=state.made, **served.from_this_host())
         state.lock.note_folders([])  # From now on the record says what was made, and nothing ends with this process.

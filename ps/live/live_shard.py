@@ -356,7 +356,7 @@ class LiveShard:
         if self.tables.has_unlogged:
             with suppress(LimitExceeded, Unavailable):
                 self._commits.note()
-        self._look_for_strays()
+        self.look_for_strays()
         busy = self._rounds is not None and self._rounds.is_alive()
         if time.monotonic() > self._stale_s and not busy:
             self._stale_s = time.monotonic() + FORGET_AFTER_S  # again, where it fails
@@ -375,7 +375,8 @@ class LiveShard:
             self._folding.round()
 
     def _take_served(self) -> None:
-        """Have it noted which versions are to be served."""
+        """Have it noted which versions are to be served: as of their assignment, a little before they go live, so also
+        where the change is given up in between. Then pushes since lie over it when it is published once more."""
         state = self._shard.state
         for table in self.tables.all() if state.served_ranges is not None else ():
             if table.unserved:
@@ -383,11 +384,14 @@ class LiveShard:
                 versions = [version for each, version in state.assigned if each == model]
                 self.tables.were_served(table.name, versions)
 
-    def _look_for_strays(self) -> None:
-        """Look, once an epoch, for pushed rows of slots that another shard serves: there were fewer shards, or more."""
+    def look_for_strays(self) -> int:
+        """Look, once an epoch, for pushed rows of slots that another shard serves: there were fewer shards, or more.
+
+        In the push thread. Returns how many tables have some.
+        """
         epoch = self._shard.epoch
         if epoch == self._strays_epoch:
-            return
+            return len(self._strays)
         strays = []
         for table in self.tables.all():
             mask = self._shard.owned(table.name.model, table.name.table)
@@ -399,6 +403,7 @@ class LiveShard:
                     " which does not have them; serve with as many shards as then, and keep --state-dir with --data-dir"
                 )
         self._strays, self._strays_epoch = strays, epoch
+        return len(strays)
 
     def _forget(self) -> None:
         """Forget the tables of lineages that are not open any more: nobody has been told of their rows since."""

@@ -68,6 +68,23 @@ def test_a_log_that_is_gone_is_told_of_and_its_rows_are_not_guessed(
     assert serving.end() == 0
 
 
+def test_other_shards_without_a_state_tell_at_the_start_which_rows_are_not_found(
+    folder: Path, tmp_path: Path, serve: Callable[..., Serving]
+) -> None:
+    words = (folder, "--data-dir", tmp_path / "rows")
+    serving = serve(*words, "--shards", 2)
+    with Client(serving.ready["grpc"], timeout_s=60) as client:
+        push(client, 5)
+    assert serving.end() == 0
+    assert "pushed to" not in serving.log.read_text()
+    serving = serve(*words, "--shards", 3)
+    assert "rows that were pushed to this shard are of slots that another one serves" in serving.log.read_text()
+    assert serving.end() == 0
+    serving = serve(*words, "--shards", 1)
+    assert "has logs of pushed rows of 2 shards or more, and there are 1 now" in serving.log.read_text()
+    assert serving.end() == 0
+
+
 def test_rows_in_memory_go_with_a_stop_and_are_missed_after_a_crash(
     folder: Path, tmp_path: Path, serve: Callable[..., Serving], ringpull: RingpullRun
 ) -> None:
