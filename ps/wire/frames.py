@@ -194,10 +194,6 @@ class _Section:
         self.filled = 0
 
     @property
-    def complete(self) -> bool:
-        return self.filled == self.size
-
-    @property
     def full(self) -> bool:
         """Whether its memory is full and it is not complete."""
         return self.filled == len(self.target) < self.size
@@ -414,7 +410,7 @@ class Decoder:
             section.target[section.filled : section.filled + take] = self._scratch[self._begin : self._begin + take]
             section.filled += take
             self._begin += take
-        return section.complete
+        return section.filled == section.size
 
     def _grown(self, prelude: Prelude, section: _Section) -> Frame | Refusal | None:
         """Give a section that is full more memory, if there is room, and go on."""
@@ -490,7 +486,7 @@ class Decoder:
             if type(count) is not int or count < 0:
                 raise ProtocolError(f"{prelude.kind.name}: a buffer's count is {brief(count)}")
             places.append((dtype, count, described))
-            described = padded(described + count * dtype.itemsize)
+            described = (described + count * dtype.itemsize + ALIGNMENT - 1) & -ALIGNMENT  # `padded`, without the call
         if described != prelude.payload_bytes:
             raise ProtocolError(f"the header describes {described} payload bytes, the prelude {prelude.payload_bytes}")
         return fields[1:], places
