@@ -493,9 +493,8 @@ class Decoder:
 
     def _cut(self, payload: memoryview) -> tuple[AnyArray, ...]:
         """Return the arrays that lie in a complete payload, as views."""
-        return tuple(
-            [
-                np.frombuffer(payload, dtype, count, begin) if count else np.empty(0, dtype)
-                for dtype, count, begin in self._places
-            ]
-        )
+        arrays = [
+            np.frombuffer(payload, dtype, count, begin) if count else np.empty(0, dtype)
+            for dtype, count, begin in self._places
+        ]
+        return tuple(arrays)
