@@ -75,14 +75,12 @@ class BlockFile:
         offset = self.end - at
         buffer[:at] = self._tail
         for piece in pieces:
-            size, begin = len(piece), 0
-            while begin < size:  # mostly once
-                count = min(size - begin, room - at)
-                buffer[at : at + count] = piece if count == size else piece[begin : begin + count]
-                begin, at = begin + count, at + count
-                if at == room:
-                    self._write(offset, room)
-                    offset, at = offset + room, 0
+            end = at + len(piece)
+            if end >= room:  # not mostly
+                piece, offset, at = self._write_through(piece, offset, at)
+                end = at + len(piece)
+            buffer[at:end] = piece
+            at = end
         padding = -at % BLOCK_BYTES
         buffer[at : at + padding] = _NO_BLOCK[:padding]
         self._write(offset, at + padding)
@@ -123,6 +121,16 @@ class BlockFile:
         if size and self._aligned(os.preadv, [self._buffer[:BLOCK_BYTES]], end - size) < size:
             raise OSError(errno.EIO, f"the file ends before byte {end}")
         return bytes(self._buffer[:size])
+
+    def _write_through(self, piece: bytes | memoryview, offset: int, at: int) -> tuple[bytes | memoryview, int, int]:
+        """Write whole buffers, as long as a piece fills them up from `at`; return what is left of it, and its place."""
+        room = len(self._buffer)
+        while len(piece) >= room - at:
+            self._buffer[at:] = piece[: room - at]
+            piece = piece[room - at :]
+            self._write(offset, room)
+            offset, at = offset + room, 0
+        return piece, offset, at
 
     def _write(self, offset: int, size: int) -> None:
         """Write the first bytes of the buffer, whole blocks, however many calls it takes."""

@@ -148,7 +148,7 @@ class Commits:
     def commit(self, requests: Sequence[PushRequest]) -> list[Answer]:
         """Apply pushes in their order; return the answer to each, all of them as durable as the policy says."""
         answers: list[Answer | None] = [None] * len(requests)
-        renewed: dict[int, tuple[LiveTable, set[int]]] = {}
+        renewed: dict[LiveTable, set[int]] = {}
         with self._tables.lock:
             accepted: list[_Accepted] = []
             try:
@@ -164,19 +164,18 @@ class Commits:
             for place, each in enumerate(accepted):
                 if answers[each.place] is not None:
                     continue  # It failed with one before it.
-                changed = renewed.setdefault(id(each.table), (each.table, set()))[1]
                 try:
-                    changed.update(self._show(each))
+                    changed = self._show(each)
                 except (LimitExceeded, MemoryError, OSError) as error:
-                    changed.update(each.table.versions)  # Directories may have grown before it failed.
+                    changed = list(each.table.versions)  # Directories may have grown before it failed.
                     failure = error if isinstance(error, LimitExceeded) else _no_memory(each.table, error)
                     later = accepted[place + 1 :]
                     self._undo([each, *_repetitions(each, later)], answers, failure, later)
-            if any(versions for _, versions in renewed.values()):
+                if changed:
+                    renewed.setdefault(each.table, set()).update(changed)
+            if renewed:
                 self._tables.count_held()
-        for table, versions in renewed.values():
-            if not versions:
-                continue
+        for table, versions in renewed.items():
             self._renew(table, sorted(versions))
         failed = self._synced()
         for each in accepted:
@@ -387,12 +386,13 @@ def _rows_in(request: PushRequest, table: LiveTable) -> RawRows:
             raise InvalidInput(
                 f"push to {request.model}/{request.table}: {what} for {count} keys; a row has {row_bytes} bytes"
             )
-    elif len(request.lengths) != count or int(request.lengths.max(initial=0)) > MAX_BYTES_ROW:
+        return request.rows.reshape(count, row_bytes)
+    if len(request.lengths) != count or int(request.lengths.max(initial=0)) > MAX_BYTES_ROW:
         raise InvalidInput(
             f"push to {request.model}/{request.table}: {len(request.lengths)} lengths up to"
             f" {int(request.lengths.max(initial=0))} for {count} keys; a row of bytes has {MAX_BYTES_ROW} at most"
         )
-    return rows_of(row_bytes, count, request.rows, request.lengths)
+    return rows_of(0, count, request.rows, request.lengths)
 
 
 def _check_finite(request: PushRequest, table: LiveTable, rows: RawRows, fresh: NDArray[np.bool_] | None) -> None:

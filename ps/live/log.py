@@ -148,7 +148,8 @@ class Log:
             raise _refusal(self.folder, exc) from exc
         if self._durable:
             self._unsynced.extend(records)
-        self.last_stamp = max(self.last_stamp, *(record.stamp for record in records))
+        for record in records:
+            self.last_stamp = max(self.last_stamp, record.stamp)
 
     def sync(self) -> None:
         """Return when all records are on disk.
@@ -254,10 +255,11 @@ class Log:
         tables = dict(self._tables)
         pieces: list[bytes | memoryview] = []
         for record in records:
-            if record.name not in tables:
-                tables[record.name] = len(tables)
-                pieces += encode_table(record.name, record.row_bytes, tables[record.name], synced=self._synced)
-            pieces += encode(record, tables[record.name], synced=self._synced)
+            table = tables.get(record.name)
+            if table is None:
+                table = tables[record.name] = len(tables)
+                pieces += encode_table(record.name, record.row_bytes, table, synced=self._synced)
+            pieces += encode(record, table, synced=self._synced)
         try:
             file.append(pieces)
         except OSError:

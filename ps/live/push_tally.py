@@ -35,12 +35,12 @@ class PushTally:
         """Count a group."""
         self.commit_s.observe(took_s)
         for answer in answers:
-            if isinstance(answer, PushReply) and not (answer.rows or answer.repeated):
-                continue  # of no keys: it asked for a stamp
-            self.pushes[_outcome(answer)] += 1
             if isinstance(answer, PushReply):
+                if not (answer.rows or answer.repeated):
+                    continue  # of no keys: it asked for a stamp
                 self.rows += answer.rows
                 self.new_keys += answer.new_keys
+            self.pushes[_outcome(answer)] += 1
 
     def refused(self, error: Exception) -> None:
         """Count a push that came into no group."""

@@ -202,10 +202,12 @@ class PushThread:
             tasks = list(self._tasks)
             self._tasks.clear()
             now = time.monotonic()
-            expired = [each for each in self._held if each.deadline_s <= now]
-            self._held = [each for each in self._held if each.deadline_s > now]
             group: list[_Waiting] = []
+            expired: list[_Waiting] = []
             size = 0
+            if self._held:  # not mostly
+                expired = [each for each in self._held if each.deadline_s <= now]
+                self._held = [each for each in self._held if each.deadline_s > now]
             while self._pushes and (not group or size + self._pushes[0].request.nbytes <= GROUP_BYTES):
                 each = self._pushes.popleft()
                 if each.deadline_s <= now:
@@ -222,8 +224,7 @@ class PushThread:
             jobs, now = loan.take(max(GROUP_BYTES - size, LEAST_OF_LOAN_BYTES)), time.monotonic()
             for job, request in jobs:
                 read += job.size + REQUEST_BYTES
-                answer: Done = partial(loan.answer, job)
-                each = _Waiting(request, job.deadline_s, answer, job.received_s, loan)
+                each = _Waiting(request, job.deadline_s, partial(loan.answer, job), job.received_s, loan)
                 if job.deadline_s <= now:
                     expired.append(each)
                 else:

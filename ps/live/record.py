@@ -42,9 +42,8 @@ build wrote it, without these, and reads all of them.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 import numpy as np
@@ -100,8 +99,7 @@ class LiveName(NamedTuple):
         return f"{self.model}/{self.table} of lineage {self.lineage:016x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """Record as a value."""
 
     kind: RecordKind
@@ -111,10 +109,10 @@ class Record:
     stamp: int
     writer: int = 0
     number: int = 0
-    positions: UInt64Array = field(default_factory=no_positions)
-    rows: NDArray[np.uint8] = field(default_factory=no_bytes)
+    positions: UInt64Array = no_positions()
+    rows: NDArray[np.uint8] = no_bytes()
     """Rows end to end."""
-    lengths: NDArray[np.uint32] = field(default_factory=no_lengths)
+    lengths: NDArray[np.uint32] = no_lengths()
     """(n,) of rows of bytes; else (0,)."""
 
     @property
@@ -189,23 +187,21 @@ def encode(record: Record, table: int, *, synced: int) -> list[bytes | memoryvie
         table: Number of its table in the file.
         synced: Bytes of the file that are known to be on disk.
     """
-    arrays: tuple[NDArray[Any], ...] = (record.positions, record.lengths, record.rows)
+    kind, _, row_bytes, stamp, writer, number, positions, rows, lengths = record
     pieces: list[bytes | memoryview] = [b""]
     size = HEADER.size
-    for array in arrays:
-        if array.size:
+    for array in (positions, lengths, rows):
+        if nbytes := array.nbytes:
             pieces.append(np.ascontiguousarray(array).data.cast("B"))
-            padding = -array.nbytes % ALIGNMENT
-            if padding:
+            if padding := -nbytes % ALIGNMENT:
                 pieces.append(bytes(padding))
-            size += array.nbytes + padding
-    row_bytes = record.row_bytes
-    if record.kind is RecordKind.NUMBERS:
+                nbytes += padding
+            size += nbytes
+    if kind is RecordKind.NUMBERS:
         row_bytes = 8
-    elif record.kind is RecordKind.TABLE:
-        row_bytes = record.rows.size
-    fields = (synced, record.stamp, record.writer, record.number, record.kind, table, record.positions.size, row_bytes)
-    head = _CHECKED.pack(*fields)
+    elif kind is RecordKind.TABLE:
+        row_bytes = rows.size
+    head = _CHECKED.pack(synced, stamp, writer, number, kind, table, positions.size, row_bytes)
     if size <= JOIN_BYTES:
         pieces[0] = head
         content = b"".join(pieces)

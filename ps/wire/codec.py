@@ -20,7 +20,7 @@ from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
 from ringpull.ps.top_k_messages import MAX_K, MAX_QUERIES, TopKReply, TopKRequest
 from ringpull.ps.wire.files_messages import MAX_FILES_BYTES, FilesReply, FilesRequest
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
-from ringpull.ps.wire.header_fields import MAX_UINT, HeaderFields
+from ringpull.ps.wire.header_fields import MAX_INT, MAX_UINT, HeaderFields, Layout
 from ringpull.ps.wire.messages import (
     ANY_SHARD,
     DescribeReply,
@@ -39,6 +39,19 @@ from ringpull.ps.wire.newest_messages import MAX_NEWEST_BYTES, NewestReply, Newe
 from ringpull.ps.wire.push_messages import PushReply, PushRequest
 
 _OPS: Final = {int(op): op for op in Op}
+_OF_PUSHES: Final = Layout(
+    ["model", "table"],
+    {
+        "epoch": MAX_INT,
+        "lineage": MAX_UINT,
+        "writer": MAX_UINT,
+        "number": MAX_UINT,
+        "remove": 1,
+        "identity": MAX_UINT,
+    },
+)
+"""Fields of a push that are always there."""
+_OF_PUSH_REPLIES: Final = Layout([], {"stamp": MAX_UINT, "rows": MAX_INT, "new keys": MAX_INT, "repeated": MAX_INT})
 
 
 TELL_ABSENT: Final = 1 << 62
@@ -169,6 +182,8 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
             if reply.absent.size:
                 kind, arrays = Kind.ABSENT_REPLY, (*arrays[:3], reply.lengths, reply.data, reply.absent)
             return encode(kind, request_id, [], arrays, limits=limits)
+        case PushReply():
+            return encode(Kind.PUSH_REPLY, request_id, tuple(reply), limits=limits)  # its fields, in their order
         case RangePullReply():
             fields: list[object] = [reply.checksum, reply.next_cursor, reply.total_rows]
             kind, arrays = Kind.RANGE_PULL_REPLY, (reply.positions, reply.rows)
@@ -187,9 +202,6 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
         case TopKReply():
             arrays = (reply.counts, reply.positions, reply.scores)
             return encode(Kind.TOP_K_REPLY, request_id, [], arrays, limits=limits)
-        case PushReply():
-            fields = [reply.stamp, reply.rows, reply.new_keys, reply.repeated]
-            return encode(Kind.PUSH_REPLY, request_id, fields, limits=limits)
         case NewestReply():
             fields = [reply.stamp, int(reply.done), reply.checksum]
             arrays = (reply.positions, reply.rows, reply.lengths)
@@ -211,6 +223,8 @@ def decode_request(frame: Frame) -> Request:
     Raises:
         ProtocolError: The header does not hold what this kind of request has.
     """
+    if frame.kind is Kind.PUSH:
+        return decode_push(frame)
     fields = HeaderFields(frame)
     match frame.kind:
         case Kind.PULL:
@@ -250,14 +264,12 @@ def decode_request(frame: Frame) -> Request:
                 request = FilesRequest(described.model, described.version)
         case Kind.TOP_K:
             request = _top_k_request(fields, frame.arrays)
-        case Kind.PUSH:
-            request = _push_request(fields, frame.arrays)
         case Kind.NEWEST:
             request = _newest_request(fields)
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")
     fields.end()
-    if isinstance(request, TopKRequest | PushRequest):
+    if isinstance(request, TopKRequest):
         request.check()
     return request
 
@@ -294,8 +306,7 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
         case Kind.FILES_REPLY:
             reply = FilesReply.unpacked(frame.arrays[0])
         case Kind.PUSH_REPLY:
-            stamp = fields.number("stamp", MAX_UINT)
-            reply = PushReply(stamp, fields.number("rows"), fields.number("new keys"), fields.number("repeated"))
+            reply = PushReply(*fields.several(_OF_PUSH_REPLIES))
         case Kind.NEWEST_REPLY:
             stamp, done = fields.number("stamp", MAX_UINT), bool(fields.number("done", 1))
             reply = NewestReply(stamp, done, fields.number("checksum", MAX_UINT), *frame.arrays)
@@ -390,22 +401,21 @@ def _top_k_request(fields: HeaderFields, arrays: tuple[Any, ...]) -> TopKRequest
     )
 
 
-def _push_request(fields: HeaderFields, arrays: tuple[Any, ...]) -> PushRequest:
-    positions, rows, lengths = arrays
-    return PushRequest(
-        model=fields.text("model"),
-        table=fields.text("table"),
-        epoch=fields.number("epoch"),
-        lineage=fields.number("lineage", MAX_UINT),
-        writer=fields.number("writer", MAX_UINT),
-        number=fields.number("number", MAX_UINT),
-        remove=bool(fields.number("remove", 1)),
-        positions=positions,
-        rows=rows,
-        lengths=lengths,
-        identity=fields.number("identity", MAX_UINT),
-        only_live=bool(fields.number("only live", 1)) if fields.left else False,
-    )
+def decode_push(frame: Frame) -> PushRequest:
+    """Read the request in a frame of the kind `PUSH`, as `decode_request` does.
+
+    Raises:
+        ProtocolError: The header does not hold what a push has.
+    """
+    fields = HeaderFields(frame)
+    model, table, epoch, lineage, writer, number, remove, identity = fields.several(_OF_PUSHES)
+    only_live = bool(fields.number("only live", 1)) if fields.left else False
+    fields.end()
+    of_numbers = (epoch, lineage, writer, number, bool(remove))
+    positions, rows, lengths = frame.arrays
+    request = PushRequest(model, table, *of_numbers, positions, rows, lengths, identity, only_live)
+    request.check()
+    return request
 
 
 def _newest_request(fields: HeaderFields) -> NewestRequest:

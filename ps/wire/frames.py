@@ -23,7 +23,7 @@ raise `ProtocolError`, after which the decoder must not be used any more.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from reprlib import repr as brief
@@ -55,6 +55,9 @@ HELLO_BYTES: Final = 4096
 
 SCRATCH_BYTES: Final = 64 * 1024
 """Receive buffer of a connection. Also the upper bound on bytes of a payload that are copied on their way in."""
+AHEAD_BYTES: Final = 1024
+"""The same after a frame with a payload that is larger than that buffer: the next one is most likely as large, and what
+is read along with its header would be copied."""
 SMALL_BYTES: Final = SCRATCH_BYTES
 """Size up to which a payload is received without asking for room: no more than a connection takes anyway."""
 FIRST_BYTES: Final = 1 << 20
@@ -191,10 +194,6 @@ class _Section:
         self.filled = 0
 
     @property
-    def complete(self) -> bool:
-        return self.filled == self.size
-
-    @property
     def full(self) -> bool:
         """Whether its memory is full and it is not complete."""
         return self.filled == len(self.target) < self.size
@@ -253,10 +252,9 @@ def encode(
         if padding:
             pieces.append(bytes(padding))
         payload_bytes += plain.nbytes + padding
-    for field in fields:
-        if isinstance(field, _ARRAYS) and len(field) > MAX_ITEMS:
-            raise LimitExceeded(f"the frame's header has an array of {len(field)} items; the limit is {MAX_ITEMS}")
     header: bytes = msgpack.packb([counts, *fields])
+    if len(header) > MAX_ITEMS:  # else no array has more, as each takes a byte at least
+        _check_items(fields)
     if len(header) > limits.header_bytes:
         raise LimitExceeded(f"the frame's header takes {len(header)} bytes; the limit is {limits.header_bytes}")
     if payload_bytes > limits.payload_bytes:
@@ -264,9 +262,15 @@ def encode(
     remaining_us = min(max(remaining_us, 0), MAX_REMAINING_US)
     prelude = PRELUDE.pack(MAGIC, VERSION, kind, 0, request_id, len(header), remaining_us, payload_bytes)
     pieces[0] = prelude + header + bytes(-len(header) % ALIGNMENT)
-    if payload_bytes <= JOIN_BYTES:
+    if payload_bytes <= JOIN_BYTES and len(pieces) > 1:
         return [b"".join(pieces)]
     return pieces
+
+
+def _check_items(fields: Iterable[object]) -> None:
+    for field in fields:
+        if isinstance(field, _ARRAYS) and len(field) > MAX_ITEMS:
+            raise LimitExceeded(f"the frame's header has an array of {len(field)} items; the limit is {MAX_ITEMS}")
 
 
 class Decoder:
@@ -293,6 +297,7 @@ class Decoder:
         self._dropped = 0  # bytes of it that came, and were dropped; kept until the next frame is complete
         self._scratch = _allocate(SCRATCH_BYTES)
         self._begin = self._end = 0  # unread bytes of the scratch
+        self._room_ahead = SCRATCH_BYTES  # bytes of the scratch that are received into
         self._prelude: Prelude | None = None
         self._header: _Section | None = None
         self._payload: _Section | None = None
@@ -330,7 +335,7 @@ class Decoder:
             left = self._end - self._begin
             self._scratch[:left] = self._scratch[self._begin : self._end]
             self._begin, self._end = 0, left
-        return self._scratch[self._end :]
+        return self._scratch[self._end : self._room_ahead]
 
     def buffer_updated(self, size_bytes: int) -> bool:
         """Take in that the first `size_bytes` of the last `get_buffer` were written.
@@ -391,6 +396,7 @@ class Decoder:
             self._fields, self._places = self._read(prelude, headers.unpack(self._unread))
             self._unread = b""
         self._dropped = 0
+        self._room_ahead = AHEAD_BYTES if len(payload) > SCRATCH_BYTES else SCRATCH_BYTES
         fields, arrays = self._fields, self._cut(payload)
         self._prelude = self._payload = self._first = None
         self._fields, self._places = [], []
@@ -404,7 +410,7 @@ class Decoder:
             section.target[section.filled : section.filled + take] = self._scratch[self._begin : self._begin + take]
             section.filled += take
             self._begin += take
-        return section.complete
+        return section.filled == section.size
 
     def _grown(self, prelude: Prelude, section: _Section) -> Frame | Refusal | None:
         """Give a section that is full more memory, if there is room, and go on."""
@@ -420,6 +426,7 @@ class Decoder:
         section = self._payload or header
         self._dropping = ahead + prelude.payload_bytes - (0 if section is None else section.filled)
         self._dropped = 0
+        self._room_ahead = SCRATCH_BYTES  # which is what the rest is read into
         self._let_go()
         return Refusal(prelude)
 
@@ -479,14 +486,15 @@ class Decoder:
             if type(count) is not int or count < 0:
                 raise ProtocolError(f"{prelude.kind.name}: a buffer's count is {brief(count)}")
             places.append((dtype, count, described))
-            described += padded(count * dtype.itemsize)
+            described = (described + count * dtype.itemsize + ALIGNMENT - 1) & -ALIGNMENT  # `padded`, without the call
         if described != prelude.payload_bytes:
             raise ProtocolError(f"the header describes {described} payload bytes, the prelude {prelude.payload_bytes}")
         return fields[1:], places
 
     def _cut(self, payload: memoryview) -> tuple[AnyArray, ...]:
         """Return the arrays that lie in a complete payload, as views."""
-        return tuple(
+        arrays = [
             np.frombuffer(payload, dtype, count, begin) if count else np.empty(0, dtype)
             for dtype, count, begin in self._places
-        )
+        ]
+        return tuple(arrays)

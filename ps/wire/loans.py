@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ringpull.ps.descriptors import MAX_OPEN, part_of_descriptors
 from ringpull.ps.errors import ConnectionLost
-from ringpull.ps.wire.codec import decode_request
+from ringpull.ps.wire.codec import decode_push
 from ringpull.ps.wire.frames import Decoder, Frame, Kind
 from ringpull.ps.wire.job import Answer, Job
 from ringpull.ps.wire.ledger import FREE_HEADER_BYTES
@@ -127,15 +127,14 @@ class Loan:
             ConnectionLost: What came is no frame.
             OSError: The connection has ended.
         """
-        decoder, size, drained = self._decoder, 0, False
+        decoder, size, more = self._decoder, 0, True
         now = self.served_s = time.monotonic()
         while True:
             while (frame := decoder.next_frame()) is not None:
                 assert isinstance(frame, Frame)  # Of a loan none is refused.
                 if frame.kind is not Kind.PUSH:
                     raise NotLent(frame)
-                request = decode_request(frame)
-                assert isinstance(request, PushRequest)
+                request = decode_push(frame)
                 nbytes = request.nbytes
                 self._connection.read_of_loan(now)
                 deadline_s = now + frame.remaining_us * 1e-6
@@ -148,8 +147,18 @@ class Loan:
                     raise NotLent
                 if size >= most_bytes or len(taken) == PUSHES_AT_ONCE:
                     return True
-            if drained:
+            if not more:
                 return False
+            more = self._receive(decoder)
+
+    def _receive(self, decoder: Decoder) -> bool:
+        """Receive until the decoder has something to do, or all that has arrived; return whether there may be more.
+
+        Raises:
+            NotLent: The peer sends no more.
+            OSError: The connection has ended.
+        """
+        while True:
             buffer = decoder.get_buffer()
             try:
                 count = self._socket.recv_into(buffer)
@@ -157,8 +166,9 @@ class Loan:
                 return False
             if not count:
                 raise NotLent
-            drained = count < len(buffer)
-            decoder.buffer_updated(count)
+            filled = count == len(buffer)
+            if decoder.buffer_updated(count) or not filled:
+                return filled
 
     def answer(self, job: Job, reply: Reply | Exception) -> None:
         """Note the answer to a push that was taken; `send` sends it. From any thread once the loan has ended."""

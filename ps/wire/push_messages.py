@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ NAMELESS: Final = 1 << 63
 """Bit that ids of nameless writers have, see `ringpull.ps.live.numbers`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PushRequest:
+class PushRequest(NamedTuple):
     """Put rows of one table, in all open versions of a lineage, or remove keys from it."""
 
     model: str
@@ -36,9 +34,9 @@ class PushRequest:
     """Whether the keys are removed: they have the table's default then, and no rows come with them."""
     positions: NDArray[np.uint64]
     """(n,): of equal ones the last counts."""
-    rows: NDArray[np.uint8] = field(default_factory=no_bytes)
+    rows: NDArray[np.uint8] = no_bytes()
     """(n * row_bytes,): rows as stored, end to end; rows of bytes (sum of `lengths`,)."""
-    lengths: NDArray[np.uint32] = field(default_factory=no_lengths)
+    lengths: NDArray[np.uint32] = no_lengths()
     """(n,): bytes of each row of a table of bytes; else (0,)."""
     identity: int = 0
     """Identity of the version whose schema the rows were encoded by; 0: not known."""
@@ -69,8 +67,7 @@ class PushRequest:
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class PushReply:
+class PushReply(NamedTuple):
     """The answer to a `PushRequest`: all of it is as durable as the shard makes pushes, and seen by pulls from now."""
 
     stamp: int

@@ -30,6 +30,7 @@ _CROWDED_BITS: Final = 7
 """Doublings beyond what the rows need, after which positions are said to lie too close together."""
 
 LAST_POSITION: Final = (1 << 64) - 1
+_WORDS: Final = np.dtype(np.uint64)
 
 
 class DirectoryFull(Exception):
@@ -192,6 +193,6 @@ def _bits_for(rows: int) -> int:
 
 
 def _flat(array: UInt64Array) -> UInt64Array:
-    if array.dtype != np.uint64 or array.ndim != 1:
+    if array.dtype != _WORDS or array.ndim != 1:
         raise InvalidInput(f"positions and words are {array.dtype} {array.shape}; they must be uint64 (n,)")
     return np.ascontiguousarray(array)

@@ -109,5 +109,5 @@ def pushed_once(folder: Path) -> Rolled:
     rolled.place(1, {}, identity(1))
     rolled.open(1)
     rolled.assign([1])
-    rolled.push(replace(push_of([7], np.full((1, 1), 3, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 3, np.float32))._replace(epoch=rolled.epoch))
     return rolled

@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import random
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ class History:
         keys, remove = self.drawn.sample(KEYS, 4), self.drawn.random() < 0.3
         value = 100.0 + len(self.stamps)
         rows = None if remove else np.full((4, 1), value, np.float32)
-        request = replace(push_of(keys, rows), epoch=self.rolled.epoch)
+        request = push_of(keys, rows)._replace(epoch=self.rolled.epoch)
         self.stamps.append(self.rolled.push(request).stamp)
         self.newest |= dict.fromkeys(keys, (len(self.stamps), 0.0 if remove else value))
 
@@ -198,7 +197,7 @@ def test_a_version_that_was_open_before_a_crash_was_so_also_where_nothing_was_pu
     other.placed, other.epoch = rolled.placed, rolled.epoch
     other.open(1)
     other.assign([1, 2])
-    other.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=other.epoch))
+    other.push(push_of([7], np.full((1, 1), 5, np.float32))._replace(epoch=other.epoch))
     other.open(2)
     assert other.shown(2)[7] == 5
     for each in (other, rolled):
@@ -251,7 +250,7 @@ def test_the_log_of_an_earlier_build_says_when_its_deltas_were_opened(tmp_path: 
         rolled.open(version)
         rolled.assign([2, version])
         assert rolled.shown(version).get(7) == shown, "4 names its last stamp, and 5 none of its own"
-    rolled.push(replace(push_of([8], np.full((1, 1), 6, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([8], np.full((1, 1), 6, np.float32))._replace(epoch=rolled.epoch))
     rolled.live.close()
     rolled.begin()
     for version in (2, 5):
@@ -273,7 +272,7 @@ def test_a_push_while_a_part_is_exchanged_is_seen_once_it_is_acknowledged(
     put, seen = rolled.shard._put, list[bool]()
 
     def put_late(*args: object, **more: object) -> bool:
-        answers = rolled.asked(replace(push_of([9], np.full((1, 1), 8, np.float32)), epoch=rolled.epoch))
+        answers = rolled.asked(push_of([9], np.full((1, 1), 8, np.float32))._replace(epoch=rolled.epoch))
         deadline = time.monotonic() + 0.3
         while answers.empty() and time.monotonic() < deadline:
             time.sleep(0.01)

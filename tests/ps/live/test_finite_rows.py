@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +100,14 @@ def test_a_push_with_one_is_refused_whole_and_others_of_its_group_are_not(
         exported = shard.rows(KEYS)
 
         def push(rows: NDArray[np.uint8], number: int, writer: int = 5) -> PushRequest:
-            return replace(push_of(KEYS, ROWS, writer=writer, number=number), rows=rows.reshape(-1))
+            return push_of(KEYS, ROWS, writer=writer, number=number)._replace(rows=rows.reshape(-1))
 
         bad = damaged(stored, row_type, 2, number)
         why = f"users: row 2, of key {KEYS[2]}, has a number that is NaN or infinite"
         with pytest.raises(InvalidInput, match=why):  # also the first push of all
             shard.push(push(bad, 1))
         np.testing.assert_array_equal(shard.rows(KEYS), exported)
-        after = replace(push_of([11], ROWS[:1], writer=6, number=1), rows=stored[0])
+        after = push_of([11], ROWS[:1], writer=6, number=1)._replace(rows=stored[0])
         answers = shard.live._commits.commit([push(stored, 1), push(bad, 2), after])
         assert [type(each) for each in answers] == [PushReply, InvalidInput, PushReply]
         np.testing.assert_array_equal(shard.rows([*KEYS, 11]), decode(stored, spec_of(row_type))[[0, 1, 2, 3, 0]])

@@ -40,7 +40,7 @@ def test_a_publish_that_was_given_up_stays_so_where_a_round_writes_the_log_anew(
     rolled.begin()
     rolled.open(1)
     rolled.assign([1])
-    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 5, np.float32))._replace(epoch=rolled.epoch))
     rolled.open(2, publish=3)
     rolled.assign([1, 2])
     assert rolled.shown(2)[7] == 2, "it was opened after the push"
@@ -63,7 +63,7 @@ def test_a_publish_was_given_up_also_where_the_shard_was_killed_meanwhile(tmp_pa
         rolled.begin()
         rolled.open(1)
         rolled.assign([1])
-        rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+        rolled.push(push_of([7], np.full((1, 1), 5, np.float32))._replace(epoch=rolled.epoch))
         rolled.live.close()
     rolled.begin()
     rolled.open(1)
@@ -71,7 +71,7 @@ def test_a_publish_was_given_up_also_where_the_shard_was_killed_meanwhile(tmp_pa
     rolled.open(2, publish=3)
     rolled.assign([1, 2])
     assert rolled.shown(2)[7] == 2
-    rolled.push(replace(push_of([7], np.full((1, 1), 6, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 6, np.float32))._replace(epoch=rolled.epoch))
     rolled.assign([1])
     rolled.live.close()
     rolled.begin()
@@ -89,7 +89,7 @@ def test_a_publish_goes_on_where_the_shard_was_killed_meanwhile(tmp_path: Path, 
     rolled = pushed_once(tmp_path)
     rolled.place(2, {2: Delta({7: 2.0}, (), None)}, identity(2))
     rolled.open(2, publish=2)
-    rolled.push(replace(push_of([7], np.full((1, 1), 4, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 4, np.float32))._replace(epoch=rolled.epoch))
     folding = rolled.live._folding
     assert folding is not None
     for _ in range(rounds):  # which writes anew what the log says of it
@@ -130,11 +130,11 @@ def test_a_version_that_is_still_open_from_a_publish_that_was_given_up_counts_as
     rolled = pushed_once(tmp_path)
     rolled.place(2, {2: Delta({7: 2.0}, (), None)}, identity(2))
     rolled.open(2, publish=2)
-    rolled.push(replace(push_of([7, 8], np.full((2, 1), 4, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7, 8], np.full((2, 1), 4, np.float32))._replace(epoch=rolled.epoch))
     assert (rolled.shown(2)[7], rolled.shown(2)[8]) == (4, 4)
     rolled.open(2, publish=3)
     assert (rolled.shown(2)[7], rolled.shown(2)[8]) == (2, 4)
-    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 5, np.float32))._replace(epoch=rolled.epoch))
     rolled.open(2, publish=3)
     rolled.assign([1, 2])
     rolled.open(2, publish=0)
@@ -188,7 +188,7 @@ def test_a_delta_that_was_served_as_a_part_of_another_version_stays_so_where_its
     rolled.place(3, {2: first, 3: Delta({8: 3.0}, (), None)}, identity(3))
     rolled.open(3, publish=2)
     rolled.assign([1, 3])
-    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 5, np.float32))._replace(epoch=rolled.epoch))
     assert rolled.shown(3)[7] == 5
     rolled.assign([1])
     rolled.open(2, publish=3)
@@ -219,7 +219,7 @@ def test_what_an_earlier_build_noted_of_a_publish_counts_for_none_that_begins_no
     rolled.place(1, {}, identity(1))
     rolled.open(1)
     rolled.assign([1])
-    rolled.push(replace(push_of([7, 8, 9], np.full((3, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7, 8, 9], np.full((3, 1), 5, np.float32))._replace(epoch=rolled.epoch))
     for number in (2, 3, 4):
         rolled.open(number, publish=number)
     rolled.assign([1, 2, 3, 4])

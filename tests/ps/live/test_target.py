@@ -6,7 +6,6 @@ import gc
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +57,7 @@ def test_rows_of_a_lineage_that_is_closed_are_not_kept(
 
 def test_a_push_that_asks_no_head_is_for_the_lineage_that_is_live_alone(served: Callable[..., Served]) -> None:
     shard = served()
-    straight = replace(push_of([5], np.ones((1, DIM), np.float32), writer=9, number=1), only_live=True)
+    straight = push_of([5], np.ones((1, DIM), np.float32), writer=9, number=1)._replace(only_live=True)
     with pytest.raises(StaleLineage, match=f"lineage {LINEAGE:016x} is not live on shard 0: none is known to be"):
         shard.push(straight)
     for live in ({"other": LINEAGE}, {MODEL: LINEAGE + 1}):
@@ -72,7 +71,7 @@ def test_a_push_that_asks_no_head_is_for_the_lineage_that_is_live_alone(served: 
     with pytest.raises(StaleLineage):
         shard.push(straight)
     # Through a head, which knows better, it is the same push.
-    assert shard.push(replace(straight, only_live=False)).repeated == 1
+    assert shard.push(straight._replace(only_live=False)).repeated == 1
 
 
 @pytest.mark.parametrize("at_once", [target.AT_ONCE, 7])
@@ -101,8 +100,8 @@ def test_a_push_of_rows_of_another_width_changes_nothing(served: Callable[..., S
     for keys, size in (([5], DIM * 4 - 1), ([5, 6], DIM * 4), ([5], 0)):
         push = push_of(keys, np.ones((len(keys), DIM), np.float32))
         with pytest.raises(InvalidInput, match=f"{size} bytes of rows for {len(keys)} keys"):
-            shard.push(replace(push, rows=np.ones(size, np.uint8), only_live=True))
-    lengths = replace(push_of([5], [b"x" * DIM * 4]), only_live=True)
+            shard.push(push._replace(rows=np.ones(size, np.uint8), only_live=True))
+    lengths = push_of([5], [b"x" * DIM * 4])._replace(only_live=True)
     with pytest.raises(InvalidInput, match="rows of bytes for 1 keys"):
         shard.push(lengths)
     assert shard.rows([5, 6]).tolist() == before

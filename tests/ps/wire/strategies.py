@@ -254,9 +254,13 @@ replies = st.one_of(
 
 def same(first: Any, second: Any) -> bool:
     """Whether two messages are equal, arrays bit for bit and in type."""
-    if type(first) is not type(second) or not is_dataclass(first):
-        return bool(first == second)
-    return all(_same_field(getattr(first, field.name), getattr(second, field.name)) for field in fields(first))
+    if type(first) is not type(second):
+        return False
+    if is_dataclass(first):
+        return all(_same_field(getattr(first, field.name), getattr(second, field.name)) for field in fields(first))
+    if isinstance(first, PushRequest):
+        return all(map(_same_field, first, second))
+    return bool(first == second)
 
 
 def _same_field(first: Any, second: Any) -> bool:

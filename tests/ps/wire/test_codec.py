@@ -371,7 +371,7 @@ def test_a_push_that_has_to_be_live_is_refused_by_a_shard_that_does_not_know_of_
     header = bytes.fromhex("99 93010000 a16d a174 07 cf1000000000000000 00 00 01 00")
     assert plain[16:20] == len(header).to_bytes(4, "little")
     assert plain[32 : 32 + len(header)] == header
-    live = b"".join(map(bytes, encode_request(replace(push, only_live=True), 1, 1_000_000)))
+    live = b"".join(map(bytes, encode_request(push._replace(only_live=True), 1, 1_000_000)))
     assert live[32 : 33 + len(header)] == b"\x9a" + header[1:] + b"\x01"
     fields = HeaderFields(frame_of(Kind.PUSH, ["m", "t", 7, 1 << 60, 0, 0, 1, 0, 1], (1, 0, 0)))
     for name in ("model", "table"):

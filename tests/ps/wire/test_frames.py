@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ringpull.ps.errors import LimitExceeded, ProtocolError
 from ringpull.ps.wire.codec import encode_reply, encode_request
 from ringpull.ps.wire.frames import (
+    AHEAD_BYTES,
     MAX_ITEMS,
     PRELUDE,
     REPLIES,
@@ -23,6 +24,7 @@ from ringpull.ps.wire.frames import (
     REQUESTS,
     SCRATCH_BYTES,
     Decoder,
+    Frame,
     Kind,
     Limits,
     Refusal,
@@ -143,6 +145,30 @@ def test_a_big_payload_is_received_in_place() -> None:
     [frame] = feed(receiving, stream[SCRATCH_BYTES:])
     np.testing.assert_array_equal(frame.arrays[0], values)
     assert frame.arrays[0].ctypes.data <= address < frame.arrays[0].ctypes.data + values.nbytes
+
+
+def test_after_a_big_payload_little_is_received_ahead_of_the_next_one() -> None:
+    """What is read along with a header is copied to its arrays, which costs more the more it is."""
+    none = [np.zeros(0, np.uint32), np.zeros(0, np.uint8)]
+    values = np.arange(SCRATCH_BYTES, dtype=np.float32)
+    big, small = (joined(encode(Kind.PULL_REPLY, 1, [], [each, *none])) for each in (values, values[:1]))
+    receiving = decoder()
+    for _ in range(3):
+        for stream, ahead in ((big, AHEAD_BYTES), (big, AHEAD_BYTES), (small, SCRATCH_BYTES)):
+            [frame] = feed(receiving, stream)
+            assert frame.arrays[0].tolist() == values[: frame.arrays[0].size].tolist()
+            assert len(receiving.get_buffer()) == ahead
+    assert len(feed(receiving, big + 100 * small + big + small)) == 103
+
+
+def test_what_is_refused_is_dropped_in_large_pieces() -> None:
+    has_room = iter([True, False])
+    receiving = Decoder(EVERYTHING, REPLY_LIMITS, lambda *_: next(has_room))
+    values = np.arange(SCRATCH_BYTES, dtype=np.float32)
+    stream = joined(encode(Kind.PULL_REPLY, 1, [], [values, np.zeros(0, np.uint32), np.zeros(0, np.uint8)]))
+    taken, refused = feed(receiving, stream + stream[:SCRATCH_BYTES])
+    assert (type(taken), type(refused)) == (Frame, Refusal)
+    assert len(receiving.get_buffer()) == SCRATCH_BYTES
 
 
 def test_big_arrays_leave_without_a_copy() -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -185,7 +185,7 @@ async def test_pushes_through_a_head_are_not_lent() -> None:
         connection = await Connection.connect(*here.address)
         here.connections.append(connection)
         for number in range(1, 4):
-            await connection.request(replace(push_of(number), only_live=False), deadline_s=soon())
+            await connection.request(push_of(number)._replace(only_live=False), deadline_s=soon())
         assert here.server.lent == 0
 
 
@@ -388,7 +388,7 @@ async def test_whatever_comes_each_push_is_applied_once_in_order_and_answered() 
                     number += 1
                     rows = draw.choice([1, 10, 1_000, 20_000])
                     push = push_of(number, rows, draw.choice([USERS, OTHERS]), writer)
-                    push = replace(push, only_live=draw.random() < 0.9)
+                    push = push._replace(only_live=draw.random() < 0.9)
                     asked.append(connection.request(push, deadline_s=soon()))
                 for reply in await asyncio.gather(*asked):
                     assert isinstance(reply, PushReply | PullReply)
