@@ -219,6 +219,8 @@ def test_a_version_in_float32_says_nothing_of_bfloat16(exported: ExportReport, t
     [
         ({"dense_precision": "float16"}, InvalidInput, "dense_precision is 'float16'; it must be float32 or bfloat16"),
         ({"check_rows": 0}, InvalidInput, "which is measured on rows"),
+        ({"max_diff": float("nan")}, InvalidInput, "max_diff is nan; it must be 0 or more"),
+        ({"max_diff": -1.0}, InvalidInput, "max_diff is -1.0; it must be 0 or more"),
         (
             {"max_diff": 1e-9, "check_columns": columns(), "check_rows": 0},
             ExportError,
