@@ -243,7 +243,7 @@ def test_where_the_last_product_is_the_only_one_there_is_nothing_to_gain() -> No
     product = graph.call_function(torch.ops.aten.mm.default, (x, x))
     product.meta["val"] = torch.empty(2, 3)
     graph.output((product,))
-    with pytest.raises(InvalidInput, match="no product but the last of each output"):
+    with pytest.raises(InvalidInput, match="no product of float32 but the last of each output"):
         in_bfloat16(fx.GraphModule({}, graph))
 
 
