@@ -100,15 +100,18 @@ def _headline(target: str, status: pb.ClusterStatus) -> Text:
 
 
 def _run_by(model: pb.Model) -> str:
-    """Return what runs a model's dense program: `torch 2.13.0, cpu, 1 or 2 threads, bfloat16`; nothing of heads that do
-    not say it."""
+    """Return what runs a model's dense program: `torch 2.13.0, cpu, 1 or 2 threads, bfloat16, compiled`; nothing of
+    heads that do not say it."""
     program = model.program
     if not program.runtime:
         return ""
     parts = [f"{program.runtime} {program.version.partition('+')[0]}", program.device]
     parts += [f"{program.threads} or {program.max_threads} threads"] if program.max_threads > program.threads else []
-    parts += [program.precision] if program.precision not in ("", "float32") else []
-    parts += [f"eager: {program.eager_because}"] if program.eager_because else []
+    parts += [program.precision] if program.precision else []
+    if program.eager_because:
+        parts.append(f"eager: {program.eager_because}")
+    elif program.runtime == "torch":
+        parts.append("compiled")
     return ", ".join(parts)
 
 

@@ -127,7 +127,7 @@ def export_model(
     """
     name = Path(out_dir).resolve().name if name is None else name
     schema = _checked_schema(schema)
-    check_precision(dense_precision, check_rows, check_columns)
+    check_precision(dense_precision, check_rows, check_columns, max_diff)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once, outputs=outputs)
     console = None if quiet else Console()

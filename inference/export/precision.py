@@ -27,6 +27,7 @@ from ringpull.inference.model.samples import Samples, differences
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.settings import at_least
 from ringpull.ps.spec import Float32Array
 
 DensePrecision = Literal["float32", "bfloat16"]
@@ -36,11 +37,14 @@ PART_ROWS: Final = 512
 """Rows that the program is given at a time."""
 
 
-def check_precision(precision: str, check_rows: int = 1, check_columns: object = None) -> None:
+def check_precision(
+    precision: str, check_rows: int = 1, check_columns: object = None, max_diff: float | None = None
+) -> None:
     """Check what an exporter asks for.
 
     Raises:
-        InvalidInput: There is no such precision, or there are no rows to measure bfloat16 on.
+        InvalidInput: There is no such precision, there are no rows to measure bfloat16 on, or no difference is within
+            the most that is allowed.
     """
     if precision not in ("float32", "bfloat16"):
         raise InvalidInput(f"dense_precision is {precision!r}; it must be float32 or bfloat16")
@@ -48,6 +52,8 @@ def check_precision(precision: str, check_rows: int = 1, check_columns: object =
         raise InvalidInput(
             "dense_precision is bfloat16, which is measured on rows: give check_columns, or check_rows above 0"
         )
+    if max_diff is not None:
+        at_least(0).check("max_diff", max_diff)
 
 
 class Measured:

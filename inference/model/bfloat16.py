@@ -86,7 +86,7 @@ def in_bfloat16(module: fx.GraphModule) -> fx.GraphModule:
     low = _low(module)
     if not any(name_of(node.target) in PRODUCTS for node in low):
         raise InvalidInput(
-            "it has no product but the last of each output, which stays float32: there is nothing to gain"
+            "it has no product of float32 but the last of each output, which stays so: there is nothing to gain"
         )
     return _Rewriter(module, low).rewritten()
 

@@ -27,6 +27,9 @@ Model = Callable[..., Tensor]
 
 VECTORS = dlrm.CONTEXT_TABLES + dlrm.CANDIDATE_TABLES
 
+VS_COPY = "gpu_dense_vs_copy_8192"
+"""Key of the largest batch in float32, by the faster of its paths, beside the copies of its bytes alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -79,6 +82,7 @@ def _on_cpu(model: DensePart) -> None:
         took = _median_s(partial(model, dense, pooled))
         report.row(f"batch {batch}", f"{took * 1e3:.2f} ms", f"{batch / took:,.0f} samples/s")
     report.key("gpu", None)
+    report.key(VS_COPY, None)
     report.finish()
 
 
@@ -91,6 +95,7 @@ def _on_cuda(model: DensePart) -> None:
     rates = _device_rates(report)
     expected = {batch: model(*_inputs(batch)) for batch in BATCHES}
     model.cuda()
+    fastest_s: dict[tuple[str, int], float] = {}
     for precision in PRECISIONS:
         _set_tf32(precision.tf32)
         for batch in BATCHES:
@@ -102,6 +107,7 @@ def _on_cuda(model: DensePart) -> None:
                 paths["compiled + graph"] = _graph(compiled, precision, host)
             for name, run in paths.items():
                 took = _median_s(run)
+                fastest_s[precision.name, batch] = min(took, fastest_s.get((precision.name, batch), took))
                 difference = (run() - expected[batch]).abs().max().item()
                 share = batch * flops_per_sample() / took / rates[precision.name]
                 report.row(
@@ -113,11 +119,23 @@ def _on_cuda(model: DensePart) -> None:
                 )
                 report.key(f"us_{precision.name}_{batch}_{name.replace(' + ', '_')}", took * 1e6)
                 report.key(f"diff_{precision.name}_{batch}_{name.replace(' + ', '_')}", f"{difference:.1e}")
+    copied_s = bytes_moved(BATCHES[-1]) / rates["copy"]
+    took = fastest_s["float32", BATCHES[-1]]
+    what, alone = (
+        f"float32, batch {BATCHES[-1]}, the faster path",
+        f"copies of its bytes alone, {copied_s * 1e6:,.0f} us",
+    )
+    report.row(what, f"{took * 1e6:,.0f} us", alone, took / copied_s, key=VS_COPY)
     report.finish()
 
 
+def bytes_moved(batch: int) -> int:
+    """Return the bytes of a batch that go to the device, numbers and vectors, and of its scores that come back."""
+    return 4 * batch * (dlrm.DENSE + VECTORS * dlrm.DIM + 1)
+
+
 def _device_rates(report: Report) -> dict[str, float]:
-    """Measure FLOP/s of large products by precision, and bytes/s of copies."""
+    """Measure FLOP/s of large products by precision, and bytes/s of copies; `copy` is from pinned memory."""
     rates = {}
     for precision in PRECISIONS:
         _set_tf32(precision.tf32)
@@ -133,6 +151,7 @@ def _device_rates(report: Report) -> dict[str, float]:
     took = _median_s(lambda: _synchronised(device[: 1 << 28].copy_(host, non_blocking=True)))
     report.row("pinned host to device", f"{host.numel() / took / 1e9:.0f} GB/s")
     report.key("h2d_gb_per_s", host.numel() / took / 1e9)
+    rates["copy"] = host.numel() / took
     took = _median_s(lambda: _synchronised(device.clone()))
     report.row("device to device, read + write", f"{2 * device.numel() / took / 1e9:,.0f} GB/s")
     report.key("d2d_gb_per_s", 2 * device.numel() / took / 1e9)

@@ -95,6 +95,7 @@ TARGETS = (
     Target("small_vs_echo", "requests of 1 candidate/s", "bare grpc.aio echo", minimum=0.6, aim=0.7),
     Target("us_per_feature_1", "CPU us per feature of a lone request, 1 candidate", "", maximum=6, aim=3),
     Target("us_per_feature_128", "the same, 128 candidates", "", maximum=20, aim=12),
+    Target("gpu_dense_vs_copy_8192", "dense part on a GPU, 8,192 rows", "copying their bytes", maximum=1.3),
     Target("onnx_vs_inprocess", "ONNX DLRM served, requests/s", "onnxruntime in process, one thread"),
     Target("push_visible_p50_ms", "push of 128 until another process's prediction shows it, p50, ms", "", maximum=10),
     Target("push_visible_p99_ms", "the same, p99", "", maximum=100),

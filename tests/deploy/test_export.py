@@ -174,7 +174,7 @@ def test_the_command_line_is_checked_before_the_function(
 
 @pytest.mark.parametrize(
     ("precision", "message"),
-    [("float16", "it must be float32 or bfloat16"), ("bfloat16", "no product but the last of each output")],
+    [("float16", "it must be float32 or bfloat16"), ("bfloat16", "no product of float32 but the last of each output")],
 )
 def test_a_dense_precision_that_is_refused(
     source_folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str, message: str

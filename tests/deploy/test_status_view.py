@@ -113,9 +113,14 @@ def test_a_model_shows_what_runs_it() -> None:
     status = cluster()
     program = pb.Program(runtime="torch", version="2.13.0+cpu", device="cpu", threads=1, precision="bfloat16")
     status.models[0].program.CopyFrom(program)
-    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, bfloat16"
+    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, bfloat16, compiled"
     status.models[0].program.max_threads = 2
-    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, 1 or 2 threads, bfloat16"
+    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, 1 or 2 threads, bfloat16, compiled"
+    program.precision, program.eager_because = "float32", "no script"
+    status.models[0].program.CopyFrom(program)
+    assert row_of(shown(status), "user_id")[-1] == "torch 2.13.0, cpu, float32, eager: no script"
+    status.models[0].program.CopyFrom(pb.Program(runtime="onnxruntime", version="1.23.0", device="cpu"))
+    assert row_of(shown(status), "user_id")[-1] == "onnxruntime 1.23.0, cpu"
 
 
 def test_many_features_are_a_few_names_and_a_number() -> None:

@@ -219,6 +219,8 @@ def test_a_version_in_float32_says_nothing_of_bfloat16(exported: ExportReport, t
     [
         ({"dense_precision": "float16"}, InvalidInput, "dense_precision is 'float16'; it must be float32 or bfloat16"),
         ({"check_rows": 0}, InvalidInput, "which is measured on rows"),
+        ({"max_diff": float("nan")}, InvalidInput, "max_diff is nan; it must be 0 or more"),
+        ({"max_diff": -1.0}, InvalidInput, "max_diff is -1.0; it must be 0 or more"),
         (
             {"max_diff": 1e-9, "check_columns": columns(), "check_rows": 0},
             ExportError,
@@ -241,7 +243,7 @@ def test_where_the_last_product_is_the_only_one_there_is_nothing_to_gain() -> No
     product = graph.call_function(torch.ops.aten.mm.default, (x, x))
     product.meta["val"] = torch.empty(2, 3)
     graph.output((product,))
-    with pytest.raises(InvalidInput, match="no product but the last of each output"):
+    with pytest.raises(InvalidInput, match="no product of float32 but the last of each output"):
         in_bfloat16(fx.GraphModule({}, graph))
 
 

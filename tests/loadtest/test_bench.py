@@ -18,7 +18,7 @@ import ringpull.loadtest.bench
 from ringpull.inference.model.manifest import Manifest
 from ringpull.loadtest import dlrm
 from ringpull.loadtest.bench import all as every_bench
-from ringpull.loadtest.bench import dlrm_requests, growth, large_model, ready, routing, stage_budget, targets
+from ringpull.loadtest.bench import dlrm_requests, gpu_head, growth, large_model, ready, routing, stage_budget, targets
 from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES
 from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
 from ringpull.loadtest.bench.harness import Report, Samples, interleave
@@ -352,3 +352,15 @@ def test_the_model_of_one_table_has_no_samples_of_another_table(
     monkeypatch.setenv("RINGPULL_BENCH_CACHE", str(tmp_path))
     manifest = Manifest.load(large_model.one_table_model(100) / str(large_model.VERSION))
     assert (manifest.tables[0].rows, manifest.samples) == (100, None)
+
+
+def test_without_a_gpu_its_keys_are_null(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu_head.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu_head, "BATCHES", (2,))
+    monkeypatch.setattr(gpu_head, "REPEATS", 1)
+    gpu_head.main()
+    keys = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"gpu", "gpu_dense_vs_copy_8192"} <= keys.keys()
+    assert keys["gpu"] is keys["gpu_dense_vs_copy_8192"] is None
+    assert targets.reach_of("gpu_dense_vs_copy_8192") == "<= 1.3"
+    assert gpu_head.bytes_moved(2) == 4 * (2 * 13 + 2 * 26 * 64 + 2)
