@@ -1,8 +1,8 @@
 """The version of a model that `serve` takes where its `--state-dir` knows which one was live.
 
-A restart with the same state serves what was live: a version that was rolled back from must not come back because a
-machine was started anew. What has gone from its folder, or has other content there by now, cannot be served again: then
-it is the highest complete version, as where nothing is known.
+A version that was rolled back from must not come back because a machine was started anew: what was live is served
+again, unless the folder has one that is newer than all that ever were. What has gone from its folder, or has other
+content there by now, cannot be served again: then it is the highest complete version, as where nothing is known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ringpull.deploy.model_folders import absolute, newest_version, version_below
 from ringpull.inference.model.model_dir import newest_complete
-from ringpull.ps.errors import InvalidInput, NotFound, OtherContent
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.live_before import live_version
@@ -23,16 +23,12 @@ class LiveBefore:
 
     Args:
         left: What that left behind.
-        watched: Whether newer versions are published without an operator.
         say: Called with which version is served, where that is not the highest, and why.
         warn: Called with why what was live is not served.
     """
 
-    def __init__(
-        self, left: CoordinatorState, *, watched: bool, say: Callable[[str], None], warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, left: CoordinatorState, *, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
         self._left = left
-        self._watched = watched
         self._say = say
         self._warn = warn
 
@@ -62,8 +58,26 @@ class LiveBefore:
                 reason = "its files are others by now" if isinstance(exc, OtherContent) else str(exc)
                 self._warn(f"{was.name} was live, and cannot be served again: {reason}; {newest.name} is served")
             return newest
-        self._tell(found, newest_complete(where)[0])
-        return found
+        return self._newer(where, found)
+
+    def _newer(self, where: str, was: PlacedVersion) -> PlacedVersion:
+        """Return the highest version of a folder if it is newer than all that were live of its model, else this one."""
+        highest = newest_complete(where)[0]
+        if highest <= was.version:
+            return was
+        if highest <= self._left.highest_live.get(was.model, 0):
+            why = "it was live before"
+        elif self._left.before is not None and was.model in self._left.before.pinned:
+            why = "the model stays with the version that it was loaded by"
+        else:
+            try:
+                return newest_version(where)
+            except (InvalidInput, CorruptData) as exc:
+                self._warn(f"{was.name} was live, and is served again: {exc}")
+                return was
+        then = f"`ringpull publish {was.model}/{highest}` makes it live"
+        self._say(f"{was.name} was live, and is served again; {highest} is in its folder, too, but {why}: {then}")
+        return was
 
     def _live_in(self, where: str) -> PlacedVersion | None:
         """Return the version that was live of the model in a folder, if it was served from there."""
@@ -72,14 +86,3 @@ class LiveBefore:
             return None
         of_folder = {each.model for each in before.versions if each.models_folder.rstrip("/") == where.rstrip("/")}
         return live_version(before, of_folder.pop()) if len(of_folder) == 1 else None
-
-    def _tell(self, served: PlacedVersion, highest: int) -> None:
-        if highest <= served.version:
-            return
-        model, before = served.model, self._left.before
-        pinned = before is not None and model in before.pinned
-        if self._watched and not pinned and highest > self._left.highest_live.get(model, 0):
-            then = "which --watch publishes"
-        else:
-            then = f"which `ringpull publish {model}/{highest}` makes live"
-        self._say(f"{served.name} was live, and is served again; {highest} is in its folder, too, {then}")

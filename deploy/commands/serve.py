@@ -47,7 +47,7 @@ Models = Annotated[
     typer.Argument(
         metavar="MODEL_DIR",
         help="Folders NAME/ with NAME/VERSION/ in them, or their URLs (s3://bucket/NAME, any that fsspec knows);"
-        " the highest complete version is served, or with a --state-dir the one that was live.",
+        " the highest complete version is served, but with a --state-dir none that was rolled back from.",
     ),
 ]
 Replicas = Annotated[
@@ -130,7 +130,7 @@ def _chooser(state: _State, head: HeadConfig, *, told: bool) -> Callable[[str | 
 
     left = StateStore(open_files(state.folder)).left_behind()
     quiet: Callable[[str], None] = lambda _: None  # noqa: E731
-    return LiveBefore(left, watched=head.watch_s > 0, say=quiet if told else say, warn=quiet if told else warn).choose
+    return LiveBefore(left, say=quiet if told else say, warn=quiet if told else warn).choose
 
 
 def _folders(given: Sequence[str], head: HeadConfig) -> list[str]:

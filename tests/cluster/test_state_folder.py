@@ -43,7 +43,7 @@ def test_what_was_live_is_served_again(
     for watch in ((), ("--watch", 0.1)):
         serving = serve(model, *state, *watch)
         assert "ranker/1 was live, and is served again; 2 is in its folder" in serving.log.read_text()
-        assert "`ringpull publish ranker/2` makes live" in serving.log.read_text()
+        assert "it was live before: `ringpull publish ranker/2` makes it live" in serving.log.read_text()
         assert [each["version"] for each in status_of(serving.ready["grpc"])["models"]] == [1]
         if not watch:
             assert serving.end() == 0

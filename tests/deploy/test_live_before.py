@@ -30,35 +30,40 @@ def left_by(folder: Path, number: int, *, highest: int = 0, pinned: bool = False
 
 
 class Chosen:
-    def __init__(self, left: CoordinatorState, folder: Path, *, watched: bool = False) -> None:
+    def __init__(self, left: CoordinatorState, folder: Path) -> None:
         self.said: list[str] = []
         self.warned: list[str] = []
-        choose = LiveBefore(left, watched=watched, say=self.said.append, warn=self.warned.append).choose
+        choose = LiveBefore(left, say=self.said.append, warn=self.warned.append).choose
         [version] = choose_versions([folder], choose=choose)
         self.number = version.version
 
 
-def test_what_was_live_is_served_and_said(ranker: Path) -> None:
-    chosen = Chosen(left_by(ranker, 3), ranker)
+def test_what_was_live_is_served_and_said_where_the_highest_was_rolled_back_from(ranker: Path) -> None:
+    chosen = Chosen(left_by(ranker, 3, highest=4), ranker)
     assert (chosen.number, chosen.warned) == (3, [])
     assert chosen.said == [
-        "ranker/3 was live, and is served again; 4 is in its folder, too, which `ringpull publish ranker/4` makes live"
+        "ranker/3 was live, and is served again; 4 is in its folder, too, but it was live before:"
+        " `ringpull publish ranker/4` makes it live"
     ]
+
+
+def test_a_version_that_is_newer_than_all_that_were_live_is_served(ranker: Path) -> None:
+    assert Chosen(left_by(ranker, 3), ranker).number == 4
+    write_version(ranker, 5)
+    chosen = Chosen(left_by(ranker, 3, highest=4), ranker)
+    assert (chosen.number, chosen.said, chosen.warned) == (5, [], [])
+
+
+def test_a_model_that_was_loaded_by_number_stays_with_it(ranker: Path) -> None:
+    chosen = Chosen(left_by(ranker, 3, pinned=True), ranker)
+    assert chosen.number == 3
+    assert "stays with the version that it was loaded by: `ringpull publish ranker/4`" in chosen.said[0]
 
 
 def test_where_the_highest_was_live_or_nothing_is_known_nothing_is_said(ranker: Path) -> None:
     for left in (left_by(ranker, 4), CoordinatorState()):
         chosen = Chosen(left, ranker)
         assert (chosen.number, chosen.said, chosen.warned) == (4, [], [])
-
-
-@pytest.mark.parametrize(
-    ("highest", "pinned", "then"),
-    [(3, False, "which --watch publishes"), (4, False, "ringpull publish"), (3, True, "ringpull publish")],
-)
-def test_who_watches_publishes_what_was_never_live(ranker: Path, highest: int, pinned: bool, then: str) -> None:
-    [said] = Chosen(left_by(ranker, 3, highest=highest, pinned=pinned), ranker, watched=True).said
-    assert then in said
 
 
 def test_what_has_gone_or_is_another_one_by_now_is_told(ranker: Path) -> None:
@@ -75,13 +80,16 @@ def test_what_has_gone_or_is_another_one_by_now_is_told(ranker: Path) -> None:
 
 
 def test_a_highest_version_that_is_damaged_stands_in_nobodys_way(ranker: Path) -> None:
-    left = left_by(ranker, 3)
     flip_byte(ranker / "4" / "manifest.json", 1)
-    assert Chosen(left, ranker).number == 3
+    chosen = Chosen(left_by(ranker, 3), ranker)
+    assert chosen.number == 3
+    assert chosen.warned[0].startswith("ranker/3 was live, and is served again: ")
+    assert "/4/manifest.json" in chosen.warned[0]
+    assert Chosen(left_by(ranker, 3, highest=4), ranker).number == 3
 
 
 def test_a_model_whose_folder_has_moved_is_known_by_its_name(ranker: Path, tmp_path: Path) -> None:
-    left = left_by(ranker, 3)
+    left = left_by(ranker, 3, highest=4)
     moved = tmp_path / "elsewhere" / "ranker"
     moved.parent.mkdir()
     ranker.rename(moved)
