@@ -78,7 +78,7 @@ class FileOfKeys:
     def described(self) -> str:
         """What was taken for what."""
         kind = "strings" if self.keys.dtype == object else "integers"
-        first = f", the first {self.keys[0]!r}" if len(self.keys) else ""  # which may be a column's name
+        first = f", the first {self.keys[:1].tolist()[0]!r}" if len(self.keys) else ""  # which may be a column's name
         return f"{self.where}: {len(self.keys):,} keys, {kind}{first}"
 
     @property

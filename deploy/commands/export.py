@@ -139,7 +139,11 @@ def _stamps(includes: str | None, follows: int | None) -> dict[int, int] | None:
         return None
     if follows is None:
         raise InvalidInput("--includes is for deltas: it goes with --follows N")
-    return stamps_in(includes)
+    from ringpull.inference.model.manifest_chain import check_stamp
+
+    stamps = stamps_in(includes)
+    check_stamp(stamps)
+    return stamps
 
 
 def _check_versions(out_dir: Path, version: int | None, follows: int | None) -> None:

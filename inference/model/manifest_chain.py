@@ -135,11 +135,17 @@ def check_stamp(stamp: Any) -> None:
     """Check a stamp that an exporter gives.
 
     Raises:
-        InvalidInput: A shard or a number of it is none.
+        InvalidInput: A shard or a number of it is none, or there is none at all.
     """
     if not isinstance(stamp, Mapping):
         raise InvalidInput(
             f"includes: is {type(stamp).__name__}; it must be the stamp of a push; PushStamp.parse reads its text"
+        )
+    if not stamp:
+        # Read as none was given, it would put the delta over pushes that the module had not read.
+        raise InvalidInput(
+            "includes: is an empty stamp, which names no shard, as of a push that wrote nothing: give that of one that"
+            " wrote rows, or leave it out, and all rows that are pushed before the delta is opened are replaced"
         )
     for shard, number in stamp.items():
         whole = all(isinstance(each, int) and not isinstance(each, bool) for each in (shard, number))

@@ -81,6 +81,7 @@ def test_a_delta_that_is_ended_by_sigterm_leaves_nothing_behind(
         (("m/1", "other/n/2", "m/2"), InvalidInput, "is a version of n, not of m"),
         (("m/1", "wide/m/2", "m/2"), ExportError, "table user: dim is 5, and 4 in m/1"),
         (("m/1", "new/m/2", "m/2", "--includes", "a:1"), InvalidInput, "is not SHARD:STAMP"),
+        (("m/1", "new/m/2", "m/2", "--includes", ""), InvalidInput, "is an empty stamp"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(

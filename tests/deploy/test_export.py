@@ -151,6 +151,7 @@ def test_row_types_and_max_diff(
         (("--follows", "2", "--version", "9"), "follows version 2: .* is no complete version"),
         (("--follows", "1", "--version", "1"), "exists; a version is never written over"),
         (("--follows", "1", "--includes", "bad"), "is not SHARD:STAMP"),
+        (("--follows", "1", "--includes", ""), "is an empty stamp"),
         (("--includes", "0:1"), "--includes is for deltas: it goes with --follows N"),
         (("--row-type", "item"), "write TABLE=TYPE"),
         (("--max-diff", "-1"), "--max-diff is -1"),

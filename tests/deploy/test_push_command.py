@@ -100,6 +100,14 @@ def test_keys_are_taken_out(ringpull: Run, head: GuardedHead, shards: FakeShards
     assert rows_of(shards) == {1: None, 2: None, 3: 3.0, 4: None}
 
 
+@pytest.mark.parametrize("name", ["gone.txt", "gone.npy"])
+def test_the_first_key_to_take_out_is_told_as_people_write_it(tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / "gone.npy", np.array([7, 8]))
+    (tmp_path / "gone.txt").write_text("7\n8\n")
+    opened = open_file(str(tmp_path / name), ReadOptions(), remove=True, table=None)
+    assert opened.described.endswith("2 keys, integers, the first 7")
+
+
 def test_lines_of_several_columns_are_no_keys_to_take_out(tmp_path: Path) -> None:
     """Each line would be a key that no row has, and the command would say that it took them out."""
     path = tmp_path / "gone.csv"

@@ -57,7 +57,8 @@ class Following:
                 names a table that `changed` does not.
             CorruptData: It is damaged.
         """
-        check_stamp({} if includes is None else includes)
+        if includes is not None:
+            check_stamp(includes)
         for table in (gone or {}).keys() - (changed or {}).keys():
             raise InvalidInput(
                 f"gone names table {table}, and changed does not: give its changed ids too, or neither; then both are"

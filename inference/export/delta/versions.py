@@ -51,7 +51,8 @@ def delta_of(
         ExportError: Schema, tables or dims are not the same, or `out` exists or cannot be written.
         CorruptData, OtherContent: A version, or one that it is made of, is damaged or another one.
     """
-    check_stamp({} if includes is None else includes)
+    if includes is not None:
+        check_stamp(includes)
     before, after = VersionOnDisk.load(old.absolute()), VersionOnDisk.load(new.absolute())
     target = _target(out.absolute(), before, after)
     check_room(before)

@@ -180,6 +180,7 @@ def test_row_0_of_a_vocabulary_trains_on(tmp_path: Path) -> None:
         ({"includes": {0: 3.0}}, "is no shard"),
         ({"includes": "0:3"}, "must be the stamp of a push; PushStamp.parse reads its text"),
         ({"includes": ""}, "must be the stamp of a push"),
+        ({"includes": {}}, "is an empty stamp, which names no shard"),
         ({"follows": 2}, "follows is 2; it must be the number of a version before 2"),
         ({"follows": 0}, "follows is 0"),
     ],
