@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of, text_of
+from ringpull.ps.local.flat_pull import FlatTables
 from ringpull.ps.open_parts import OpenPart, bases
 from ringpull.ps.parts import PartName
 from ringpull.ps.parts import table_of as table_of_part
@@ -88,6 +89,15 @@ class OpenVersion:
     """See `VersionPlacement.includes`."""
     publish: int = 0
     """See `VersionPlacement.publish`."""
+    _flat: FlatTables | None = field(init=False, default=None, repr=False, compare=False)
+
+    @property
+    def flat(self) -> FlatTables:
+        """Its tables as the kernel takes them, laid out when they are first asked for."""
+        if self._flat is None:  # Threads that find so at once make one each, which are alike.
+            object.__setattr__(self, "_flat", FlatTables(tuple(self.tables), self.tables))
+        assert self._flat is not None
+        return self._flat
 
     @property
     def bases(self) -> dict[str, Base]:

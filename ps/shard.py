@@ -26,6 +26,8 @@ from ringpull.ps.newest_rows import VerifiedBlocks, check_slots, read_newest
 from ringpull.ps.open_parts import OpenPart
 from ringpull.ps.open_versions import (
     KnownDamage,
+    OpenVersion,
+    ShardState,
     check_identity,
     check_keys,
     not_owner,
@@ -38,7 +40,7 @@ from ringpull.ps.parts import table_of as table_of_part
 from ringpull.ps.pull_messages import PullReply, PullRequest
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.shard_tables import ShardTables
-from ringpull.ps.store.pull import SlotNotOwned
+from ringpull.ps.store.pull import MAX_REPLY_BYTES, SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.top_k import request_cost, scan_table
 from ringpull.ps.top_k_messages import TopKReply, TopKRequest
@@ -80,18 +82,15 @@ class Shard(ShardTables):
         state = self._state
         opened = opened_version(state, self._shard, request.model, request.version)
         check_identity(opened, self._shard, request)
-        tables = opened.tables
-        served = [table_of(tables, request.model, request.version, lookup.table) for lookup in request.lookups]
-        try:
-            asked = [each.exported if request.as_exported else each.table for each in served]
-            reply = pull_tables(asked, [each.mask for each in served], request)
-        except SlotNotOwned as exc:
-            raise not_owner(state, self._shard, exc.table, exc.slot) from exc
+        reply = None if request.as_exported else opened.flat.asked(request, MAX_REPLY_BYTES)
+        if reply is None:
+            reply = self._one_by_one(state, opened, request)
         with self._counting:
             self._requests += 1
-            for each, lookup, missing in zip(served, request.lookups, reply.missing.tolist(), strict=True):
-                each.counts.keys += lookup.keys
-                each.counts.missing += missing
+            for lookup, missing in zip(request.lookups, reply.missing.tolist(), strict=True):
+                counts = opened.tables[lookup.table].counts
+                counts.keys += lookup.keys
+                counts.missing += missing
         return reply
 
     def top_k(self, request: TopKRequest, go_on: Callable[[], None] = lambda: None) -> TopKReply:
@@ -204,6 +203,16 @@ class Shard(ShardTables):
         )
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _one_by_one(self, state: ShardState, opened: OpenVersion, request: PullRequest) -> PullReply:
+        """Return the answer to a pull that has something unusual, or say what is wrong with it."""
+        tables = opened.tables
+        served = [table_of(tables, request.model, request.version, lookup.table) for lookup in request.lookups]
+        try:
+            asked = [each.exported if request.as_exported else each.table for each in served]
+            return pull_tables(asked, [each.mask for each in served], request)
+        except SlotNotOwned as exc:
+            raise not_owner(state, self._shard, exc.table, exc.slot) from exc
 
     def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[OpenPart, SlotRange]:
         """Return the part and the slots that a request about a range names, all of them owned here."""

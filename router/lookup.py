@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -63,10 +64,7 @@ class FlatLookups(Sequence[Lookup]):
         """Vectors of each of the first F: bags, or keys when nothing is pooled."""
         if not self.poolings:
             return self.counts
-        return np.where(self._pooled(), self.bags, self.counts)
-
-    def _pooled(self) -> NDArray[np.bool_]:
-        return np.array([each is not Pooling.NONE for each in self.poolings], np.bool_)
+        return np.where(_pooled(self.poolings), self.bags, self.counts)
 
     def __len__(self) -> int:
         return len(self.tables) + len(self.others)
@@ -88,11 +86,17 @@ class FlatLookups(Sequence[Lookup]):
         table, keys = self.tables[place], self.keys[end - int(self.counts[place]) : end]
         if not self.poolings or self.poolings[place] is Pooling.NONE:
             return Lookup(table, Pooling.NONE, keys)
-        begin = int((self.bags[:place] + self._pooled()[:place]).sum())
+        begin = int((self.bags[:place] + _pooled(self.poolings)[:place]).sum())
         return Lookup(table, self.poolings[place], keys, self.offsets[begin : begin + int(self.bags[place]) + 1])
 
     def __iter__(self) -> Iterator[Lookup]:
         return (self[place] for place in range(len(self)))
+
+
+@lru_cache(64)
+def _pooled(poolings: tuple[Pooling, ...]) -> NDArray[np.bool_]:
+    """Return which of these pool, not to be written; a head's are of few kinds."""
+    return np.array([each is not Pooling.NONE for each in poolings], np.bool_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

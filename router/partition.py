@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numba
@@ -36,6 +37,7 @@ STICKINESS_KEYS: Final = 256
 with first owners keeps a row in one cache, not in two."""
 
 _OPS: Final = tuple(Op)
+_new_lookup: Final = partial(tuple.__new__, SubLookup)
 
 _NO_MASKS: Final = np.empty((0, SLOTS), np.uint8)
 
@@ -101,14 +103,13 @@ class Part:
         )
 
     def _sub_lookups(self) -> tuple[SubLookup, ...]:
-        shape, tables = self.batch.shape.tolist(), self.batch.tables
-        return tuple(
-            [
-                SubLookup(tables[i], _OPS[shape[i][OP]], keys, bags, shape[i][WEIGHTED] != 0)
-                for i, (keys, bags) in enumerate(zip(self.keys.tolist(), self.bags.tolist(), strict=True))
-                if keys
-            ]
-        )
+        asked = np.flatnonzero(self.keys)
+        shape, tables = self.batch.shape[asked], self.batch.tables
+        names = tables if len(asked) == len(tables) else [tables[place] for place in asked.tolist()]
+        ops = map(_OPS.__getitem__, shape[:, OP].tolist())
+        weighted = (shape[:, WEIGHTED] != 0).tolist()
+        rows = zip(names, ops, self.keys[asked].tolist(), self.bags[asked].tolist(), weighted, strict=True)
+        return tuple(map(_new_lookup, rows))  # No line of Python for each: there are as many of these as tables.
 
     def _flat_lookups(self) -> FlatSubLookups:
         """Return what `_sub_lookups` does, without an object for each: nothing of it is put on a wire."""
@@ -303,7 +304,7 @@ def _take_all(
 ) -> tuple[int, Int64Array, UInt64Array, NDArray[np.uint32], Int64Array]:
     """Return the look-up with wrong offsets, or -1; bags (L,) that are not empty; and positions, lengths, targets."""
     positions = np.empty(keys.size, np.uint64)
-    for i in range(keys.size):
+    for i in range(np.uint64(keys.size)):
         positions[i] = keys[i] if hashed else fmix64(keys[i])
     lengths = np.empty(keys.size, np.uint32)
     targets = np.empty(keys.size, np.int64)
@@ -352,25 +353,24 @@ def _choose(
     Layers of what is here come after the shards and the unowned keys.
     """
     positions = np.empty(keys.size, np.uint64)
+    for i in range(np.uint64(keys.size)):  # In a loop of its own, which is vectorised.
+        positions[i] = keys[i] if hashed else fmix64(keys[i])
     chosen = np.empty(keys.size, np.uint16)
     counts = np.zeros(waiting.size + layers, np.int64)
     asked = np.where(waiting < DOWN, np.arange(waiting.size), waiting.size - 1)
-    end = 0
+    end = np.uint64(0)  # Unsigned indexes, here and below: numba lets a negative one count from the end.
     for lookup in range(shape.shape[0]):
         begin, copies = end, int(replicas[lookup])
-        end += int(shape[lookup, KEYS])
+        end += np.uint64(shape[lookup, KEYS])
         if whole[lookup] >= 0:
             layer = waiting.size + int(whole[lookup])
             for i in range(begin, end):
-                positions[i] = keys[i] if hashed else fmix64(keys[i])
                 chosen[i] = layer
-            counts[layer] += end - begin
+            counts[layer] += int(end - begin)
             continue
         row = int(rows[lookup])
         for i in range(begin, end):
-            position = keys[i] if hashed else fmix64(keys[i])
-            positions[i] = position
-            slot = int(position >> np.uint64(SLOT_SHIFT))
+            slot = positions[i] >> np.uint64(SLOT_SHIFT)
             if row >= 0 and masks[row, slot] != NOWHERE:
                 layer = waiting.size + int(masks[row, slot]) - 1
                 chosen[i] = layer
@@ -398,6 +398,16 @@ def _ascend(offsets: Int64Array, first: int, bags: int, keys: int) -> bool:
     return bool(right)
 
 
+@numba.njit(nogil=True)
+def _place_weights(
+    given: Float32Array, chosen: NDArray[np.uint16], weights: Float32Array, next_weight: Int64Array
+) -> None:
+    """Place the weights of a look-up's keys with the keys' shards."""
+    for i, shard in enumerate(chosen):
+        weights[next_weight[shard]] = given[i]
+        next_weight[shard] += 1
+
+
 @kernel()
 def _place(
     shape: Int64Array,
@@ -422,13 +432,12 @@ def _place(
     targets = np.empty(count, np.int64)
     renamed = batch_targets.size > 0
 
-    # By shard: where the next key and weight go, where the last sub-bag went, and how many rows were before it.
-    next_key, next_weight, last_sub_bag = begins.copy(), begins.copy(), begins - 1
-    rows = np.zeros(shards, np.int64)
-    last_bag = np.full(shards, -1, np.int64)
+    # By shard: where the next key, weight, sub-bag and target go, and where the keys of this bag began.
+    next_key, next_weight, next_bag, next_target = begins.copy(), begins.copy(), begins.copy(), begins.copy()
+    bag_begin = begins.copy()
     key = offset = weight = vector = 0
     for lookup in range(shape.shape[0]):
-        keys[:, lookup], bags[:, lookup] = next_key, last_sub_bag
+        keys[:, lookup], bags[:, lookup], bag_begin[:] = next_key, next_bag, next_key
         end = key + int(shape[lookup, KEYS])
         vectors = end - key
         if shape[lookup, OP] == ROWS:
@@ -436,33 +445,36 @@ def _place(
                 shard = int(chosen[i])
                 positions[next_key[shard]] = batch_positions[i]
                 next_key[shard] += 1
-                rows[shard] += 1
-                targets[last_sub_bag[shard] + rows[shard]] = batch_targets[vector + i - key] if renamed else i - key
+                targets[next_target[shard]] = batch_targets[vector + i - key] if renamed else i - key
+                next_target[shard] += 1
         else:
             vectors = int(shape[lookup, BAGS])
-            weighted = shape[lookup, WEIGHTED] != 0
             if not _ascend(offsets, offset, vectors, end - key):
                 return lookup, keys, bags, positions, lengths, weights, targets
             for bag in range(vectors):
                 target = batch_targets[vector + bag] if renamed else bag
-                for i in range(key + int(offsets[offset + bag]), key + int(offsets[offset + bag + 1])):
-                    shard = int(chosen[i])
-                    positions[next_key[shard]] = batch_positions[i]
-                    next_key[shard] += 1
-                    # Whether the shard met this bag before cannot be predicted: no branch, but the same written again.
-                    fresh = np.int64(last_bag[shard] != vector + bag)
-                    last_bag[shard] = vector + bag
-                    sub_bag = last_sub_bag[shard] + fresh
-                    last_sub_bag[shard] = sub_bag
-                    lengths[sub_bag] = np.uint32(lengths[sub_bag] * (1 - fresh) + 1)
-                    targets[rows[shard] + sub_bag] = target
-                    if weighted:
-                        weights[next_weight[shard]] = batch_weights[weight + i - key]
-                        next_weight[shard] += 1
+                first, last = np.uint64(key + offsets[offset + bag]), np.uint64(key + offsets[offset + bag + 1])
+                for i in range(first, last):
+                    own = np.uint64(chosen[i])
+                    place = np.uint64(next_key[own])
+                    positions[place] = batch_positions[i]
+                    next_key[own] = place + np.uint64(1)
+                # Then once more over its shards, most of which are met again: that is predicted well enough.
+                for i in range(first, last):
+                    own = np.uint64(chosen[i])
+                    length = next_key[own] - bag_begin[own]
+                    if length:
+                        bag_begin[own] = next_key[own]
+                        lengths[np.uint64(next_bag[own])] = length
+                        next_bag[own] += 1
+                        targets[np.uint64(next_target[own])] = target
+                        next_target[own] += 1
+            if shape[lookup, WEIGHTED] != 0:
+                _place_weights(batch_weights[weight:], chosen[key:end], weights, next_weight)
+                weight += end - key
             offset += vectors + 1
-            weight += end - key if weighted else 0
         vector += vectors
         keys[:, lookup] = next_key - keys[:, lookup]
-        bags[:, lookup] = last_sub_bag - bags[:, lookup]
+        bags[:, lookup] = next_bag - bags[:, lookup]
         key = end
     return -1, keys, bags, positions, lengths, weights, targets

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -87,7 +88,10 @@ class HalvedRuns(Generic[Work, Answer]):
 
     def begin(self, work: Work, places: Sequence[int] | None = None) -> asyncio.Future[Computed[Answer]]:
         """Compute a batch, or the part of it at some places, in the worker thread."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._run, work, places)
+        # Not `run_in_executor`: a chain of two futures costs the loop several times what this does.
+        computed: asyncio.Future[Computed[Answer]] = asyncio.get_running_loop().create_future()
+        self._executor.submit(self._run_for, computed, work, places)
+        return computed
 
     async def compute_parts(self, batch: Halved[Answer], work: Work, whole: Computed[Answer]) -> None:
         """Compute what failed as a whole in halves, and those that fail in halves again, down to one request."""
@@ -143,8 +147,18 @@ class HalvedRuns(Generic[Work, Answer]):
         part.answer(own)
         return None
 
+    def _run_for(self, computed: asyncio.Future[Computed[Answer]], work: Work, places: Sequence[int] | None) -> None:
+        """Have the loop be told what comes of a run; in the worker thread."""
+        outcome: Computed[Answer] | BaseException
+        try:
+            outcome = self._run(work, places)
+        except BaseException as exc:
+            outcome = exc
+        with suppress(RuntimeError):  # The loop has ended.
+            computed.get_loop().call_soon_threadsafe(_tell, computed, outcome)
+
     def _run(self, work: Work, places: Sequence[int] | None) -> Computed[Answer]:
-        """Compute a batch, or the part of it at some places; in the worker thread."""
+        """Compute a batch, or the part of it at some places."""
         started_s = self._clock()
         try:
             if places is not None and self._split is not None:
@@ -152,3 +166,12 @@ class HalvedRuns(Generic[Work, Answer]):
             return Computed(self._compute(work), None, started_s, self._clock())
         except Exception as exc:
             return Computed({}, exc, started_s, self._clock())
+
+
+def _tell(computed: asyncio.Future[Computed[Answer]], outcome: Computed[Answer] | BaseException) -> None:
+    if computed.done():  # Nobody waits for it any more.
+        return
+    if isinstance(outcome, BaseException):
+        computed.set_exception(outcome)
+    else:
+        computed.set_result(outcome)

@@ -199,3 +199,14 @@ async def test_an_executor_that_is_gone_leaves_nobody_waiting() -> None:
     got = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(each) for each in got} <= {RuntimeError, IndexError}
     await batcher.close(timeout_s=0)
+
+
+async def test_a_run_that_ends_by_what_is_no_error_of_a_program_ends_its_requests() -> None:
+    class Ended(BaseException):
+        """No `Exception`, as what ends a thread is none."""
+
+    class Ending(Failing):
+        def compute(self, work: dict[int, int]) -> dict[int, int]:
+            raise Ended
+
+    assert names(await answers(Ending(), 2)) == ["Ended", "Ended"]

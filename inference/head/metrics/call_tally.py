@@ -182,7 +182,9 @@ class CallTally:
 
     def totals(self) -> dict[tuple[str, int], Numbers]:
         """Return what was counted for every version that is loaded, and overall."""
-        routed = self._routed()
+        return self._totals_with(self._routed())
+
+    def _totals_with(self, routed: RouterCounters) -> dict[tuple[str, int], Numbers]:
         overall = Overall(
             requests=self.calls.requests,
             failed=self.calls.failed,
@@ -199,24 +201,27 @@ class CallTally:
 
     def counts(self) -> HeadCounts:
         """Return all that is counted."""
-        self._look_at_tables()
+        routed = self._routed()
+        self._look_at_tables(routed)
         self._forget_old()
-        return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items()})
+        return HeadCounts(self._totals_with(routed), {key: tuple(step) for key, step in self._recent.items()})
 
     def news(self) -> HeadCounts:
         """Return what is new since the last heartbeats: all but the older steps, of which one is told at a time.
 
         So whoever has missed some, as a coordinator that was restarted, has all of them again after a while.
         """
-        self._look_at_tables()
+        routed = self._routed()
+        self._look_at_tables(routed)
         newest = int(self._now()) // STEP_S
         self._told = (self._told + 1) % STEPS
         steps = (newest, newest - 1, newest - self._told)
-        return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items() if key[1] in steps})
+        recent = {key: tuple(step) for key, step in self._recent.items() if key[1] in steps}
+        return HeadCounts(self._totals_with(routed), recent)
 
-    def _look_at_tables(self) -> None:
+    def _look_at_tables(self, routed: RouterCounters) -> None:
         """Take what was looked up since the last look, half a second ago, for a part of this step."""
-        for (model, table), counts in self._routed().tables.items():
+        for (model, table), counts in routed.tables.items():
             name = f"{model}/{table}"
             keys, missing, here = self._keys.get(name, (0, 0, 0))
             if counts.keys != keys:

@@ -9,7 +9,7 @@ places; `gather` relies on them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from ringpull.ps.compiled import kernel
 
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
+AnyArray = NDArray[Any]
 
 # Columns of `descriptions`.
 ITEM: Final = 0
@@ -184,6 +185,16 @@ def _end_to_end(
 
 
 @kernel()
+def _copy(source: AnyArray, begin: int, to: AnyArray, at: int, count: int) -> None:
+    """Copy `count` items from `begin` on to `at` and on: both within their arrays."""
+    # Unsigned indexes: numba lets a negative one count from the end, and to test for that keeps loops from being
+    # vectorised.
+    first, first_to = np.uint64(begin), np.uint64(at)
+    for i in range(np.uint64(count)):
+        to[first_to + i] = source[first + i]
+
+
+@kernel()
 def gather(
     words: UInt64Array, starts: Int64Array, sizes: Int64Array, places: Int64Array, descriptions: Int64Array
 ) -> tuple[UInt64Array, Int64Array, Int64Array]:
@@ -216,26 +227,21 @@ def gather(
             start, values = starts[r], sizes[r, column, VALUES]
             source = start + places[r, column, NUMBERS]
             if item == 8:
-                for i in range(values):
-                    out[numbers + value + i] = words[source + i]
+                _copy(words, source, out, numbers + value, values)
             else:
-                to = 2 * numbers + value
-                for i in range(values):
-                    to_halves[to + i] = from_halves[2 * source + i]
+                _copy(from_halves, 2 * source, to_halves, 2 * numbers + value, values)
             if item == STRINGS:
                 size = places[r, column, TEXT_BYTES]
                 source = 8 * (source + (values + 1) // 2)
-                for i in range(size):
-                    to_bytes[texts + text + i] = from_bytes[source + i]
+                _copy(from_bytes, source, to_bytes, texts + text, size)
                 text += size
             if descriptions[column, RAGGED]:
-                source = start + places[r, column, OFFSETS] + 1
-                for i in range(sizes[r, column, ROWS]):
-                    out[offsets + row + i + 1] = words[source + i] + np.uint64(value)
+                source, to = np.uint64(start + places[r, column, OFFSETS] + 1), np.uint64(offsets + row + 1)
+                for i in range(np.uint64(sizes[r, column, ROWS])):
+                    out[to + i] = words[source + i] + np.uint64(value)
                 if descriptions[column, WEIGHTED]:
-                    source, to = 2 * (start + places[r, column, WEIGHTS]), 2 * weights + value
-                    for i in range(values):
-                        to_halves[to + i] = from_halves[source + i]
+                    source = 2 * (start + places[r, column, WEIGHTS])
+                    _copy(from_halves, source, to_halves, 2 * weights + value, values)
             row += sizes[r, column, ROWS]
             value += values
     return out, all_sizes, all_places
@@ -249,9 +255,9 @@ def direct_keys(words: UInt64Array, begins: Int64Array, counts: Int64Array, rule
         rules: (F, 3): a `KeyRule` each.
     """
     keys = np.empty(counts.sum(), np.uint64)
-    end = np.int64(0)
+    end = np.uint64(0)
     for column in range(counts.size):
-        begin, count = begins[column], counts[column]
+        begin, count = np.uint64(begins[column]), np.uint64(counts[column])
         kind, first, second = rules[column, 0], rules[column, 1], rules[column, 2]
         if kind == ADD:
             for i in range(count):
@@ -275,10 +281,9 @@ def direct_keys(words: UInt64Array, begins: Int64Array, counts: Int64Array, rule
 def direct_offsets(words: UInt64Array, begins: Int64Array, counts: Int64Array) -> Int64Array:
     """Return the offsets of columns of bags end to end: of each, `counts` words from `begins` on."""
     offsets = np.empty(counts.sum(), np.int64)
-    end = np.int64(0)
+    signed, end = words.view(np.int64), 0
     for column in range(counts.size):
-        for i in range(counts[column]):
-            offsets[end + i] = np.int64(words[begins[column] + i])
+        _copy(signed, begins[column], offsets, end, counts[column])
         end += counts[column]
     return offsets
 
@@ -287,9 +292,9 @@ def direct_offsets(words: UInt64Array, begins: Int64Array, counts: Int64Array) -
 def all_within(words: UInt64Array, begins: Int64Array, counts: Int64Array, lows: Int64Array, highs: Int64Array) -> bool:
     """Return whether all ids of some columns are at least their `lows`, and below their `highs`."""
     for column in range(counts.size):
-        low, high, begin = lows[column], highs[column], begins[column]
+        low, high, begin = lows[column], highs[column], np.uint64(begins[column])
         beyond = np.int64(0)
-        for i in range(counts[column]):
+        for i in range(np.uint64(counts[column])):
             id_ = np.int64(words[begin + i])
             beyond += np.int64(id_ < low) + np.int64(id_ >= high)
         if beyond:

@@ -197,8 +197,8 @@ class ReceivedColumns:
         words, sizes, places = kernels.gather(
             np.concatenate([request.words for request in requests]),
             starts,
-            np.stack([request.sizes for request in requests]),
-            np.stack([request.places for request in requests]),
+            np.concatenate([request.sizes for request in requests]).reshape(len(requests), -1, 2),
+            np.concatenate([request.places for request in requests]).reshape(len(requests), -1, 4),
             layout.descriptions,
         )
         row_counts = tuple(rows for request in requests for rows in request.row_counts)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.local.flat_pull import FlatSubLookups, FlatTables
 from ringpull.ps.local.open_files import LayerTable
-from ringpull.ps.pull_messages import Op, PullRequest
+from ringpull.ps.pull_messages import Op, PullRequest, SubLookup
 from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.pull import pull
+from ringpull.ps.store.pull import MAX_REPLY_BYTES, pull
 from ringpull.ps.store.table import Table
 from tests.ps.tables import WrittenTable, pull_request, write_table
 
@@ -71,11 +71,41 @@ def test_it_answers_as_one_by_one(
     assert list(flat) == list(request.lookups)
     assert flat[:2] == list(request.lookups[:2])
     found = FlatTables(layout, layer).pull(replace(request, lookups=flat), flat)
+    asked = FlatTables(VECTORS, layer).asked(request, MAX_REPLY_BYTES)
     expected = pull([layer[each.table].table for each in request.lookups], [None] * len(places), request)
     assert found is not None
+    if not lookups:
+        assert asked is None
+        asked = found
+    assert asked is not None
     for name in ("values", "missing", "found", "lengths", "data", "absent"):
-        one, other = getattr(found, name), getattr(expected, name)
-        assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
+        for answer in (found, asked):
+            one, other = getattr(answer, name), getattr(expected, name)
+            assert (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [(Op.SUM, -1, 1), (Op.SUM, 5, 1)],
+        [(Op.SUM, 2, -1), (Op.SUM, 2, 3)],
+        [(Op.SUM, 2, 2**64), (Op.SUM, 2, 2 - 2**64)],
+        [(Op.SUM, 2**63 - 1, 1), (Op.SUM, 2**63 - 1, 1), (Op.SUM, 6, 0)],
+        [(Op.ROWS, 0, 2), (Op.SUM, 4, 0)],
+        [(Op.SUM, 3, 2)],
+    ],
+)
+def test_counts_that_no_router_sends_never_reach_the_kernel(
+    written: dict[str, WrittenTable], layer: dict[str, LayerTable], counts: list[tuple[Op, int, int]]
+) -> None:
+    request = pull_request([("floats", Op.SUM, written["floats"].keys[:4], [1, 3], None)])
+    tables = FlatTables(("floats",), layer)
+    assert tables.asked(request, MAX_REPLY_BYTES) is not None
+    lookups = [SubLookup("floats", op, keys, bags, weighted=False) for op, keys, bags in counts]
+    assert tables.asked(replace(request, lookups=lookups), MAX_REPLY_BYTES) is None
+    unknown = [SubLookup("strange", Op.SUM, 4, 2, weighted=False)]
+    assert tables.asked(replace(request, lookups=unknown), MAX_REPLY_BYTES) is None
+    assert tables.asked(request, 1) is None
 
 
 def test_what_it_cannot_answer_is_left(written: dict[str, WrittenTable], layer: dict[str, LayerTable]) -> None:
