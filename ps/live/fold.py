@@ -237,15 +237,19 @@ class FoldWriter:
             self._spare.remove()
 
 
-def open_fold(folder: Path) -> Fold:
+def open_fold(folder: Path, stamps: UInt64Array | None = None) -> Fold:
     """Open a fold, and check all of it but its rows, whose blocks have checksums.
+
+    Args:
+        stamps: Its stamps, where they were written just now; None: they are read.
 
     Raises:
         CorruptData: It is damaged; names the file.
     """
     about = _about(folder)
     base = Base.open(folder / ROWS)
-    stamps, gone = _numbers(folder / STAMPS, about.stamps_checksum), _numbers(folder / GONE, about.gone_checksum)
+    stamps = _numbers(folder / STAMPS, about.stamps_checksum) if stamps is None else stamps
+    gone = _numbers(folder / GONE, about.gone_checksum)
     if len(stamps) != base.rows or len(gone) % 2:
         raise CorruptData(f"{folder}: {len(stamps)} stamps and {len(gone)} numbers of keys that went; {base.rows} rows")
     half = len(gone) // 2

@@ -31,6 +31,7 @@ from ringpull.ps.live.fold import (
     remove_folds,
     spared,
 )
+from ringpull.ps.live.headroom import Headroom
 from ringpull.ps.live.live_check import NotLookedAt
 from ringpull.ps.live.live_table import LiveTable
 from ringpull.ps.live.live_tables import LiveTables
@@ -45,13 +46,13 @@ from ringpull.ps.live.record import (
 )
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.newer.fold_rows import FoldRows
+from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES
 
 ROWS_AT_ONCE: Final = 1 << 14
 """Rows that are copied, and words that are flipped, at a time: the most of them."""
 BYTES_AT_ONCE: Final = 2 << 20
 """Bytes of rows of vectors that are copied at a time: one write of a file, and what the caches of a core keep."""
-SHARE: Final = 2
-"""A round begins when one part in so many of the log's limit, or of the memory's, is used."""
 RETRY_AFTER_S: Final = 10.0
 """Time after which a round that failed is tried again."""
 KEPT_SHARE: Final = 16
@@ -99,11 +100,13 @@ class Folding:
         """File of the log that a round began which did not shorten it."""
         self._spares: dict[LiveName, SpareFold] = {}
         """The fold before the last of each table, where it was kept."""
+        self._headroom = Headroom()
         self.rounds = 0
 
     @property
     def due(self) -> bool:
         """Whether a round should begin."""
+        self._headroom.looked(self._log.bytes)
         if time.monotonic() < self._not_before_s:
             return False
         tables = self._tables.all()
@@ -111,7 +114,7 @@ class Folding:
             return True
         if self._is_over_limit:  # Pushes are refused, even if all is folded that the log has.
             return True
-        return (self._needs_memory or self._log.bytes > self._log_limit_bytes // SHARE) and self._has_unfolded
+        return (self._needs_log or self._needs_memory) and self._has_unfolded
 
     def round(self) -> None:
         """Fold all tables that have pushes since their last fold, and shorten the log.
@@ -120,7 +123,7 @@ class Folding:
         others are folded; the log is shortened once all are.
         """
         try:
-            for_log_alone = not self._has_unfolded
+            for_log_alone, began_s = not self._has_unfolded, time.monotonic()
             number = self._run(self._rolled)
             self._left = self._folded_but()
             if self._left:
@@ -128,7 +131,8 @@ class Folding:
                 self._tables.wants_fold = False
                 self._failed("; ".join(self._left.values()))
                 return
-            self._run(lambda: self._shorten(number))
+            logged_bytes = self._run(lambda: self._shorten(number))
+            self._headroom.ended(time.monotonic() - began_s, logged_bytes)
             self._tables.wants_fold = self._tables.wants_new_log = False
             self._began = None
             self.rounds += 1
@@ -193,9 +197,16 @@ class Folding:
         return self._log.bytes > self._log_limit_bytes
 
     @property
+    def _needs_log(self) -> bool:
+        return self._log.bytes > self._log_limit_bytes - self._headroom.of(self._log_limit_bytes)
+
+    @property
     def _needs_memory(self) -> bool:
         budget = self._tables.budget
-        return self._tables.wants_fold or budget.used_bytes > budget.for_rows_bytes // SHARE
+        # Room for a push, and for larger directories, while those before them are still read.
+        least = MAX_PUSH_BYTES + 2 * budget.held_bytes
+        free = budget.for_rows_bytes - budget.used_bytes
+        return self._tables.wants_fold or free < self._headroom.of(budget.for_rows_bytes, least)
 
     def _failed(self, why: str) -> None:
         self._not_before_s = time.monotonic() + RETRY_AFTER_S
@@ -206,30 +217,33 @@ class Folding:
             table.let_go_of_old_fold()
             # Of a round that failed while it flipped words, and then back, there is one fold more.
             through, old = table.last_stamp, [*table.segments.seal(), *table.fold_bases]
-            positions, words = table.pushed.walk_all()
-            stamps, gone = table.segments.stamps(words), table.segments.is_gone(words)
+            rows, gone = FoldRows.of(table.pushed, table.segments)
         self._check(table)
         folder = next_folder(self._folder, table.name)
-        writer = FoldWriter(folder, table.name, table.row_bytes, int((~gone).sum()), self._unread_spare(table.name))
+        spare = self._unread_spare(table.name)
+        writer = FoldWriter(folder, table.name, table.row_bytes, len(rows.words), spare)
         try:
-            kept, kept_words, kept_stamps = positions, words, stamps
-            if gone.any():
-                kept, kept_words, kept_stamps = positions[~gone], words[~gone], stamps[~gone]
-            at_once = min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // table.row_bytes)) if table.row_bytes else ROWS_AT_ONCE
-            for begin in range(0, len(kept), at_once):
-                self._check_wanted()
-                some = slice(begin, begin + at_once)
-                with self._tables.lock:
-                    rows = table.segments.rows(kept_words[some])
-                writer.append(kept[some], rows)
-            writer.finish(self._tables.shard, through, kept_stamps, positions[gone], stamps[gone])
+            self._copy(table, rows, writer)
+            writer.finish(self._tables.shard, through, rows.stamps, gone.positions, gone.stamps)
         except BaseException as exc:
             writer.abort()
             remove_fold(folder)  # which is there where it failed at its very end
             if isinstance(exc, ExportError):
                 raise Unavailable(f"{folder}: {exc}") from exc
             raise
-        self._use(table, folder, through, old, kept_words, (positions[gone], words[gone]))
+        self._use(table, folder, through, old, rows, gone)
+
+    def _copy(self, table: LiveTable, rows: FoldRows, writer: FoldWriter) -> None:
+        """Write rows, some at a time, by way of memory that all of them pass through."""
+        at_once = min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // table.row_bytes)) if table.row_bytes else ROWS_AT_ONCE
+        memory = np.empty(min(at_once, len(rows.words)) * table.row_bytes, np.uint8)
+        # Whoever has it reads what these words name without the lock, for which pushes would wait.
+        generation = table.segments.generation
+        for begin in range(0, len(rows.words), at_once):
+            self._check_wanted()
+            some = slice(begin, begin + at_once)
+            writer.append(rows.positions[some], table.segments.rows(rows.words[some], memory))
+        del generation
 
     def _unread_spare(self, name: LiveName) -> SpareFold | None:
         """Return the fold before the last of a table, if it was kept and nobody reads it any more; else it goes."""
@@ -245,8 +259,8 @@ class Folding:
         folder: Path,
         through: int,
         old: Sequence[int],
-        words: UInt64Array,
-        gone: tuple[UInt64Array, UInt64Array],
+        rows: FoldRows,
+        gone: FoldRows,
     ) -> None:
         """Have look-ups read a fold, and let go of what they read before.
 
@@ -254,7 +268,7 @@ class Folding:
         """
         made: list[int] = []
         try:
-            fold = open_fold(folder)
+            fold = open_fold(folder, rows.stamps)
             # Before anything is flipped, as there may be no memory.
             new_gone = self._new_gone(table, fold.gone_stamps, made)
             with self._tables.lock:
@@ -264,11 +278,11 @@ class Folding:
             self._let_go(table, made)
             raise
         try:
-            for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
+            for positions, words_then, words_now in _flips(table, fold.base, number, rows, gone, new_gone):
                 with self._tables.lock:
                     table.flip(positions, words_then, words_now)
         except BaseException:
-            for positions, words_then, words_now in _flips(table, fold.base, number, words, gone, new_gone):
+            for positions, words_then, words_now in _flips(table, fold.base, number, rows, gone, new_gone):
                 with self._tables.lock:
                     table.flip(positions, words_now, words_then)
             with self._tables.lock:
@@ -311,7 +325,12 @@ class Folding:
         return words
 
     def _shorten(self, number: int) -> int:
-        """Write to the log what is in no fold, and delete the files before one; in the thread of the log."""
+        """Write to the log what is in no fold, and delete the files before one; in the thread of the log.
+
+        Returns:
+            The bytes that the log had from that file on before.
+        """
+        logged_bytes = self._log.bytes_from(number)
         self._numbers.forget(time.monotonic())
         names = {table.name: table for table in self._tables.all()}
         records = [
@@ -339,7 +358,7 @@ class Folding:
             self._tables.were_logged()
         self._log.sync()
         self._log.drop_below(number)
-        return number
+        return logged_bytes
 
     def _check_wanted(self) -> None:
         if not self._wanted():
@@ -354,16 +373,16 @@ def _flips(
     table: LiveTable,
     base: Base,
     number: int,
-    words: UInt64Array,
-    gone: tuple[UInt64Array, UInt64Array],
+    rows: FoldRows,
+    gone: FoldRows,
     new_gone: UInt64Array,
 ) -> Iterator[tuple[UInt64Array, UInt64Array, UInt64Array]]:
     """Yield positions, some at a time, their words before a fold, and those that name it."""
     for some in _pieces(base.rows):
-        new = table.segments.words_of_base(number, np.arange(some.start, some.stop))
-        yield base.positions_slice(some.start, some.stop), words[some], new
-    for some in _pieces(len(gone[0])):
-        yield gone[0][some], gone[1][some], new_gone[some]
+        new = table.segments.words_between(number, some.start, some.stop)
+        yield rows.positions[some], rows.words[some], new
+    for some in _pieces(len(gone.words)):
+        yield gone.positions[some], gone.words[some], new_gone[some]
 
 
 def tidy_memory(

@@ -33,7 +33,7 @@ from ringpull.ps.live.log_check import MAX_HEADER_BYTES, Damaged, damaged_in, he
 from ringpull.ps.live.log_file import log_file_path
 from ringpull.ps.live.record import LiveName
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.block_check import as_bad, bad_rows, block_bytes
+from ringpull.ps.store.block_check import Reader, as_bad, bad_rows, block_bytes
 from ringpull.ps.store.format import START_BYTES
 from ringpull.ps.store.newer.directory import LAST_POSITION
 from ringpull.ps.store.newer.logged import LoggedRows
@@ -178,23 +178,24 @@ class LiveCheck:
             step = START_BYTES if base.spec.is_bytes else base.spec.row_bytes
             remembered = self._memory.damaged(base)
             good, bad = [], []
-            for block in blocks[base]:
-                pace(block_bytes(base, block))
-                try:
-                    damage = bad_rows(base, block)
-                except Unavailable as exc:
-                    found.unlooked.append(str(exc))
-                    if block not in remembered:
+            with Reader(base) as reader:
+                for block in blocks[base]:
+                    pace(block_bytes(base, block))
+                    try:
+                        damage = bad_rows(base, block, reader)
+                    except Unavailable as exc:
+                        found.unlooked.append(str(exc))
+                        if block not in remembered:
+                            continue
+                        damage = as_bad(base, block)  # as it was: a shard that begins has closed nothing yet
+                    if damage is None:
+                        good.append(block)
                         continue
-                    damage = as_bad(base, block)  # as it was: a shard that begins has closed nothing yet
-                if damage is None:
-                    good.append(block)
-                    continue
-                bad.append(block)
-                rows = damage.first_row * step, (damage.first_row + damage.rows) * step
-                found.intervals.setdefault(number, []).append(rows)
-                found.keeps[number] = base
-                found.files.add(str(base.folder / damage.file))
+                    bad.append(block)
+                    rows = damage.first_row * step, (damage.first_row + damage.rows) * step
+                    found.intervals.setdefault(number, []).append(rows)
+                    found.keeps[number] = base
+                    found.files.add(str(base.folder / damage.file))
             if bad or remembered:
                 self._memory.note(base, good=good, bad=bad)
         return found

@@ -27,7 +27,8 @@ from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.live.commit import Commits
 from ringpull.ps.live.fold import Fold, fold_folders, folder_of, open_fold, remove_folds, remove_unfinished
 from ringpull.ps.live.folder_lock import FolderLock
-from ringpull.ps.live.folding import RETRY_AFTER_S, SHARE, Folding, tidy_memory
+from ringpull.ps.live.folding import RETRY_AFTER_S, Folding, tidy_memory
+from ringpull.ps.live.headroom import MOST_SHARE
 from ringpull.ps.live.live_check import LiveCheck
 from ringpull.ps.live.live_table import LiveTable, OpenDelta
 from ringpull.ps.live.live_tables import LiveTables
@@ -427,7 +428,7 @@ class LiveShard:
         if self._closed(self._shard.state.versions):
             self._shard.forget_closed()
         unshown = any(table.may_drop and self._all_open(table.name.model) for table in self.tables.all())
-        if unshown or budget.used_bytes > budget.for_rows_bytes // SHARE:
+        if unshown or budget.used_bytes > budget.for_rows_bytes // MOST_SHARE:
             self._tidied_s = now
             tidy_memory(self.tables, self._renew, self._all_open)
 

@@ -23,9 +23,11 @@ from ringpull.ps.live.record import SERVED, UNNAMED, DeltaKey, LiveName
 from ringpull.ps.live.stamp import NO_STAMP
 from ringpull.ps.spec import RowType, UInt64Array
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.kernels import address
 from ringpull.ps.store.newer.arena import STAMP_BYTES
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory, upserted
+from ringpull.ps.store.newer.fold_kernels import flip
 from ringpull.ps.store.newer.newer import Delta, Newer
 from ringpull.ps.store.newer.segments import Segments
 from ringpull.ps.store.newer.words import GONE
@@ -355,12 +357,10 @@ class LiveTable:
 
     def flip(self, positions: UInt64Array, old: UInt64Array, words: UInt64Array) -> None:
         """Have positions whose word is the old one name the same row elsewhere."""
+        positions, old, words = map(np.ascontiguousarray, (positions, old, words))
+        of_all = address(positions), address(old), address(words), len(words)
         for directory in self.directories():
-            same = directory.get(positions) == old
-            if same.all():  # mostly
-                directory.put(positions, words)
-            else:
-                directory.put(positions[same], words[same])
+            flip(directory.tags_at, directory.buckets_at, directory.shift, *of_all)
 
     def directories(self) -> list[Directory]:
         """Return all directories, as of now, in any thread."""

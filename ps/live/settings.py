@@ -31,6 +31,6 @@ class LiveSettings:
 
     durability: Durability = Durability.SYNC
     log_limit_bytes: int = LOG_LIMIT_BYTES
-    """Size of the log over which pushes are refused until it is shorter; half of it is when rows begin to be folded."""
+    """Size of the log over which pushes are refused until it is shorter; rows are folded before (`Headroom`)."""
     newer_memory_bytes: int = NEWER_MEMORY_BYTES
     """Memory of pushed rows, with what finds them, over which pushes are refused until there is less."""

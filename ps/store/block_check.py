@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import xxhash
@@ -60,20 +60,82 @@ def blocks_with(base: Base, ranges: Iterable[SlotRange]) -> list[int]:
     return np.flatnonzero(touched).tolist()
 
 
-def bad_rows(base: Base, block: int) -> BadBlock | None:
+class Reader:
+    """Reads of one base, of which each file is opened once; a context manager, which closes them."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self._files: dict[str, int] = {}
+        self._buffer = np.empty(0, np.uint8)
+
+    def read(self, name: str, mapped: NDArray[Any] | None, begin: int, end: int) -> Bytes | None:
+        """Return bytes [begin, end) of a file, fewer if the storage has lost the rest; good until the next read.
+
+        Args:
+            mapped: Its map, which is read if the file is not there any more; without it the answer is None then.
+
+        Raises:
+            Unavailable: It cannot be told what the file has now.
+        """
+        if len(self._buffer) < end - begin:
+            self._buffer = np.empty(end - begin, np.uint8)
+        buffer = self._buffer[: end - begin]
+        try:
+            file = self._file(name)
+            if file is not None:
+                return buffer[: _fill(file, buffer, begin)]
+        except OSError as exc:
+            raise Unavailable(f"{self.base.folder / name}: cannot be read now: {exc.strerror or exc}") from exc
+        if mapped is None:
+            return None
+        np.copyto(buffer, mapped.reshape(-1).view(np.uint8)[begin:end])
+        return buffer
+
+    def _file(self, name: str) -> int | None:
+        """Return the descriptor of a file; None: it is not there any more, or another one is in its place."""
+        if name in self._files:
+            return self._files[name]
+        path = self.base.folder / name
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as exc:
+            if exc.errno in GONE:
+                return None
+            raise Unavailable(f"{path}: cannot be opened now: {exc.strerror or exc}") from exc
+        self._files[name] = file
+        if self.base.stamps[name].is_file_of(os.fstat(file)):
+            return file
+        os.close(self._files.pop(name))
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+def bad_rows(base: Base, block: int, reader: Reader | None = None) -> BadBlock | None:
     """Read the rows of a block, and where they start; return the block if they are not what was written.
+
+    Args:
+        reader: What reads them, where many blocks are read; None: the files are opened for this one.
 
     Raises:
         Unavailable: They cannot be read now.
     """
+    if reader is None:
+        with Reader(base) as reader:
+            return bad_rows(base, block, reader)
     sections = base.sections
     begin, end = base.block_bounds[block : block + 2].tolist()
-    data = _read(base, fmt.ROWS, sections.rows, begin, end)
+    data = reader.read(fmt.ROWS, sections.rows, begin, end)
     if data is None or _checksum(data) != int(sections.blocks[block, 1]):
         return as_bad(base, block)
     if base.spec.is_bytes:
         first, last = block_rows(base, block)
-        data = _read(base, fmt.STARTS, sections.starts, first * fmt.START_BYTES, (last + 1) * fmt.START_BYTES)
+        data = reader.read(fmt.STARTS, sections.starts, first * fmt.START_BYTES, (last + 1) * fmt.START_BYTES)
         if data is None or _checksum(data) != int(sections.start_blocks[block, 1]):
             return as_bad(base, block, fmt.STARTS)
     return None
@@ -190,34 +252,9 @@ def _checksum(data: NDArray[Any]) -> int:
 
 
 def _read(base: Base, name: str, mapped: NDArray[Any] | None, begin: int, end: int) -> Bytes | None:
-    """Return bytes [begin, end) of a file, fewer if the storage has lost the rest.
-
-    Args:
-        mapped: Its map, which is read if the file is not there any more; without it the answer is None then.
-
-    Raises:
-        Unavailable: It cannot be told what the file has now.
-    """
-    buffer = np.empty(end - begin, np.uint8)
-    path = base.folder / name
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as exc:
-        if exc.errno not in GONE:
-            raise Unavailable(f"{path}: cannot be opened now: {exc.strerror or exc}") from exc
-        file = -1
-    try:
-        if file >= 0 and base.stamps[name].is_file_of(os.fstat(file)):
-            return buffer[: _fill(file, buffer, begin)]
-    except OSError as exc:
-        raise Unavailable(f"{path}: cannot be read now: {exc.strerror or exc}") from exc
-    finally:
-        if file >= 0:
-            os.close(file)
-    if mapped is None:
-        return None
-    np.copyto(buffer, mapped.reshape(-1).view(np.uint8)[begin:end])
-    return buffer
+    """Return bytes [begin, end) of a file, as `Reader.read` does."""
+    with Reader(base) as reader:
+        return reader.read(name, mapped, begin, end)
 
 
 def _fill(file: int, buffer: Bytes, begin: int) -> int:

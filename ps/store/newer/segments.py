@@ -28,7 +28,9 @@ from ringpull.ps.store.newer import kernels
 from ringpull.ps.store.newer.arena import Block, BytesBlock, GoneBlock, RowBlock, VectorBlock
 from ringpull.ps.store.newer.budget import Budget
 from ringpull.ps.store.newer.directory import LAST_POSITION, Directory
+from ringpull.ps.store.newer.fold_kernels import copy_rows
 from ringpull.ps.store.newer.logged import LoggedRows
+from ringpull.ps.store.newer.spares import Spares
 from ringpull.ps.store.newer.stamp_kernels import NO_SEGMENT, STAMP_FIELDS, gone_of, stamps_of
 from ringpull.ps.store.newer.words import MAX_SEGMENTS, SEGMENT_SHIFT, offsets_of, segments_of, words_at
 from ringpull.ps.store.raw_rows import RawRows
@@ -41,6 +43,7 @@ NO_LIMIT: Final = 1 << 62
 _GONE_BLOCK_BYTES: Final = 64 << 10
 _PAGE_BYTES: Final = 4096
 _NO_WORDS: Final = np.empty(0, np.uint64)
+_NO_ROWS: Final = "words of rows that are gone have no rows"
 
 Stamps = UInt64Array | Sequence[int] | int
 
@@ -113,6 +116,11 @@ class Segments:
         return self.row_bytes == 0
 
     @property
+    def spares(self) -> Spares:
+        """Memory that blocks had, and others may have."""
+        return self._budget.spares
+
+    @property
     def generation(self) -> Generation:
         """What to hold for as long as words may be read."""
         return self._generation
@@ -162,6 +170,11 @@ class Segments:
     def words_of_base(self, number: int, rows: NDArray[np.integer[Any]]) -> UInt64Array:
         """Return the words of rows (n,) of a base, by the number of its segment and their own."""
         return words_at(number, rows.astype(np.uint64) * np.uint64(self._segments[number].step))
+
+    def words_between(self, number: int, begin: int, end: int) -> UInt64Array:
+        """Return the words of rows [begin, end) of a base, by the number of its segment and their own."""
+        segment = self._segments[number]
+        return _words_from(segment, begin * segment.step, end - begin)
 
     def append(self, rows: RawRows, stamps: Stamps) -> UInt64Array:
         """Copy rows into the arena; return their words (n,).
@@ -337,13 +350,16 @@ class Segments:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def stamps(self, words: UInt64Array) -> UInt64Array:
+    def stamps(self, words: UInt64Array, out: UInt64Array | None = None) -> UInt64Array:
         """Return the stamps of words (n,); of those that are `GONE` without one 0. Under the lock of their tables.
+
+        Args:
+            out: uint64 (n,): where they go.
 
         Raises:
             KeyError: A word is of a segment that there is no more.
         """
-        words, out = np.ascontiguousarray(words), np.empty(len(words), np.uint64)
+        words, out = np.ascontiguousarray(words), np.empty(len(words), np.uint64) if out is None else out
         fields = np.zeros((self._highest + 1, STAMP_FIELDS), np.uint64)
         fields[1:, 1] = NO_SEGMENT
         for number, each in self._segments.items():
@@ -362,27 +378,34 @@ class Segments:
                 out[chosen] = rows.stamps(offsets_of(words[chosen]))
         return out
 
-    def rows(self, words: UInt64Array) -> RawRows:
-        """Return the rows of words (n,), which must not be gone: copies.
+    def rows(self, words: UInt64Array, out: NDArray[np.uint8] | None = None) -> RawRows:
+        """Return the rows of words (n,), which must not be gone: copies. Without the lock: whoever has a generation.
+
+        Args:
+            out: uint8, C-contiguous: memory that vectors are copied to, if there is room for all.
 
         Raises:
             CorruptData: Where rows of bytes start is damaged.
         """
+        words = np.ascontiguousarray(words)
+        if not self.is_bytes:
+            size = len(words) * self.row_bytes
+            copies = np.empty(size, np.uint8) if out is None or len(out) < size else out[:size]
+            if not copy_rows(address(words), address(self._table), self.row_bytes, address(copies), len(words)):
+                raise InvalidInput(_NO_ROWS)
+            return copies.reshape(len(words), self.row_bytes)
         from_ats, lengths = self._spans(words)
         total = int(lengths.sum(dtype=np.int64))
         data = gather(from_ats, lengths, total)
-        if not self.is_bytes:
-            return data.reshape(len(words), self.row_bytes)
         offsets = np.zeros(len(words) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return BytesRows(data, offsets)
 
     def _spans(self, words: UInt64Array) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Return where rows are and how long."""
+        """Return where rows of bytes are and how long."""
         if self.is_gone(words).any():
-            raise InvalidInput("words of rows that are gone have no rows")
+            raise InvalidInput(_NO_ROWS)
         from_ats, lengths = np.empty(len(words), np.int64), np.empty(len(words), np.uint32)
-        words = np.ascontiguousarray(words)
         total = kernels.spans(address(words), address(self._table), self.row_bytes, from_ats, lengths)
         if total == kernels.DAMAGED:
             raise CorruptData("where newer rows of bytes start is damaged")

@@ -12,9 +12,13 @@ import pytest
 
 from ringpull.ps.errors import LimitExceeded
 from ringpull.ps.live.folding import KEPT_SHARE, Folding
+from ringpull.ps.live.headroom import Headroom
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.settings import LiveSettings
+from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.newer.segments import Segments
+from ringpull.ps.wire.push_messages import MAX_PUSH_BYTES
 from tests.ps.live.pushing import push_of
 from tests.ps.live.served import DIM, Served, row
 from tests.ps.live.test_folding import fold
@@ -149,3 +153,81 @@ def test_what_cannot_be_shortened_is_not_tried_at_once_again(served: Serve) -> N
     assert not folding.due
     folding._not_before_s = 0
     assert folding.due
+
+
+def test_a_round_after_short_ones_begins_later(served: Serve) -> None:
+    """At half of the limit the first one, at three quarters those that had nothing pushed meanwhile."""
+    shard = served(LIMITED)
+    folding, log = folding_of(shard), log_of(shard)
+    folding._headroom = Headroom(lambda: 0.0)  # No time passes, so no rate is seen.
+    push_bytes(shard, LIMIT // 2 - log.bytes - 5_000, 1)
+    assert not folding.due
+    push_bytes(shard, 10_000, 2)
+    assert folding.due
+    assert fold(shard) == 1
+    push_bytes(shard, LIMIT // 2, 3)
+    assert not folding.due
+    push_bytes(shard, LIMIT // 4 - 5_000 - (log.bytes - LIMIT // 2), 4)
+    assert not folding.due
+    push_bytes(shard, 10_000, 5)
+    assert folding.due
+
+
+def test_a_round_in_which_much_was_pushed_has_the_next_one_begin_early(
+    served: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = served(LIMITED)
+    folding = folding_of(shard)
+    folding._headroom = Headroom(lambda: 0.0)
+    real: Callable[[Folding], Any] = Folding._folded_but
+
+    def pushed_meanwhile(folding: Folding) -> Any:
+        push_bytes(shard, LIMIT // 4, 2)
+        return real(folding)
+
+    push_bytes(shard, LIMIT // 2, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folding, "_folded_but", pushed_meanwhile)
+        assert fold(shard) == 1
+    assert not folding.due
+    push_bytes(shard, LIMIT // 4 + 10_000, 3)
+    assert folding.due
+
+
+def test_a_round_for_memory_leaves_room_for_a_push_and_larger_directories(served: Serve) -> None:
+    shard = served()
+    folding, budget = folding_of(shard), shard.live.tables.budget
+    shard.push(push_of([1000], row(1)))
+    assert fold(shard) == 1
+    shard.push(push_of([1000], row(2)))
+    limit = budget.for_rows_bytes
+
+    def is_due_with(free: int) -> bool:
+        taken = limit - free - budget.used_bytes
+        budget.take(taken)
+        due = folding.due
+        budget.give_back(taken)
+        return due
+
+    assert (is_due_with(limit // 4 + 1), is_due_with(limit // 4 - 1)) == (False, True)
+    budget.limit_bytes = 3 * MAX_PUSH_BYTES
+    for more in (0, 10 << 20):
+        budget.held_bytes += more
+        limit = budget.for_rows_bytes
+        least = MAX_PUSH_BYTES + 2 * budget.held_bytes
+        assert (is_due_with(least), is_due_with(least - 1)) == (False, True)
+
+
+def test_pushes_do_not_wait_while_a_fold_copies_rows(served: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard, real, copied = served(LIMITED), Segments.rows, list[int]()
+
+    def rows(segments: Segments, words: UInt64Array, *given: Any) -> Any:
+        assert not shard.live.tables.lock._is_owned()  # type: ignore[attr-defined]
+        copied.append(len(words))
+        return real(segments, words, *given)
+
+    count = push_bytes(shard, LIMIT // 2, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "rows", rows)
+        assert fold(shard) == 1
+    assert sum(copied) == count

@@ -23,7 +23,7 @@ from ringpull.ps.live.log_file import log_file_path
 from ringpull.ps.live.settings import LiveSettings
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.store.base import BadBlock, Base
-from ringpull.ps.store.block_check import as_bad
+from ringpull.ps.store.block_check import Reader, as_bad
 from ringpull.ps.wire.newest_messages import NewestRequest
 from tests.ps.damaging import flip
 from tests.ps.live.pushing import LINEAGE, push_of
@@ -244,7 +244,7 @@ def test_a_fold_that_nothing_names_any_more_is_not_looked_at(served: Serve, monk
     [table] = shard.live.tables.all()
     before, last = table.fold_bases.values()
 
-    def bad(base: Base, block: int) -> BadBlock | None:
+    def bad(base: Base, block: int, _: Reader) -> BadBlock | None:
         looked.append(base)
         return as_bad(base, block) if base is before else None
 
