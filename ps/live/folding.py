@@ -132,7 +132,8 @@ class Folding:
                 self._failed("; ".join(self._left.values()))
                 return
             logged_bytes = self._run(lambda: self._shorten(number))
-            self._headroom.ended(time.monotonic() - began_s, logged_bytes)
+            if not for_log_alone:  # Else it says nothing of how long a fold takes.
+                self._headroom.ended(time.monotonic() - began_s, logged_bytes)
             self._tables.wants_fold = self._tables.wants_new_log = False
             self._began = None
             self.rounds += 1

@@ -102,10 +102,13 @@ class Reader:
             if exc.errno in GONE:
                 return None
             raise Unavailable(f"{path}: cannot be opened now: {exc.strerror or exc}") from exc
-        self._files[name] = file
-        if self.base.stamps[name].is_file_of(os.fstat(file)):
-            return file
-        os.close(self._files.pop(name))
+        try:
+            if self.base.stamps[name].is_file_of(os.fstat(file)):
+                self._files[name] = file
+                return file
+        finally:
+            if name not in self._files:
+                os.close(file)
         return None
 
     def __enter__(self) -> Self:

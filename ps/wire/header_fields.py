@@ -24,7 +24,7 @@ class Layout:
 
         Args:
             texts: Names of those that are text, which come first.
-            numbers: Highest number of each of the rest.
+            numbers: Highest number of each of the rest, of one at least.
         """
         self.texts: Final = texts
         self.numbers: Final = numbers

@@ -104,13 +104,6 @@ class Directory:
         positions, words, _ = self.walk_between(slots.begin << SLOT_SHIFT, (slots.end << SLOT_SHIFT) - 1)
         return positions, words
 
-    def walk_all(self) -> tuple[UInt64Array, UInt64Array]:
-        """Return all positions, ascending, and their words. By the writer alone: nothing is put meanwhile."""
-        positions, words = np.empty(self.rows, np.uint64), np.empty(self.rows, np.uint64)
-        every = (np.uint64(0), np.uint64(LAST_POSITION), LAST_POSITION >> 1)
-        count, _ = kernels.walk(self.tags_at, self.buckets_at, self.shift, *every, positions, words)
-        return positions[:count], words[:count]
-
     def walk_between(
         self, first: int, last: int, limit: int = LAST_POSITION >> 1
     ) -> tuple[UInt64Array, UInt64Array, int]:

@@ -22,13 +22,20 @@ _NUMBER_BYTES: Final = 8
 
 
 def scratch(count: int, spares: Spares) -> UInt64Array:
-    """Return numbers, uint64 (count,), with whatever is in them; their memory is spare again once nobody has them."""
+    """Return numbers, uint64 (count,), with whatever is in them; their memory is spare again once nobody has them.
+
+    Raises:
+        MemoryError: There is none left.
+    """
     if count * _NUMBER_BYTES < _HUGE_PAGE_BYTES:
         return np.empty(count, np.uint64)
     size = -(-count * _NUMBER_BYTES // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
     memory = spares.take(size, 2 * size)
     if memory is None:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as exc:  # which would end the round of all tables
+            raise MemoryError(str(exc)) from exc
         with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     # Arrays view what this exports, and so keep it: when it goes, nobody reads the memory.

@@ -12,7 +12,7 @@ import pytest
 
 from ringpull.ps.errors import LimitExceeded
 from ringpull.ps.live.folding import KEPT_SHARE, Folding
-from ringpull.ps.live.headroom import Headroom
+from ringpull.ps.live.headroom import MOST_SHARE, ROUNDS, Headroom
 from ringpull.ps.live.live_shard import LiveShard
 from ringpull.ps.live.log import Log
 from ringpull.ps.live.settings import LiveSettings
@@ -192,6 +192,18 @@ def test_a_round_in_which_much_was_pushed_has_the_next_one_begin_early(
     assert not folding.due
     push_bytes(shard, LIMIT // 4 + 10_000, 3)
     assert folding.due
+
+
+def test_rounds_that_fold_nothing_say_nothing_of_how_long_one_takes(served: Serve) -> None:
+    """A log that stays over its limit has one begin every ten seconds, and of them all the last few are remembered."""
+    shard = served(LIMITED)
+    headroom = folding_of(shard)._headroom = Headroom()
+    shard.push(push_of([1000], row(1)))
+    assert fold(shard) == 1
+    headroom.ended(60.0, LIMIT)
+    for number in range(ROUNDS):
+        assert fold(shard) == 2 + number
+    assert headroom.of(LIMIT) == LIMIT // MOST_SHARE
 
 
 def test_a_round_for_memory_leaves_room_for_a_push_and_larger_directories(served: Serve) -> None:

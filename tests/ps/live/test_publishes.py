@@ -112,7 +112,7 @@ def test_a_publish_that_was_given_up_after_it_was_assigned_hides_no_push(tmp_pat
     rolled.open(2, publish=2)
     rolled.assign([1, 2])
     rolled.assign([1])
-    rolled.push(replace(push_of([7], np.full((1, 1), 5, np.float32)), epoch=rolled.epoch))
+    rolled.push(push_of([7], np.full((1, 1), 5, np.float32))._replace(epoch=rolled.epoch))
     for restarts in range(2):
         if restarts:
             rolled.live.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from ringpull.ps.spec import RowType, UInt64Array
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.newer.budget import Budget
-from ringpull.ps.store.newer.directory import Directory
+from ringpull.ps.store.newer.directory import LAST_POSITION, Directory
 from ringpull.ps.store.newer.fold_kernels import flip
 from ringpull.ps.store.newer.fold_rows import FoldRows
 from ringpull.ps.store.newer.scratch import scratch
@@ -34,6 +37,7 @@ def test_rows_come_by_position_and_keys_that_are_gone_apart(count: int, gone_sha
     rng = np.random.default_rng(1)
     segments, directory = Segments(ROW_BYTES), Directory.with_room(count)
     positions, stamps = positions_of(rng, count), rng.integers(0, 2**63, count, np.uint64)
+    positions[:2] = (0, LAST_POSITION)[:count]
     gone = rng.random(count) < gone_share
     words = np.empty(count, np.uint64)
     words[~gone] = segments.append(np.zeros((int((~gone).sum()), ROW_BYTES), np.uint8), stamps[~gone])
@@ -69,6 +73,17 @@ def test_memory_of_many_numbers_is_used_again_once_nobody_has_them() -> None:
     gc.collect()
     spares.shrink()
     assert spares.nbytes == 0
+
+
+def test_numbers_for_which_there_is_no_memory_are_no_matter_of_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a table that lacks memory others are folded meanwhile."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(mmap, "mmap", none_left)
+    with pytest.raises(MemoryError, match="Cannot allocate memory"):
+        scratch(MANY, Budget(1 << 30).spares)
 
 
 def test_rows_are_copied_to_memory_that_is_given_where_they_fit(tmp_path: Path) -> None:
