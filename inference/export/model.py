@@ -112,8 +112,7 @@ def export_model(
         tables: Options per table: how it is deployed, and how its rows are stored.
         max_dense_bytes: The largest embedding that may stay in the dense program: `max_dense_bytes=256 << 20`.
         check_rows: Made-up rows for the self-check; 0 skips it. Heads hold the version against a few of them.
-        check_columns: Rows, as training takes them: for half of the self-check, and to measure short row types and
-            bfloat16 on.
+        check_columns: Rows, as training takes them: for half of the self-check, to measure row types and bfloat16 on.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score, and the most that bfloat16 may.
         dense_precision: "bfloat16": heads must run the dense program in it (`ringpull.inference.model.bfloat16`).

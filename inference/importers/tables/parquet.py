@@ -202,7 +202,7 @@ def read_keys_alone(where: str, column: str | None) -> NDArray[Any] | None:
                 return None
             with arrow_errors(file.path):
                 array = parquet.read().column(0).combine_chunks()
-        keys: Any = keys_of(array, names[0], lambda row, name=file.name: f"{name}: row {row}")
+        keys: Any = keys_of(array, names[0], f"{file.name}: row {{}}".format)
         found.append(np.array([key.decode() for key in keys], object) if isinstance(keys, BytesRows) else keys)
         if found[-1].dtype != found[0].dtype:  # numpy would make floats of them
             raise InvalidInput(f"{file.path}: its keys are of another type than those of the files before")
