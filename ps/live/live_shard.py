@@ -386,10 +386,9 @@ class LiveShard:
                 self.tables.were_served(table.name, versions)
 
     def look_for_strays(self) -> int:
-        """Look, once an epoch, for pushed rows of slots that another shard serves: there were fewer shards, or more.
+        """Return how many tables have pushed rows of slots that another shard serves: there were fewer shards, or more.
 
-        In the push thread. Returns how many tables have some.
-        """
+        They are looked for once an epoch, in the push thread."""
         epoch = self._shard.epoch
         if epoch == self._strays_epoch:
             return len(self._strays)
