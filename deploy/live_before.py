@@ -65,8 +65,9 @@ class LiveBefore:
         highest = newest_complete(where)[0]
         if highest <= was.version:
             return was
-        if highest <= self._left.highest_live.get(was.model, 0):
-            why = "it was live before"
+        ever = self._left.highest_live.get(was.model, 0)
+        if highest <= ever:
+            why = "it was live before" if highest == ever else f"not newer than {ever}, which was live before"
         elif self._left.before is not None and was.model in self._left.before.pinned:
             why = "the model stays with the version that it was loaded by"
         else:

@@ -113,14 +113,14 @@ def open_file(where: str, options: ReadOptions, *, remove: bool, table: pb.Table
         InvalidInput: There is nothing that is known how to read, or it does not fit the table.
     """
     with needing("import", "ringpull push"):
-        from ringpull.inference.importers.tables.formats import format_of, open_source
-        from ringpull.inference.importers.tables.ids_file import read_ids_file
+        from ringpull.inference.importers.tables.formats import open_source
         from ringpull.inference.importers.tables.source import ReadOptions as Options
-    if remove and options == Options() and format_of(where) in ("text", "npy") and not where.endswith(".npz"):
-        keys = read_ids_file(where)
-        _check_columns(where, keys)
+    alone = remove and options == Options(id=options.id)
+    if alone and (keys := _keys_alone(where, options.id)) is not None:
         if table is not None:
             strings = table.key_type == KeyType.STRING
+            if not strings and options.id is None:
+                _check_first_line(where, keys)
             if strings and keys.dtype != object:
                 keys = np.array([str(key) for key in keys.tolist()], object)
             _check_key_type(where, strings=keys.dtype == object, table=table)
@@ -130,7 +130,9 @@ def open_file(where: str, options: ReadOptions, *, remove: bool, table: pb.Table
     except InvalidInput as exc:
         if not remove:
             raise
-        raise InvalidInput(f"{exc}; a file of keys alone has a key a line, or is a .npy") from exc
+        raise InvalidInput(
+            f"{exc}; a file of keys alone has a key a line, or is a .npy or a Parquet of one column"
+        ) from exc
     try:
         if table is not None:
             _check_key_type(where, strings=source.key_type is KeyType.STRING, table=table)
@@ -142,6 +144,37 @@ def open_file(where: str, options: ReadOptions, *, remove: bool, table: pb.Table
         source.close()
         raise
     return FileOfRows(source, remove)
+
+
+def _keys_alone(where: str, column: str | None) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """Return the keys of a file that has nothing else, perhaps below their column's name; None: it has."""
+    from ringpull.inference.importers.tables.formats import format_of
+    from ringpull.inference.importers.tables.ids_file import first_line, read_ids_file
+
+    kind = format_of(where)
+    if kind == "parquet":
+        with needing("import", "ringpull push"):
+            from ringpull.inference.importers.tables.parquet import read_keys_alone
+        return read_keys_alone(where, column)
+    if column is not None:
+        several = kind != "text" or any(each in first_line(where) for each in _DELIMITERS)
+        return None if several else read_ids_file(where, column)
+    if kind not in ("text", "npy") or where.endswith(".npz"):
+        return None
+    keys = read_ids_file(where)
+    _check_columns(where, keys)
+    return keys
+
+
+def _check_first_line(where: str, keys: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Refuse integers below the name of their column, by which they can be read."""
+    from ringpull.inference.importers.tables.cells import INTEGER
+
+    if keys.dtype == object and len(keys) > 1 and all(map(INTEGER.fullmatch, keys[1:])):
+        raise InvalidInput(
+            f"{where}: its first line is {keys[0]!r:.80}, and all others are integers; if that is the name of their"
+            f" column, say so: --id {keys[0]:.80}"
+        )
 
 
 def _check_columns(where: str, keys: np.ndarray[Any, np.dtype[Any]]) -> None:

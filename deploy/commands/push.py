@@ -49,7 +49,8 @@ Value = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of byt
 Remove = Annotated[
     bool,
     typer.Option(
-        "--remove", help="Take the keys of FILE out: a key a line, or .npy. They have the default vector then."
+        "--remove",
+        help="Take the keys of FILE out: a key a line, .npy, or a Parquet of keys. They have the default vector then.",
     ),
 ]
 Writer = Annotated[

@@ -42,7 +42,7 @@ from ringpull.inference.export.passes.queries import take_queries
 from ringpull.inference.export.precision import DensePrecision, Measured, check_precision
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
-from ringpull.inference.export.ranges import limits_of
+from ringpull.inference.export.ranges import check_held, limits_of
 from ringpull.inference.export.ranked_scores import RankedScores
 from ringpull.inference.export.report import CheckReport, ExportReport, TableDelta, TableReport
 from ringpull.inference.export.rows import as_served, make_rows
@@ -112,7 +112,7 @@ def export_model(
         tables: Options per table: how it is deployed, and how its rows are stored.
         max_dense_bytes: The largest embedding that may stay in the dense program: `max_dense_bytes=256 << 20`.
         check_rows: Made-up rows for the self-check; 0 skips it. Heads hold the version against a few of them.
-        check_columns: Rows, as training takes them: for half of the self-check, and to measure short row types on.
+        check_columns: Rows, as training takes them: for half of the self-check, to measure row types and bfloat16 on.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score, and the most that bfloat16 may.
         dense_precision: "bfloat16": heads must run the dense program in it (`ringpull.inference.model.bfloat16`).
@@ -135,7 +135,7 @@ def export_model(
         split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes, ranked).following(following)
     served = split.ranked.told(with_classes(split.captured.outputs, classes or {}))
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
-    checks = _Checks(check_rows, CheckData.read(split.schema, check_columns, check_labels), max_diff, dense_precision)
+    checks = _Checks(check_rows, split.given_rows(check_columns, check_labels), max_diff, dense_precision)
     return _export(split, target, served, steps, checks, console, following)
 
 
@@ -268,6 +268,17 @@ class _Split:
         following.check(self.plans.values(), self.serving.schema.to_json())
         return replace(self, plans={table: following.settled(plan) for table, plan in self.plans.items()})
 
+    def given_rows(self, columns: Mapping[str, Column] | None, labels: ArrayLike | None) -> CheckData | None:
+        """Return the exporter's own rows, if any.
+
+        Raises:
+            InvalidInput: They do not fit the schema, or the module has no rows for their ids.
+        """
+        data = CheckData.read(self.schema, columns, labels)
+        if data is not None:
+            check_held(data.prepared, self.parts.ranges)
+        return data
+
     def made_rows(self, rows: int, given: Prepared | None = None) -> tuple[Prepared, Prepared]:
         """Return made-up rows, some of them given if there are any, as training and as serving prepare them."""
         keys = {table: plan.keys for table, plan in self.plans.items()}
@@ -331,7 +342,7 @@ def _write(
                 trained, served = split.made_rows(checks.rows, given)
                 self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, plans, split.ranked)
                 arguments = split.schema.arguments(trained, list(split.call.arguments))
-                check = self_check.run(split.call, trained, served, arguments)
+                check = self_check.run(split.call, trained, served, arguments, given=given is not None)
                 samples = self_check.samples(served)
                 (hidden / SAMPLES_FILE).write_bytes(samples.to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))

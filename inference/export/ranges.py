@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.export.made_lists import ids_made
 from ringpull.inference.model.manifest import IdLimit
+from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
@@ -94,6 +95,32 @@ class IdRange:
             else:
                 before = middle
         return after
+
+
+def check_held(given: Prepared, ranges: Iterable[IdRange]) -> None:
+    """Check that the module has a row for every id of an exporter's own rows, prepared as training prepares them.
+
+    The tables of a version would take any id: what is measured would be their default vectors.
+
+    Raises:
+        InvalidInput: It has none; names the feature, the row, and what would be right.
+    """
+    for each in ranges:
+        features = [given.features[name] for name in each.features]
+        ids = [feature.ids for feature in features if feature.ids is not None]
+        held = each.holds(*ids)
+        if held.all():
+            continue
+        place, offsets, limit = int(np.argmin(held)), features[0].offsets, each.limit()
+        row = place if offsets is None else int(np.searchsorted(offsets, place, "right")) - 1
+        found = ", ".join(str(own[place]) for own in ids)
+        there = f"{each.rows:,} rows" if limit is None else f"rows for ids from {limit[0]} to {limit[1] - 1}"
+        where = "what its dense program indexes" if each.table is None else f"table {each.table}"
+        raise InvalidInput(
+            f"check_columns: feature {', '.join(each.features)}: to the module row {row} is {found}, and {where} has"
+            f" {there}. Give what training takes: row numbers, or raw ids of a feature that makes row numbers of them,"
+            " as by transforms=[Vocabulary(ids)]"
+        )
 
 
 def telling_ids(key: KeyExpression, rows: int) -> list[int]:

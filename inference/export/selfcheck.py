@@ -67,7 +67,13 @@ class SelfCheck:
         self._written = WrittenVersion(version_dir, manifest, schema)
 
     def run(
-        self, call: Call, trained: Prepared, served: Prepared, arguments: Mapping[str, NDArray[Any]]
+        self,
+        call: Call,
+        trained: Prepared,
+        served: Prepared,
+        arguments: Mapping[str, NDArray[Any]],
+        *,
+        given: bool = False,
     ) -> CheckReport:
         """Compare.
 
@@ -76,11 +82,13 @@ class SelfCheck:
             trained: Made-up rows as the module takes them.
             served: The same rows as serving takes them.
             arguments: The schema's arguments that it takes, made of `trained`.
+            given: Whether some of the rows are the exporter's own.
 
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.
         """
-        expected = self._ranked.of_module(ask_module(call, arguments, self._manifest.outputs))
+        rows = "rows of check_columns and made-up ones" if given else "made-up rows"
+        expected = self._ranked.of_module(ask_module(call, arguments, self._manifest.outputs, rows_described=rows))
         inputs = self._written.inputs(served)
         tolerance = self._tolerance(inputs, TOLERANCE)
         if any(plan.rounds for plan in self._plans):

@@ -53,9 +53,9 @@ def version_at(folder: str, number: int) -> str:
         Unavailable: The folder cannot be read now.
     """
     files = RemoteFolder(folder)
-    names = [name for name in _numbered(files).get(number, ()) if files.exists(f"{name}/{FILE_NAME}")]
+    known = _numbered(files)
+    names = [name for name in known.get(number, ()) if files.exists(f"{name}/{FILE_NAME}")]
     if not names:
-        known = _numbered(files)
         if number in known:
             raise NotFound(f"{files.where(str(number))} is no complete version: there is no {FILE_NAME} in it")
         there = f"; it has {', '.join(map(str, sorted(known)[-SHOWN:]))}" if known else ""

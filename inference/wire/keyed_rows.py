@@ -42,6 +42,10 @@ class KeyedRows:
                 if remove
                 else "rows: are missing; give a row for each key, or remove=True"
             )
+        if rows is not None and isinstance(keys, set | frozenset):
+            raise InvalidInput(
+                f"keys: is a {type(keys).__name__}, which has no order to put rows in; it must be a list, or an array"
+            )
         read = read_keys(keys)
         found = None if rows is None else _read_rows(rows)
         if found is not None and len(found) != len(read):

@@ -386,8 +386,9 @@ class LiveShard:
                 self.tables.were_served(table.name, versions)
 
     def look_for_strays(self) -> int:
-        """Look, once an epoch, for pushed rows of slots that another shard serves, as there were fewer shards, or more;
-        return how many tables have some. In the push thread."""
+        """Return how many tables have pushed rows of slots that another shard serves: there were fewer shards, or more.
+
+        They are looked for once an epoch, in the push thread."""
         epoch = self._shard.epoch
         if epoch == self._strays_epoch:
             return len(self._strays)

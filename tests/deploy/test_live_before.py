@@ -47,6 +47,11 @@ def test_what_was_live_is_served_and_said_where_the_highest_was_rolled_back_from
     ]
 
 
+def test_of_a_version_that_may_never_have_been_live_it_is_not_said_that_it_was(ranker: Path) -> None:
+    [told] = Chosen(left_by(ranker, 3, highest=5), ranker).said
+    assert "4 is in its folder, too, but not newer than 5, which was live before: `ringpull publish" in told
+
+
 def test_a_version_that_is_newer_than_all_that_were_live_is_served(ranker: Path) -> None:
     assert Chosen(left_by(ranker, 3), ranker).number == 4
     write_version(ranker, 5)

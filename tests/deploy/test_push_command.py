@@ -126,6 +126,39 @@ def test_lines_of_several_columns_are_no_keys_to_take_out(tmp_path: Path) -> Non
     assert open_file(str(as_it_is), ReadOptions(), remove=True, table=table).rows == 1
 
 
+ITEMS = TableInfo(name="items", dim=1, key_type="int64", live=True)
+
+
+def test_keys_below_the_name_of_their_column_are_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "gone.csv"
+    path.write_text("id\n7\n8\n")
+    with pytest.raises(InvalidInput, match=r"first line is 'id', and all others are integers; .* --id id$"):
+        open_file(str(path), ReadOptions(), remove=True, table=ITEMS)
+    opened = open_file(str(path), ReadOptions(id="id"), remove=True, table=ITEMS)
+    assert [block.keys.tolist() for block in opened.blocks()] == [[7, 8]]
+    with pytest.raises(InvalidInput, match=r"there is no column 'key'; its only one is called \['id'\]"):
+        open_file(str(path), ReadOptions(id="key"), remove=True, table=ITEMS)
+
+
+@pytest.mark.parametrize("column", [None, "id"])
+def test_a_parquet_of_keys_alone_is_taken_out(tmp_path: Path, column: str | None) -> None:
+    path, names = tmp_path / "gone.parquet", TableInfo(name="names", dim=1, key_type="string", live=True)
+    for keys, table in (([7, 8], ITEMS), (["a", "b"], names)):
+        pq.write_table(pa.table({"id": keys}), path)
+        opened = open_file(str(path), ReadOptions(id=column), remove=True, table=table)
+        assert [block.keys.tolist() for block in opened.blocks()] == [keys]
+    with pytest.raises(InvalidInput, match="there is no column 'key'; its columns are id"):
+        open_file(str(path), ReadOptions(id="key"), remove=True, table=names)
+
+
+def test_parts_of_keys_of_several_types_are_not_put_together(tmp_path: Path) -> None:
+    """To numpy they would be floats, and keys beyond 2^53 other ones."""
+    for part, kind in enumerate((pa.int64(), pa.uint64())):
+        pq.write_table(pa.table({"id": pa.array([7], kind)}), tmp_path / f"gone-{part}.parquet")
+    with pytest.raises(InvalidInput, match=r"gone-1\.parquet: its keys are of another type"):
+        open_file(str(tmp_path / "gone-*.parquet"), ReadOptions(), remove=True, table=ITEMS)
+
+
 def test_a_push_that_was_cut_off_goes_on_and_repeats_nothing(
     ringpull: Run, head: GuardedHead, shards: FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +358,7 @@ def test_what_may_go_away_is_tried_again(ringpull: Run, head: GuardedHead, shard
         (("texts", "{rows}"), "table texts of ranker/3 takes no pushes (those that do: items)"),
         (("items", "{folder}/absent.parquet"), "absent.parquet"),
         (("items", "{rows}", "--remove", "--vector", "vector"), "--remove takes keys out: give no --vector"),
-        (("items", "{keys}", "--remove"), "a file of keys alone has a key a line, or is a .npy"),
+        (("items", "{keys}", "--remove", "--id", "key"), "a file of keys alone has a key a line, or is a .npy"),
         (("items", "{rows}", "--timeout", "0"), "--timeout is 0"),
         (("items", "{rows}", "--writer", ""), "--writer has 0 characters; a name has 1 to 111"),
         (("items", "{rows}", "--writer", "x" * 112), "--writer has 112 characters; a name has 1 to 111"),

@@ -15,13 +15,23 @@ from ringpull.ps.hashing import check_texts
 
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 """Ends of lines: a text may hold others that Unicode knows."""
+_HEAD_BYTES: Final = 4096
 
 
-def read_ids_file(where: str) -> NDArray[Any]:
+def first_line(where: str) -> str:
+    """Return the first line of a text, or its beginning."""
+    head = find_files(where)[0].head(_HEAD_BYTES)
+    return _LINE_END.split(head.decode("utf-8-sig", "replace"), maxsplit=1)[0]
+
+
+def read_ids_file(where: str, column: str | None = None) -> NDArray[Any]:
     """Return the ids of a file: int64, uint64, or objects of `str`; lines are integers where all are.
 
+    Args:
+        column: What the first line of a text says, before the ids; None: it is an id.
+
     Raises:
-        InvalidInput: There is no such file, or an id is empty or no text.
+        InvalidInput: There is no such file, the first line says something else, or an id is empty or no text.
         CorruptData: It is no UTF-8, or no such array.
     """
     files = find_files(where)
@@ -38,6 +48,10 @@ def read_ids_file(where: str) -> NDArray[Any]:
         lines.pop()
     if "" in lines:
         raise InvalidInput(f"{where}: line {lines.index('') + 1} is empty; there must be one id a line, one line a row")
+    if column is not None:
+        if lines[:1] != [column]:
+            raise InvalidInput(f"{where}: there is no column {column!r}; its only one is called {lines[:1]}")
+        del lines[0]
     if all(map(INTEGER.fullmatch, lines)):
         for kind in (np.int64, np.uint64):
             try:

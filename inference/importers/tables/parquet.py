@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ringpull.inference.importers.tables.arrow_columns import (
     At,
@@ -27,6 +29,7 @@ from ringpull.inference.importers.tables.cells import Vectors
 from ringpull.inference.importers.tables.columns import Chosen, Kind, choose, refuse_vectors_as_bytes
 from ringpull.inference.importers.tables.files import SourceFile, find_files, fingerprint_of, storage_errors
 from ringpull.inference.importers.tables.source import ReadOptions, TablePiece
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import KeyType, RowType
 
@@ -179,6 +182,31 @@ def open_table(where: str, options: ReadOptions) -> ParquetTable:
     table = ParquetTable(where, files, tuple(counts), chosen, schema, dim, cells)
     options.check_own_type(table.key_type, where)
     return table
+
+
+def read_keys_alone(where: str, column: str | None) -> NDArray[Any] | None:
+    """Return the keys of files that have that column alone: int64, uint64, or objects of `str`; None: they have others.
+
+    Args:
+        column: Its name; None: any.
+
+    Raises:
+        InvalidInput: A key is null, they are neither integers nor texts, or those of one file are of another type.
+        CorruptData, NotFound, Unavailable: As of `open_table`.
+    """
+    found: list[NDArray[Any]] = []
+    for file in (each for each in find_files(where) if each.size):
+        with _opened(file) as parquet:
+            names = parquet.schema_arrow.names
+            if len(names) != 1 or column not in (None, names[0]):
+                return None
+            with arrow_errors(file.path):
+                array = parquet.read().column(0).combine_chunks()
+        keys: Any = keys_of(array, names[0], f"{file.name}: row {{}}".format)
+        found.append(np.array([key.decode() for key in keys], object) if isinstance(keys, BytesRows) else keys)
+        if found[-1].dtype != found[0].dtype:  # numpy would make floats of them
+            raise InvalidInput(f"{file.path}: its keys are of another type than those of the files before")
+    return np.concatenate(found) if found else None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,61 @@ def test_check_columns_that_do_not_fit(tmp_path: Path) -> None:
             1,
             check_columns={"user": [1, 2], "bag": [[3]]},
             quiet=True,
+        )
+
+
+@pytest.mark.parametrize("check_rows", [0, 8])
+@pytest.mark.parametrize(
+    ("feature", "column", "found"),
+    [
+        (
+            Sparse("user", dtype="string"),
+            ["ann", "bob"],
+            "to the module row 0 is -?[0-9]{9,}, and table e has rows for",
+        ),
+        (USER, [3, 12], "to the module row 1 is 12, and table e has rows for ids from 0 to 11. Give what training"),
+        (replace(BAG, name="user"), [[], [1, 2], [3, 40]], "to the module row 2 is 40, and table e has rows for ids"),
+    ],
+)
+def test_check_columns_of_ids_that_the_module_has_no_row_for(
+    tmp_path: Path, check_rows: int, feature: Sparse, column: list[Any], found: str
+) -> None:
+    """As raw ids are, which requests bring; measured on the tables' default vectors a receipt would say nothing."""
+    module = Bags() if feature.many else Model()
+    with pytest.raises(InvalidInput, match=f"^check_columns: feature user: {found}"):
+        export_model(
+            module,
+            Schema([feature]),
+            tmp_path / "model",
+            1,
+            keys={"e": [f"user {number}" for number in range(12)]},
+            check_columns={"user": column},
+            check_rows=check_rows,
+            dense_precision="bfloat16",
+            quiet=True,
+        )
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+class Bags(Model):
+    def __init__(self) -> None:
+        super().__init__(nn.EmbeddingBag(12, 4, mode="sum", include_last_offset=True))
+
+    def forward(self, user: Tensor, user_offsets: Tensor) -> Tensor:
+        return self.out(self.e(user, user_offsets))
+
+
+class Failing(Model):
+    def forward(self, user: Tensor, price: Tensor) -> Tensor:
+        vectors = self.e(user)
+        return self.out(vectors) + vectors.gather(1, (price > 50).long() * 9)
+
+
+def test_rows_that_a_module_fails_on_are_told_as_what_they_are(tmp_path: Path) -> None:
+    columns = {"user": [5, 5], "price": [1.0, 99.0]}
+    with pytest.raises(ExportError, match="Failing fails on rows of check_columns and made-up ones: "):
+        export_model(
+            Failing(), Schema([USER, Dense("price")]), tmp_path / "model", 1, check_columns=columns, quiet=True
         )
 
 

@@ -139,6 +139,8 @@ def test_rows_of_bytes_are_cut_and_joined() -> None:
         ([1, 2], [[1.0], [1.0, 2.0]], False, "vectors of one length"),
         ([1.5], [[1.0]], False, "keys: must be all integers"),
         ([1, "a"], [[1.0], [2.0]], False, "keys: must be all integers"),
+        ({1, 2}, [[1.0], [2.0]], False, "keys: is a set, which has no order to put rows in"),
+        (frozenset({1}), [[1.0]], False, "keys: is a frozenset, which"),
         ([1, 2], [b"x", [1.0]], False, "must be all bytes"),
         ([1, 2], [b"x", 5], False, "must be all bytes"),
         ([1, 2], [b"x", [1, 2]], False, "must be all bytes"),
@@ -153,6 +155,7 @@ def test_keys_and_rows_that_do_not_fit_are_refused_by_name(keys, rows, remove, m
 
 def test_remove_may_be_any_truth() -> None:
     assert KeyedRows.of([1, 2], None, remove=np.bool_(True)).rows is None  # type: ignore[arg-type]
+    assert sorted(KeyedRows.of({1, 2}, None, remove=True).keys) == [1, 2]  # of which no order is asked
     with pytest.raises(InvalidInput, match="give one of both"):
         KeyedRows.of([1], [[1.0]], remove=np.bool_(True))  # type: ignore[arg-type]
 
