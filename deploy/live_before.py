@@ -52,7 +52,7 @@ class LiveBefore:
         try:
             found = version_below(where, was.version)
             was.check_same(found)
-        except (NotFound, OtherContent, InvalidInput) as exc:
+        except (NotFound, OtherContent, InvalidInput, CorruptData) as exc:
             newest = newest_version(where)
             if newest.version != was.version:  # Exported anew under its number it is what the operator wants served.
                 reason = "its files are others by now" if isinstance(exc, OtherContent) else str(exc)

@@ -84,6 +84,14 @@ def test_what_has_gone_or_is_another_one_by_now_is_told(ranker: Path) -> None:
     assert Chosen(left, ranker).warned == []  # It was exported anew to be served.
 
 
+def test_what_was_live_and_is_damaged_by_now_is_told(ranker: Path) -> None:
+    left = left_by(ranker, 3)
+    flip_byte(ranker / "3" / "manifest.json", 1)
+    chosen = Chosen(left, ranker)
+    assert chosen.number == 4
+    assert "ranker/3 was live, and cannot be served again: " in chosen.warned[0]
+
+
 def test_a_highest_version_that_is_damaged_stands_in_nobodys_way(ranker: Path) -> None:
     flip_byte(ranker / "4" / "manifest.json", 1)
     chosen = Chosen(left_by(ranker, 3), ranker)
