@@ -19,7 +19,7 @@ from ringpull.loadtest.deployment import Deployment
 ROWS: Final = 10_000 if QUICK else 50_000
 SHARDS: Final = 2
 SECONDS: Final = 1.0
-ROUNDS: Final = 4 if QUICK else 5
+ROUNDS: Final = 4
 SEED: Final = 13
 IN_FLIGHT: Final = {1: 64, CANDIDATES: 8}
 """Requests in flight by the candidates of a request."""

@@ -41,7 +41,7 @@ SHARDS: Final = 2
 REQUESTS: Final = 16 if QUICK else 64
 IN_FLIGHT: Final = 8
 SECONDS: Final = 1.0
-ROUNDS: Final = 4 if QUICK else 5
+ROUNDS: Final = 4
 
 KEYS: Final = 1_000
 """Keys of a look-up."""

@@ -40,7 +40,7 @@ HISTORIES = ("clicked", "bought", "shops", "categories")
 SHARDS = 2
 IN_FLIGHT = 8
 SECONDS = 2.0
-ROUNDS = 1 if QUICK else 5
+ROUNDS = 1 if QUICK else 4
 BYTES = ("ringpull_pull_sent_bytes_total", "ringpull_pull_received_bytes_total")
 
 

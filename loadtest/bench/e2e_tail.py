@@ -49,7 +49,7 @@ from ringpull.loadtest.bench.load import Run, Server
 from ringpull.loadtest.dlrm import make_model
 from ringpull.loadtest.generator import endless_arrivals
 
-ROUNDS: Final = 2 if QUICK else 5
+ROUNDS: Final = 2 if QUICK else 4
 LONE_REQUESTS: Final = 100
 SHARES: Final = (0.25, 0.5, 0.75)
 """Rates of the open loops, as shares of the slower one's top rate."""

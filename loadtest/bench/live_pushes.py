@@ -39,7 +39,7 @@ VISIBLE_S: Final = 5.0 if QUICK else 20.0
 LARGE_ROWS: Final = 1_024
 LARGE_IN_FLIGHT: Final = 4
 COST_S: Final = 1.0 if QUICK else 4.0
-COST_ROUNDS: Final = 2 if QUICK else 5
+COST_ROUNDS: Final = 2 if QUICK else 4
 WARM_BYTES: Final = (64 << 20) if QUICK else (2 << 30)
 """Bytes of rows that are pushed before pushes are measured: two rounds of folds. Memory that a virtual machine has not
 had yet costs more than all else of a push, and what folds are written over is there from the second one on."""

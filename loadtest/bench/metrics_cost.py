@@ -33,7 +33,7 @@ from ringpull.ps.wire.tally import ServerTally
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
 SECONDS = 1.0
-ROUNDS = 4 if QUICK else 5
+ROUNDS = 4
 SCRAPE_S = 1.0
 IN_FLIGHT = {1: 64, CANDIDATES: 8}
 """Requests in flight by the candidates of a request."""

@@ -36,7 +36,7 @@ DIM: Final = 8
 SHARDS: Final = 2
 REQUESTS: Final = 16
 SECONDS: Final = 1.0 if QUICK else 1.5
-ROUNDS: Final = 2 if QUICK else 8
+ROUNDS: Final = 2 if QUICK else 6
 _OPSET: Final = 17
 _IR_VERSION: Final = 9
 
