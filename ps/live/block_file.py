@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
+
+from ringpull.ps.store.mapping import anonymous
 
 BLOCK_BYTES: Final = 4096
 """Size and alignment of what is written: no device that is used has larger blocks."""
@@ -32,10 +33,7 @@ _Bytes = TypeVar("_Bytes", memoryview, list[memoryview])
 
 def new_buffer() -> memoryview:
     """Return memory, (BUFFER_BYTES,) bytes, that files are written from, one at a time."""
-    memory = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+    return memoryview(anonymous(BUFFER_BYTES))
 
 
 class BlockFile:

@@ -246,7 +246,7 @@ class LiveTable:
             directory, _ = upserted(directory, positions, np.full(len(positions), GONE, np.uint64))
         for begin in range(0, delta.changed.rows, _AT_ONCE):
             end = min(delta.changed.rows, begin + _AT_ONCE)
-            words = self.segments.words_of_base(number, np.arange(begin, end))
+            words = self.segments.words_between(number, begin, end)
             directory, _ = upserted(directory, delta.changed.positions_slice(begin, end), words)
         return directory
 

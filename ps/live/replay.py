@@ -66,7 +66,7 @@ class Replay:
             table.fold, table.folded = table.add_fold(fold.base, fold.stamps), fold.about.through
             for begin in range(0, fold.base.rows, ROWS_AT_ONCE):
                 end = min(fold.base.rows, begin + ROWS_AT_ONCE)
-                words = table.segments.words_of_base(table.fold, np.arange(begin, end))
+                words = table.segments.words_between(table.fold, begin, end)
                 table.show(fold.base.positions_slice(begin, end), words, fold.about.through)
             if fold.gone_positions.size:
                 table.show(fold.gone_positions, table.segments.gone(fold.gone_stamps), fold.about.through)

@@ -44,6 +44,6 @@ def _with_delta(directory: Directory, segments: Segments, changed: Base, gone: B
     number = segments.add_base(changed, _NO_STAMP)
     for begin in range(0, changed.rows, _AT_ONCE):
         end = min(changed.rows, begin + _AT_ONCE)
-        words = segments.words_of_base(number, np.arange(begin, end))
+        words = segments.words_between(number, begin, end)
         directory, _ = upserted(directory, changed.positions_slice(begin, end), words)
     return directory

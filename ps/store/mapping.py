@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import weakref
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -42,6 +43,22 @@ def mapped(descriptor: int, size_bytes: int) -> mmap.mmap:
     mapping = _reserved(size_bytes)
     _lay(mapping, _begin_of(mapping), descriptor, size_bytes)
     return mapping
+
+
+def anonymous(size_bytes: int, *, huge_pages: bool = True) -> mmap.mmap:
+    """Return memory of no file, whose pages are taken as they are written to.
+
+    Args:
+        huge_pages: Whether these are huge ones, where the kernel has them.
+
+    Raises:
+        OSError: There is none left.
+    """
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if huge_pages:
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def mapped_array(descriptor: int, size_bytes: int) -> NDArray[np.uint8]:

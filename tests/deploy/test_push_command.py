@@ -152,7 +152,7 @@ def test_a_parquet_of_keys_alone_is_taken_out(tmp_path: Path, column: str | None
 
 
 def test_parts_of_keys_of_several_types_are_not_put_together(tmp_path: Path) -> None:
-    """To numpy they would be floats, and keys beyond 2^53 other ones."""
+    """They would be floats to numpy, and keys beyond 2^53 other ones."""
     for part, kind in enumerate((pa.int64(), pa.uint64())):
         pq.write_table(pa.table({"id": pa.array([7], kind)}), tmp_path / f"gone-{part}.parquet")
     with pytest.raises(InvalidInput, match=r"gone-1\.parquet: its keys are of another type"):

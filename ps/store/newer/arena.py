@@ -7,10 +7,9 @@ What nobody reads any more is the memory of other blocks next (`ringpull.ps.stor
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
-import weakref
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -20,7 +19,9 @@ from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.format import START_BYTES
 from ringpull.ps.store.kernels import address
+from ringpull.ps.store.mapping import HUGE_PAGE_BYTES, anonymous
 from ringpull.ps.store.newer.budget import Budget
+from ringpull.ps.store.newer.spares import lent
 from ringpull.ps.store.raw_rows import RawRows
 
 _MADV_POPULATE_WRITE: Final = 23
@@ -30,29 +31,30 @@ _MADVISE: Final = ctypes.CDLL(None).madvise
 _MADVISE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 STAMP_BYTES: Final = 8
-_AHEAD_BYTES: Final = 2 << 20
-"""One huge page."""
 _PAGE_BYTES: Final = 4096
 _LINE_BYTES: Final = 64
 _USUAL_ROW_BYTES: Final = 64
 """Bytes of a row of bytes, to tell how many a block can have: of shorter ones it is full before its bytes are."""
 
+_Memory = ctypes.Array[ctypes.c_uint8]
+"""Memory of one block, as long as something views it."""
+
 
 class _Area:
     """Part of a block's memory, whose pages are taken as it fills."""
 
-    def __init__(self, lease: _Lease, begin: int, size: int) -> None:
-        self._memory_at, self._begin, self._end = ctypes.addressof(lease.bytes), begin, begin + size
+    def __init__(self, lease: _Memory, begin: int, size: int) -> None:
+        self._memory_at, self._begin, self._end = ctypes.addressof(lease), begin, begin + size
         self.taken_bytes = 0
         """Bytes, from its first one on, whose pages are taken."""
-        self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(lease.bytes), np.uint8, size, begin)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(memoryview(lease), np.uint8, size, begin)
 
     def take(self, used: int) -> None:
         """Take the pages of the first bytes of the area."""
         if used <= self.taken_bytes:
             return
         begin = (self._begin + self.taken_bytes) // _PAGE_BYTES * _PAGE_BYTES
-        end = min(self._end, self._begin + used + _AHEAD_BYTES)
+        end = min(self._end, self._begin + used + HUGE_PAGE_BYTES)
         # An older kernel refuses: pages are taken as they are written to.
         _MADVISE(self._memory_at + begin, end - begin, _MADV_POPULATE_WRITE)
         self.taken_bytes = end - self._begin
@@ -89,7 +91,7 @@ class RowBlock(Block, Protocol):
         ...
 
 
-def _mapped(size: int, budget: Budget) -> tuple[_Lease, int]:
+def _mapped(size: int, budget: Budget) -> tuple[_Memory, int]:
     """Return memory of at least so many bytes, and how many; the budget gets them back when nobody has it any more."""
     size = -(-size // _PAGE_BYTES) * _PAGE_BYTES
     memory = budget.spares.take(size, budget.left_bytes)
@@ -97,28 +99,17 @@ def _mapped(size: int, budget: Budget) -> tuple[_Lease, int]:
     budget.take(size)
     try:
         if memory is None:
-            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with contextlib.suppress(OSError):  # a kernel without them
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        lease = _Lease(memory)
+            memory = anonymous(size)
+        lease = lent(memory, partial(_free, budget))
     except BaseException:
         budget.give_back(size)
         raise
-    # Arrays view what the lease exports, and so keep it: when it goes, nobody reads the memory.
-    weakref.finalize(lease.bytes, _free, memory, budget).atexit = False
     return lease, size
 
 
-def _free(memory: mmap.mmap, budget: Budget) -> None:
+def _free(budget: Budget, memory: mmap.mmap) -> None:
     budget.spares.put(memory)
     budget.give_back(len(memory))
-
-
-class _Lease:
-    """Memory of one block, as long as something views it."""
-
-    def __init__(self, memory: mmap.mmap) -> None:
-        self.bytes = (ctypes.c_uint8 * len(memory)).from_buffer(memory)
 
 
 class VectorBlock:

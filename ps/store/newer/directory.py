@@ -7,8 +7,6 @@ nothing of what is put into the new one.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from typing import Final, Self
 
 import numpy as np
@@ -18,6 +16,7 @@ from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.kernels import address
+from ringpull.ps.store.mapping import HUGE_PAGE_BYTES, anonymous
 from ringpull.ps.store.newer import kernels
 from ringpull.ps.store.newer.probe import BUCKET_BYTES, PLACES, PROBE, TAG_BYTES
 
@@ -53,10 +52,7 @@ class Directory:
         total = self._buckets + PROBE
         size = total * (TAG_BYTES + BUCKET_BYTES)
         # Pages are taken as they are written to, huge ones where there are: look-ups go anywhere.
-        self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if size >= _HUGE_PAGE_BYTES:
-            with contextlib.suppress(OSError):  # a kernel without them
-                self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = anonymous(size, huge_pages=size >= HUGE_PAGE_BYTES)
         self.buckets_at: int = address(np.frombuffer(self._memory, np.uint8))
         self.tags_at: int = self.buckets_at + total * BUCKET_BYTES
         self.shift: int = 64 - bits
@@ -153,9 +149,6 @@ class Directory:
 
     def __repr__(self) -> str:
         return f"<Directory rows={self.rows} buckets={self._buckets} bytes={self.nbytes}>"
-
-
-_HUGE_PAGE_BYTES: Final = 2 << 20
 
 
 def upserted(directory: Directory, positions: UInt64Array, words: UInt64Array) -> tuple[Directory, int]:

@@ -137,23 +137,21 @@ def walk(tags_at, buckets_at, shift, begin, last, limit, positions, words):  # t
 
 
 @kernel()
-def spans(words_at, segments_at, row_bytes, from_ats, lengths):  # type: ignore[no-untyped-def]
-    """Write where the row of each uint64 word is, and of rows of bytes, for which `row_bytes` is 0, its length.
+def spans(words_at, segments_at, from_ats, lengths):  # type: ignore[no-untyped-def]
+    """Write where the row of bytes of each uint64 word is, and its length.
 
     Returns:
-        The bytes of all rows, or `DAMAGED`: where rows of bytes start is.
+        The bytes of all rows, or `DAMAGED`: where they start is.
     """
     total = np.int64(0)
     for k in range(len(from_ats)):
         word = u64(words_at + 8 * k)
         segment_at = segments_at + 8 * SEGMENT_FIELDS * np.int64(word >> np.uint64(SEGMENT_SHIFT))
         at = np.int64(u64(segment_at)) + np.int64(word & np.uint64(OFFSET_MASK))
-        length = row_bytes
-        if row_bytes == 0:
-            first, end = u64(at), u64(at + 8)
-            if first > end or end > u64(segment_at + 16) or end - first > np.uint64(MAX_BYTES_ROW):
-                return DAMAGED
-            at, length = np.int64(u64(segment_at + 8)) + np.int64(first), np.int64(end - first)
-        from_ats[k], lengths[k] = at, length
+        first, end = u64(at), u64(at + 8)
+        if first > end or end > u64(segment_at + 16) or end - first > np.uint64(MAX_BYTES_ROW):
+            return DAMAGED
+        length = np.int64(end - first)
+        from_ats[k], lengths[k] = np.int64(u64(segment_at + 8)) + np.int64(first), length
         total += length
     return total

@@ -32,7 +32,7 @@ from ringpull.ps.store.newer.fold_kernels import copy_rows
 from ringpull.ps.store.newer.logged import LoggedRows
 from ringpull.ps.store.newer.spares import Spares
 from ringpull.ps.store.newer.stamp_kernels import NO_SEGMENT, STAMP_FIELDS, gone_of, stamps_of
-from ringpull.ps.store.newer.words import MAX_SEGMENTS, SEGMENT_SHIFT, offsets_of, segments_of, words_at
+from ringpull.ps.store.newer.words import MAX_SEGMENTS, SEGMENT_SHIFT, offsets_of, segments_of
 from ringpull.ps.store.raw_rows import RawRows
 
 FIRST_BLOCK_BYTES: Final = 1 << 20
@@ -166,10 +166,6 @@ class Segments:
             raise InvalidInput("rows of bytes need their starts beside them, which a log does not have")
         rows = LoggedRows(content, self.row_bytes)
         return self._add(rows, rows.fields(), rows, 1).number, rows
-
-    def words_of_base(self, number: int, rows: NDArray[np.integer[Any]]) -> UInt64Array:
-        """Return the words of rows (n,) of a base, by the number of its segment and their own."""
-        return words_at(number, rows.astype(np.uint64) * np.uint64(self._segments[number].step))
 
     def words_between(self, number: int, begin: int, end: int) -> UInt64Array:
         """Return the words of rows [begin, end) of a base, by the number of its segment and their own."""
@@ -406,7 +402,7 @@ class Segments:
         if self.is_gone(words).any():
             raise InvalidInput(_NO_ROWS)
         from_ats, lengths = np.empty(len(words), np.int64), np.empty(len(words), np.uint32)
-        total = kernels.spans(address(words), address(self._table), self.row_bytes, from_ats, lengths)
+        total = kernels.spans(address(words), address(self._table), from_ats, lengths)
         if total == kernels.DAMAGED:
             raise CorruptData("where newer rows of bytes start is damaged")
         return from_ats, lengths

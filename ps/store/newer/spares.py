@@ -6,8 +6,10 @@ and below a hypervisor they may have to be found first. Blocks come and go with 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
@@ -17,6 +19,13 @@ MAX_WASTE: Final = 1.25
 """Largest spare that is given away, in times of what is asked for."""
 KEEP_S: Final = 60.0
 """Time after which a spare that nobody asked for goes back to the system."""
+
+
+def lent(memory: mmap.mmap, take_back: Callable[[mmap.mmap], None]) -> ctypes.Array[ctypes.c_uint8]:
+    """Return the bytes of a piece of memory for arrays to view, which keep it; `take_back` has it when none does."""
+    exported = (ctypes.c_uint8 * len(memory)).from_buffer(memory)
+    weakref.finalize(exported, take_back, memory).atexit = False
+    return exported
 
 
 class _Spare(NamedTuple):

@@ -89,7 +89,7 @@ def test_check_columns_that_do_not_fit(tmp_path: Path) -> None:
 def test_check_columns_of_ids_that_the_module_has_no_row_for(
     tmp_path: Path, check_rows: int, feature: Sparse, column: list[Any], found: str
 ) -> None:
-    """As raw ids are, which requests bring; measured on the tables' default vectors a receipt would say nothing."""
+    """Raw ids are such, which requests bring; measured on the tables' default vectors a receipt would say nothing."""
     module = Bags() if feature.many else Model()
     with pytest.raises(InvalidInput, match=f"^check_columns: feature user: {found}"):
         export_model(

@@ -156,7 +156,7 @@ def test_what_cannot_be_shortened_is_not_tried_at_once_again(served: Serve) -> N
 
 
 def test_a_round_after_short_ones_begins_later(served: Serve) -> None:
-    """At half of the limit the first one, at three quarters those that had nothing pushed meanwhile."""
+    """The first one at half of the limit, at three quarters those that had nothing pushed meanwhile."""
     shard = served(LIMITED)
     folding, log = folding_of(shard), log_of(shard)
     folding._headroom = Headroom(lambda: 0.0)  # No time passes, so no rate is seen.

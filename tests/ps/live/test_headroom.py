@@ -105,7 +105,7 @@ def test_one_group_in_no_time_is_no_rate(pushed: Pushed) -> None:
 
 
 def test_a_log_that_got_shorter_is_no_rate(pushed: Pushed) -> None:
-    """As where a round failed half way."""
+    """A round that failed half way leaves it so."""
     pushed.fold()
     for size in (LIMIT, 0, 1000):
         pushed.headroom.looked(size)

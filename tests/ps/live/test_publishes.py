@@ -106,7 +106,7 @@ def test_a_publish_goes_on_where_the_shard_was_killed_meanwhile(tmp_path: Path, 
 
 
 def test_a_publish_that_was_given_up_after_it_was_assigned_hides_no_push(tmp_path: Path) -> None:
-    """On shards that had been told to serve the version it counts as opened then: no push since is hidden."""
+    """It counts as opened then on shards that had been told to serve the version: no push since is hidden."""
     rolled = pushed_once(tmp_path)
     rolled.place(2, {2: Delta({7: 2.0, 8: 2.0}, (), None)}, identity(2))
     rolled.open(2, publish=2)

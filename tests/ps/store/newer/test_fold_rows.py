@@ -19,6 +19,7 @@ from ringpull.ps.store.newer.fold_kernels import flip
 from ringpull.ps.store.newer.fold_rows import FoldRows
 from ringpull.ps.store.newer.scratch import scratch
 from ringpull.ps.store.newer.segments import Segments
+from ringpull.ps.store.newer.words import words_at
 from tests.ps.newer_tables import small_base
 
 ROW_BYTES = 8
@@ -76,7 +77,7 @@ def test_memory_of_many_numbers_is_used_again_once_nobody_has_them() -> None:
 
 
 def test_numbers_for_which_there_is_no_memory_are_no_matter_of_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a table that lacks memory others are folded meanwhile."""
+    """Other tables are folded meanwhile."""
 
     def none_left(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -92,7 +93,8 @@ def test_rows_are_copied_to_memory_that_is_given_where_they_fit(tmp_path: Path) 
     number = segments.add_base(base)
     for count, fits in ((5, True), (3, True), (0, True), (6, False)):
         words = segments.words_between(number, 2, 2 + count)
-        assert words.tolist() == segments.words_of_base(number, np.arange(2, 2 + count)).tolist()
+        offsets = np.arange(2, 2 + count, dtype=np.uint64) * np.uint64(base.spec.row_bytes)
+        assert words.tolist() == words_at(number, offsets).tolist()
         rows = segments.rows(words, memory)
         assert isinstance(rows, np.ndarray)
         assert rows.tolist() == base.sections.rows[2 : 2 + count].tolist()

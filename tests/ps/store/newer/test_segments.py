@@ -50,7 +50,7 @@ def test_rows_of_a_base_are_not_copied(tmp_path: Path) -> None:
         one, other = segments.add_base(base, 7), segments.add_base(base, np.arange(base.rows, dtype=np.uint64))
         numbers = np.array([5, 0, base.rows - 1])
         for number, stamps in ((one, [7, 7, 7]), (other, numbers.tolist())):
-            words = segments.words_of_base(number, numbers)
+            words = segments.words_between(number, 0, base.rows)[numbers]
             rows = segments.rows(words)
             assert [row_at(rows, i) for i in range(3)] == [row_at(base.raw_rows(i, i + 1), 0) for i in numbers.tolist()]
             assert segments.stamps(words).tolist() == stamps
@@ -89,12 +89,11 @@ def test_words_of_all_kinds_of_segments_have_their_stamps(tmp_path: Path) -> Non
     segments = Segments(row_bytes)
     of_rows = np.arange(2 * base.rows, dtype=np.uint64)[::2] + np.uint64(10**6)  # not contiguous
     numbered, one = segments.add_base(base, of_rows), segments.add_base(base, 77)
-    every = np.arange(base.rows)
     log, logged = segments.add_log(mmap.mmap(-1, 1 << 16))
     offsets = logged.add(np.array([64, 32_768]), np.array([3, 5]), np.array([2**63, 5], np.uint64))
     parts = [
-        (segments.words_of_base(numbered, every), of_rows.tolist()),
-        (segments.words_of_base(one, every), [77] * base.rows),
+        (segments.words_between(numbered, 0, base.rows), of_rows.tolist()),
+        (segments.words_between(one, 0, base.rows), [77] * base.rows),
         (words_at(log, offsets), [2**63] * 3 + [5] * 5),
         (segments.append(stored_rows(rng, base.spec, 50), np.arange(50, dtype=np.uint64)), list(range(50))),
         (segments.gone(9, 4), [9] * 4),
